@@ -1,0 +1,51 @@
+"""What the rest of patchbank knows about a network: names, shapes, input statistics and one method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A named intermediate layer: its number of channels and its stride (input pixels between neighbouring positions)."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """All that a model needs to know about its network, and all that the model file's manifest says of it.
+
+    `mean` and `std` normalise RGB values on the 0..255 scale: input = (rgb - mean) / std.
+    `layers` are the outputs, in the order in which `Backbone.features` returns them (shallowest first).
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    licence: str
+    embedding: str  # what `embedding = "auto"` means: "mean" for small backbones, "reference" for the paper's
+
+
+class Backbone(Protocol):
+    """A frozen network that turns an image into intermediate feature maps."""
+
+    @property
+    def info(self) -> BackboneInfo: ...
+
+    def features(self, images: FloatArray) -> tuple[FloatArray, ...]:
+        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array for each of `info.layers`."""
+        ...
+
+    def to_onnx(self) -> bytes:
+        """The graph as an ONNX file's bytes (same backbone, same bytes): input (B, 3, H, W), one output a layer."""
+        ...

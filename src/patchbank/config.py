@@ -1,0 +1,277 @@
+"""Every option of patchbank, once. These dataclasses feed the Python API, TOML files, the command line, the model
+file and `docs/configuration.md`.
+
+`Config` says what the model *is* and travels in the model file; `Runtime` says how this machine runs it and does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from patchbank.errors import ConfigError
+
+ImageSize = tuple[int, int]
+_T = TypeVar("_T", "Config", "Runtime")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    low_open: bool = False,
+) -> Any:
+    """A dataclass field that carries its own documentation and limits (`low <= value <= high`)."""
+    meta = {"help": help, "group": group, "choices": choices, "low": low, "high": high, "low_open": low_open}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What a model is made of. Immutable; `dataclasses.replace` makes a changed copy.
+
+    Raises ConfigError for an unknown or impossible value. Unset values (`None`, `"auto"`, an empty tuple) are filled in
+    by the backbone when a model is fitted; `PatchCore.config` shows the result.
+    """
+
+    # image
+    image_size: ImageSize = option(
+        (320, 320),
+        "Size the image is resized to for the backbone: N, or HEIGHTxWIDTH, in pixels",
+        group="image",
+        low=32,
+        high=4096,
+    )
+    # backbone
+    backbone: str = option("efficientnet_lite0", "Name of a zoo backbone, or path of an ONNX file", group="backbone")
+    layers: tuple[str, ...] = option(
+        (), "Layers whose features are used; empty = the backbone's own choice", group="backbone"
+    )
+    # patches
+    embedding: str = option(
+        "auto",
+        "How layers become one vector a patch: 'mean' (paper's Eq. 1-3 without the dimension reduction), 'reference' (the reference "
+        "implementation's two adaptive poolings), or 'auto' (the backbone's own choice)",
+        group="patches",
+        choices=("auto", "mean", "reference"),
+    )
+    patch_size: int = option(
+        3, "Side of a patch's neighbourhood, in feature-map positions", group="patches", low=1, high=15
+    )
+    patch_stride: int = option(1, "Step between patches, in feature-map positions", group="patches", low=1, high=15)
+    pretrain_embed_dim: int = option(
+        1024, "'reference' embedding: dimension of each layer's vector", group="patches", low=1, high=16384
+    )
+    target_embed_dim: int = option(
+        1024, "'reference' embedding: dimension of a patch's vector", group="patches", low=1, high=16384
+    )
+    # coreset
+    sampler: str = option(
+        "approx_greedy_coreset",
+        "How the memory bank is thinned: 'greedy_coreset' is exact k-center, 'approx_greedy_coreset' does it on random projections",
+        group="coreset",
+        choices=("identity", "random", "greedy_coreset", "approx_greedy_coreset"),
+    )
+    coreset_ratio: float = option(
+        0.01, "Share of the training patches that the bank keeps", group="coreset", low=0.0, low_open=True, high=1.0
+    )
+    coreset_size: int | None = option(
+        None, "Number of patches that the bank keeps (wins over the ratio)", group="coreset", low=1
+    )
+    projection_dim: int = option(
+        128, "'approx_greedy_coreset': dimension of the random projection", group="coreset", low=1, high=4096
+    )
+    seed: int = option(
+        0, "Seed of everything random: same seed, same machine, same bytes", group="coreset", low=0, high=2**32 - 1
+    )
+    # search
+    search: str = option(
+        "exact",
+        "Nearest-neighbour search: 'exact', or an approximate faiss index",
+        group="search",
+        choices=("exact", "ivf", "hnsw"),
+    )
+    num_neighbours: int = option(
+        1, "A patch's score is its mean distance to this many nearest bank vectors", group="search", low=1, high=1000
+    )
+    # score
+    image_score: str = option(
+        "max",
+        "The image's score: the largest patch score, the mean of the top fraction, or the largest re-weighted (paper's Eq. 7)",
+        group="score",
+        choices=("max", "top_fraction", "reweighted"),
+    )
+    top_fraction: float = option(
+        0.01, "'top_fraction': the share of patches averaged", group="score", low=0.0, low_open=True, high=1.0
+    )
+    reweight_neighbours: int = option(
+        9, "'reweighted': the paper's b, the neighbours of the closest bank vector", group="score", low=2, high=1000
+    )
+    # map
+    smoothing_sigma: float = option(
+        4.0,
+        "Gaussian smoothing of the anomaly map, in pixels of the resized image; 0 = none",
+        group="map",
+        low=0.0,
+        high=100.0,
+    )
+    # threshold
+    calibration: str = option(
+        "leave_one_out",
+        "Where held-out normal scores come from: each training image against the bank without its own vectors, or a share of the "
+        "training images set aside",
+        group="threshold",
+        choices=("leave_one_out", "holdout", "none"),
+    )
+    holdout_fraction: float = option(
+        0.2, "'holdout': share of the training images set aside", group="threshold", low=0.0, low_open=True, high=0.9
+    )
+    false_alarm_rate: float = option(
+        0.01, "Share of good images that may be flagged", group="threshold", low=0.0, high=0.5
+    )
+    # file
+    thumbnail_size: int = option(
+        128,
+        "Longest side of the training images' thumbnails in the model file; 0 = none",
+        group="file",
+        low=0,
+        high=1024,
+    )
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON and TOML values; `from_dict` takes them back."""
+        return {
+            f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """Builds a Config; an unknown name is a ConfigError that lists the valid ones."""
+        return _from_mapping(cls, values)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Config:
+        """Reads a TOML file whose top-level keys are the names of the options."""
+        return cls.from_dict(read_toml(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How this machine runs a model: never stored in the model file, and of no influence on which options it has."""
+
+    device: str = option(
+        "cpu",
+        "Where the backbone runs: cpu, cuda, tensorrt, openvino, coreml, directml, or the name of an ONNX Runtime execution provider",
+        group="runtime",
+    )
+    threads: int = option(
+        0, "Threads of the backbone; 0 = one for each processor this process may use", group="runtime", low=0, high=1024
+    )
+    weights: str | None = option(
+        None, "Path of the backbone's checkpoint, where it is not installed or cached", group="runtime"
+    )
+
+    def __post_init__(self) -> None:
+        _validate(self)
+
+
+def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
+    """The option fields of Config or Runtime, in order of declaration."""
+    return dataclasses.fields(cls)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The contents of a TOML file; ConfigError where it cannot be read or parsed."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse_image_size(value: Any) -> ImageSize:
+    """320, "320", "240x320" (height x width) or [240, 320] -> (height, width)."""
+    if isinstance(value, str):
+        parts: list[Any] = value.lower().split("x")
+    elif isinstance(value, (tuple, list)):
+        parts = list(value)
+    else:
+        parts = [value]
+    try:
+        sizes = [int(part) for part in parts]
+        if any(isinstance(p, bool) or (isinstance(p, float) and p != int(p)) for p in parts):
+            raise ValueError
+    except (TypeError, ValueError):
+        sizes = []
+    if len(sizes) == 1:
+        sizes *= 2
+    if len(sizes) != 2:
+        raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
+    return sizes[0], sizes[1]
+
+
+def _from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
+    known = {f.name for f in dataclasses.fields(cls)}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"unknown option {name!r}; valid options: {', '.join(sorted(known))}")
+    return cls(**dict(values))
+
+
+def _validate(config: Config | Runtime) -> None:
+    for f in dataclasses.fields(config):
+        value = _coerce(f.name, str(f.type), getattr(config, f.name))
+        object.__setattr__(config, f.name, value)
+        choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
+        if choices and value not in choices:
+            raise ConfigError(f"{f.name}: expected one of {', '.join(choices)}; got {value!r}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not _inside(number, low, high, f.metadata["low_open"]):
+                above = "more than" if f.metadata["low_open"] else "at least"
+                limit = f"{above} {low:g}" + (f" and at most {high:g}" if high is not None else "")
+                raise ConfigError(f"{f.name}: expected {limit}; got {number!r}")
+
+
+def _inside(number: float, low: float | None, high: float | None, low_open: bool) -> bool:
+    if not math.isfinite(number):
+        return False
+    if low is not None and (number <= low if low_open else number < low):
+        return False
+    return high is None or number <= high
+
+
+def _coerce(name: str, annotation: str, value: Any) -> Any:
+    """Checks a value against its field's type; converts what is the same value in another guise (list, int for float)."""
+    if annotation == "ImageSize":
+        return parse_image_size(value)
+    if annotation == "tuple[str, ...]":
+        if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+            raise ConfigError(f"{name}: expected a list of names; got {value!r}")
+        return tuple(value)
+    if annotation.endswith("| None") and value is None:
+        return None
+    kind = annotation.split(" |")[0]
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) or not isinstance(value, {"int": int, "float": float, "str": str}[kind]):
+        raise ConfigError(f"{name}: expected {kind}; got {value!r}")
+    return value

@@ -1,0 +1,73 @@
+"""The exception tree. Every message says what was expected, what was got and what to do.
+
+    PatchbankError                exit code
+    ├── ConfigError               2   an option has an unknown name or an impossible value
+    ├── ImageError                3   an image cannot be read or used
+    ├── DatasetError              3   a folder or CSV holds no usable images, or is laid out unexpectedly
+    ├── BackboneError             4   a network cannot be built, loaded or run
+    │   ├── CheckpointError       4   a checkpoint file is damaged, or asks for something that is not allowed
+    │   └── WeightsNotFoundError  4   the weights are not on this machine; the message says how to get them
+    ├── ModelFileError            5   a .patchbank file is damaged, too new, or not one at all
+    ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
+    └── OutputError               7   a result cannot be written (full disk, no permission)
+
+The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly`, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+
+class PatchbankError(Exception):
+    """Base of every error that patchbank raises on purpose."""
+
+    exit_code = 70
+
+
+class ConfigError(PatchbankError, ValueError):
+    """An option has an unknown name or an impossible value."""
+
+    exit_code = 2
+
+
+class ImageError(PatchbankError, ValueError):
+    """An image cannot be read or used."""
+
+    exit_code = 3
+
+
+class DatasetError(PatchbankError, ValueError):
+    """A folder or CSV holds no usable images, or is laid out unexpectedly."""
+
+    exit_code = 3
+
+
+class BackboneError(PatchbankError):
+    """A network cannot be built, loaded or run."""
+
+    exit_code = 4
+
+
+class CheckpointError(BackboneError):
+    """A checkpoint file is damaged, or asks for something that is not allowed."""
+
+
+class WeightsNotFoundError(BackboneError):
+    """The weights are not on this machine; the message says how to get them."""
+
+
+class ModelFileError(PatchbankError):
+    """A .patchbank file is damaged, too new, or not one at all."""
+
+    exit_code = 5
+
+
+class MissingExtraError(PatchbankError, ImportError):
+    """An optional dependency is missing; the message holds the command that installs it."""
+
+    exit_code = 6
+
+
+class OutputError(PatchbankError, OSError):
+    """A result cannot be written."""
+
+    exit_code = 7

@@ -1,0 +1,26 @@
+"""Shared fixtures. Real images are found in ../shared/data or in the folder that PATCHBANK_DATA names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DATA = Path(os.environ.get("PATCHBANK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data sets (bottle, screw, mtd), or a skip that says why."""
+    if not DATA.is_dir():
+        pytest.skip(
+            f"real images not found in {DATA}; set PATCHBANK_DATA to a folder that holds bottle/, screw/ and mtd/"
+        )
+    return DATA
