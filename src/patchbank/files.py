@@ -1,0 +1,61 @@
+"""Writing files so that a reader sees the whole new file or the old one, never half of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from patchbank.errors import OutputError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Yields a binary file that becomes `path` when the block ends, and vanishes when the block raises.
+
+    It is written aside in the same folder, synced to disk and renamed over `path`. Raises OutputError where that
+    fails; an OSError of the file raised inside the block becomes one too, any other exception passes through.
+    """
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
+        aside = target.with_name(f".{secrets.token_hex(8)}.part")
+        file = aside.open("xb")
+    except OutputError:
+        raise
+    except OSError as error:
+        raise _output_error(target, error) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            aside.chmod(target.stat().st_mode & 0o777)
+        aside.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise _output_error(target, error) from error
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself survive a power cut, where the system lets folders be opened."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _output_error(target: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(f"cannot write {target}: {reason}; free some space, or choose a folder that you may write to")

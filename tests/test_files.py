@@ -1,0 +1,78 @@
+"""Files are whole or absent: what atomic_write leaves behind after success and after every kind of failure."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from patchbank.errors import OutputError, PatchbankError
+from patchbank.files import atomic_write
+
+
+def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"abc")
+        assert not (tmp_path / "a.bin").exists()  # nothing under the final name before the end
+    assert (tmp_path / "a.bin").read_bytes() == b"abc"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.parametrize("raised", [KeyError("x"), KeyboardInterrupt(), PatchbankError("no")])
+def test_a_failure_keeps_the_old_file_and_passes_through(tmp_path: Path, raised: BaseException) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"old")
+    with pytest.raises(type(raised)), atomic_write(target) as file:
+        raise raised if file.write(b"new") == 3 else AssertionError
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_is_an_output_error_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a\.bin.*No space left"), atomic_write(tmp_path / "a.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_device_that_takes_no_bytes_is_an_output_error(tmp_path: Path) -> None:
+    """A real ENOSPC of a write inside the block, not a simulated one."""
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        atomic_write(tmp_path / "a.bin"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+
+
+def test_a_missing_folder_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"), atomic_write(tmp_path / "no" / "a.bin"):
+        pass
+
+
+def test_a_folder_as_target_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="expected the name of a file"), atomic_write(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    """A temporary file is private; the finished one must be as readable as any other new file, or as the old one."""
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_write(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "new").chmod(0o640)
+    with atomic_write(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+
+
+def test_long_and_odd_names(tmp_path: Path) -> None:
+    name = "é" * 100 + " %s.html"
+    with atomic_write(tmp_path / name) as file:
+        file.write(b"1")
+    assert (tmp_path / name).read_bytes() == b"1"
