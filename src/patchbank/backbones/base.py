@@ -13,7 +13,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layer:
-    """A named intermediate layer: its number of channels and its stride (input pixels between neighbouring positions)."""
+    """A named intermediate layer: channels and stride (input pixels between neighbouring positions)."""
 
     name: str
     channels: int
@@ -43,7 +43,7 @@ class Backbone(Protocol):
     def info(self) -> BackboneInfo: ...
 
     def features(self, images: FloatArray) -> tuple[FloatArray, ...]:
-        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array for each of `info.layers`."""
+        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array a layer of `info`."""
         ...
 
     def to_onnx(self) -> bytes:

@@ -1,0 +1,261 @@
+"""A network in ONNX Runtime: the only way in which patchbank runs one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchbank.backbones.base import BackboneInfo, FloatArray
+from patchbank.config import Runtime
+from patchbank.errors import BackboneError
+
+# device -> (execution provider, how to install an ONNX Runtime that has it)
+DEVICES = {
+    "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-gpu"),
+    "openvino": ("OpenVINOExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-openvino"),
+    "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime (on macOS)"),
+    "directml": ("DmlExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-directml (on Windows)"),
+}
+CPU = DEVICES["cpu"][0]
+
+
+class OnnxBackbone:
+    """A Backbone over ONNX Runtime.
+
+    onnx: an ONNX file's bytes; they may be untrusted (external files and a graph that is not as `info` says are
+    refused). Raises BackboneError. Thread-safe: several threads may call `features` of one object.
+    """
+
+    def __init__(self, onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None) -> None:
+        runtime = runtime or Runtime()
+        self._onnx = onnx
+        self._info = info
+        self._session = make_session(onnx, runtime)
+        self._provider: str = self._session.get_providers()[0]
+        check_input(self._session)
+        _check_outputs(self._session, info)
+        entry = self._session.get_inputs()[0]
+        self._input: str = entry.name
+        self._size = tuple(entry.shape[2:])  # numbers where the graph fixes them
+        self._one_by_one = self._provider == CPU or isinstance(entry.shape[0], int)
+        self._outputs = [layer.name for layer in info.layers]
+
+    @property
+    def info(self) -> BackboneInfo:
+        """The network's name, layers, input statistics, licence."""
+        return self._info
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, by ONNX Runtime's name."""
+        return self._provider
+
+    def features(self, images: FloatArray) -> tuple[FloatArray, ...]:
+        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array a layer of `info`.
+
+        On a CPU the images run one by one: a batch is not faster there, and so an image's features are the same bits
+        whatever it is batched with.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.float32 or 0 in images.shape:
+            raise BackboneError(
+                f"expected a non-empty float32 array of shape (B, 3, H, W), got {images.dtype} of shape {images.shape}"
+            )
+        self._check_size(images.shape[2:])
+        if not self._one_by_one or len(images) == 1:
+            return self._run(images)
+        maps = [self._run(images[i : i + 1]) for i in range(len(images))]
+        return tuple(np.concatenate(layer) for layer in zip(*maps, strict=True))  # B x (1, C, H, W) -> (B, C, H, W)
+
+    def to_onnx(self) -> bytes:
+        """The graph as an ONNX file's bytes."""
+        return self._onnx
+
+    def _check_size(self, size: tuple[int, ...]) -> None:
+        if any(isinstance(side, int) and side != got for side, got in zip(self._size, size, strict=True)):
+            expected = "x".join(str(side) for side in self._size)
+            raise BackboneError(
+                f"backbone {self._info.name} takes only images of {expected} pixels (height x width), "
+                f"got {size[0]}x{size[1]}; set image_size"
+            )
+
+    def _run(self, images: FloatArray) -> tuple[FloatArray, ...]:
+        try:
+            maps = self._session.run(self._outputs, {self._input: np.ascontiguousarray(images)})
+        except Exception as error:
+            height, width = images.shape[2:]
+            raise BackboneError(
+                f"backbone {self._info.name} failed on images of {height}x{width} pixels: {_first_line(error)}"
+            ) from error
+        for layer, values in zip(self._info.layers, maps, strict=True):
+            if values.ndim != 4 or values.shape[:2] != (len(images), layer.channels) or values.dtype != np.float32:
+                raise BackboneError(
+                    f"layer {layer.name}: expected float32 maps of shape ({len(images)}, {layer.channels}, H, W), "
+                    f"got {values.dtype} of shape {values.shape}"
+                )
+        return tuple(maps)
+
+
+def make_session(onnx: bytes, runtime: Runtime) -> Any:
+    """An onnxruntime.InferenceSession on the wanted device, or a BackboneError; never silently another device."""
+    import onnxruntime
+
+    if onnx[4:8] == b"ORTM":
+        raise BackboneError(
+            "expected an ONNX file, got ONNX Runtime's own .ort format; convert from the original .onnx"
+        )
+    reject_external_data(onnx)
+    provider = _provider(runtime.device, onnxruntime.get_available_providers())
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = runtime.threads or available_cpus()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4  # what is wrong comes as an exception
+    settings.add_session_config_entry("session.load_model_format", "ONNX")
+    fallback = [] if provider == CPU else [CPU]  # for operators that the device lacks
+    try:
+        session = onnxruntime.InferenceSession(onnx, settings, providers=[provider, *fallback])
+        session.disable_fallback()
+    except Exception as error:
+        raise BackboneError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise BackboneError(
+            f"device {runtime.device!r}: {provider} is installed but does not start here; "
+            "check its driver and libraries, or use device 'cpu'"
+        )
+    return session
+
+
+def available_cpus() -> int:
+    """How many processors this process may use (less than the machine has, under taskset or in a container)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def check_input(session: Any) -> None:
+    """BackboneError unless the network takes one float32 image batch (B, 3, H, W)."""
+    inputs = session.get_inputs()
+    described = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
+    shape = inputs[0].shape if inputs else []
+    is_image = len(inputs) == 1 and inputs[0].type == "tensor(float)" and len(shape) == 4
+    if not is_image or (isinstance(shape[1], int) and shape[1] != 3):
+        raise BackboneError(f"expected a network with one float32 input (batch, 3, height, width), got {described}")
+
+
+def _check_outputs(session: Any, info: BackboneInfo) -> None:
+    outputs = {output.name: output for output in session.get_outputs()}
+    for layer in info.layers:
+        output = outputs.get(layer.name)
+        if output is None:
+            raise BackboneError(
+                f"backbone {info.name}: expected an output {layer.name!r}, the graph has {', '.join(outputs)}"
+            )
+        channels = output.shape[1] if len(output.shape) == 4 else None
+        if output.type != "tensor(float)" or (isinstance(channels, int) and channels != layer.channels):
+            raise BackboneError(
+                f"backbone {info.name}: expected output {layer.name!r} to be float32 (batch, {layer.channels}, H, W), "
+                f"got {output.type} {output.shape}"
+            )
+
+
+def _provider(device: str, available: list[str]) -> str:
+    provider, install = DEVICES.get(device.lower(), (device, ""))
+    if provider in available:
+        return provider
+    names = {p: d for d, (p, _) in DEVICES.items()}
+    there = ", ".join(names.get(p, p) for p in available)
+    if not install and not device.endswith("ExecutionProvider"):
+        raise BackboneError(
+            f"unknown device {device!r}: expected one of {', '.join(DEVICES)} or an ONNX Runtime execution provider; "
+            f"available here: {there}"
+        )
+    advice = f"; to install it: {install}" if install else ""
+    raise BackboneError(f"device {device!r} ({provider}) is not available; available here: {there}{advice}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+# --- external data ---------------------------------------------------------------------------------------------------
+
+# Field numbers of onnx.proto3 under which a tensor can be: message -> {field: message}. Read here without the onnx
+# package, whose import takes longer than loading a small network.
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_MAX_DEPTH = 32
+
+
+def reject_external_data(onnx: bytes) -> None:
+    """BackboneError where a tensor's values lie in another file: such a file could name any path of this machine."""
+    _walk(memoryview(onnx), "model", 0)
+
+
+def _walk(message: memoryview, kind: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise BackboneError("damaged ONNX file: nested too deeply")
+    for number, value in _protobuf_fields(message):
+        if kind == "tensor":
+            if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
+                raise BackboneError(
+                    "the ONNX file keeps weights in another file; expected one self-contained file "
+                    "(onnx.save(onnx.load(path), path, save_as_external_data=False))"
+                )
+        elif number in _FIELDS[kind] and isinstance(value, memoryview):
+            _walk(value, _FIELDS[kind][number], depth + 1)
+
+
+def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """(field number, varint value or bytes) of a protobuf message's fields; fixed-size numbers come as their bytes."""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        wire = tag & 7
+        if wire == 0:
+            value, position = _varint(message, position)
+            yield tag >> 3, value
+            continue
+        if wire == 2:
+            length, position = _varint(message, position)
+        elif wire in (1, 5):
+            length = 8 if wire == 1 else 4
+        else:
+            raise BackboneError("expected an ONNX file, got something else or a damaged one")
+        if position + length > len(message):
+            raise BackboneError("expected an ONNX file, got something else or a truncated one")
+        yield tag >> 3, message[position : position + length]
+        position += length
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            break
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise BackboneError("expected an ONNX file, got something else or a damaged one")
+
+
+def read_onnx(path: str | Path) -> bytes:
+    """An ONNX file's bytes; BackboneError where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BackboneError(f"cannot read the ONNX file {path}: {error.strerror}") from error
