@@ -1,3 +1,98 @@
-"""patchbank: PatchCore visual inspection on an ordinary CPU, without PyTorch."""
+"""patchbank: PatchCore visual inspection on an ordinary CPU, without PyTorch.
+
+from patchbank import Config, PatchCore
+
+model = PatchCore.fit(list_of_good_images)
+result = model.predict("new.png")
+result.score, result.is_anomalous, result.regions
+model.save("part.patchbank")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from patchbank.config import Config, Runtime
+from patchbank.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ImageError,
+    MissingExtraError,
+    ModelFileError,
+    OutputError,
+    PatchbankError,
+    WeightsNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from patchbank.backbones import Backbone, load_backbone
+    from patchbank.bank import MemoryBank
+    from patchbank.calibration import Calibration
+    from patchbank.evaluation.benchmark import benchmark
+    from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
+    from patchbank.evaluation.evaluate import Evaluation, evaluate
+    from patchbank.maps import Region
+    from patchbank.model import PatchCore
+    from patchbank.result import Result
 
 __version__ = "0.1.0"
+
+# Imported when first used, so that `import patchbank` and `patchbank --help` cost nothing.
+_LAZY = {
+    "Backbone": "patchbank.backbones",
+    "Calibration": "patchbank.calibration",
+    "Dataset": "patchbank.evaluation.datasets",
+    "Evaluation": "patchbank.evaluation.evaluate",
+    "MemoryBank": "patchbank.bank",
+    "PatchCore": "patchbank.model",
+    "Region": "patchbank.maps",
+    "Result": "patchbank.result",
+    "benchmark": "patchbank.evaluation.benchmark",
+    "evaluate": "patchbank.evaluation.evaluate",
+    "find_images": "patchbank.evaluation.datasets",
+    "load_backbone": "patchbank.backbones",
+    "read_dataset": "patchbank.evaluation.datasets",
+}
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "Calibration",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Dataset",
+    "DatasetError",
+    "Evaluation",
+    "ImageError",
+    "MemoryBank",
+    "MissingExtraError",
+    "ModelFileError",
+    "OutputError",
+    "PatchCore",
+    "PatchbankError",
+    "Region",
+    "Result",
+    "Runtime",
+    "WeightsNotFoundError",
+    "benchmark",
+    "evaluate",
+    "find_images",
+    "load_backbone",
+    "read_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'patchbank' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -46,7 +46,7 @@ class Config:
     # image
     image_size: ImageSize = option(
         (320, 320),
-        "Size the image is resized to for the backbone: N, or HEIGHTxWIDTH, in pixels",
+        "Size that images are resized to for the backbone: N, or HEIGHTxWIDTH",
         group="image",
         low=32,
         high=4096,
@@ -59,8 +59,8 @@ class Config:
     # patches
     embedding: str = option(
         "auto",
-        "How layers become one vector a patch: 'mean' (paper's Eq. 1-3 without the dimension reduction), 'reference' (the reference "
-        "implementation's two adaptive poolings), or 'auto' (the backbone's own choice)",
+        "How layers become one vector a patch: 'mean' (paper's Eq. 1-3 without the dimension reduction), 'reference' "
+        "(the reference implementation's two adaptive poolings), or 'auto' (the backbone's own choice)",
         group="patches",
         choices=("auto", "mean", "reference"),
     )
@@ -77,7 +77,8 @@ class Config:
     # coreset
     sampler: str = option(
         "approx_greedy_coreset",
-        "How the memory bank is thinned: 'greedy_coreset' is exact k-center, 'approx_greedy_coreset' does it on random projections",
+        "How the memory bank is thinned: 'greedy_coreset' is exact k-center, 'approx_greedy_coreset' does it on "
+        "random projections",
         group="coreset",
         choices=("identity", "random", "greedy_coreset", "approx_greedy_coreset"),
     )
@@ -106,7 +107,7 @@ class Config:
     # score
     image_score: str = option(
         "max",
-        "The image's score: the largest patch score, the mean of the top fraction, or the largest re-weighted (paper's Eq. 7)",
+        "The image's score: the largest patch score, the mean of the top fraction, or the largest re-weighted (Eq. 7)",
         group="score",
         choices=("max", "top_fraction", "reweighted"),
     )
@@ -127,8 +128,8 @@ class Config:
     # threshold
     calibration: str = option(
         "leave_one_out",
-        "Where held-out normal scores come from: each training image against the bank without its own vectors, or a share of the "
-        "training images set aside",
+        "Where held-out normal scores come from: each training image against the bank without its own vectors, or a "
+        "share of the training images set aside",
         group="threshold",
         choices=("leave_one_out", "holdout", "none"),
     )
@@ -173,7 +174,8 @@ class Runtime:
 
     device: str = option(
         "cpu",
-        "Where the backbone runs: cpu, cuda, tensorrt, openvino, coreml, directml, or the name of an ONNX Runtime execution provider",
+        "Where the backbone runs: cpu, cuda, tensorrt, openvino, coreml, directml, or the name of an ONNX Runtime "
+        "execution provider",
         group="runtime",
     )
     threads: int = option(
@@ -260,11 +262,11 @@ def _inside(number: float, low: float | None, high: float | None, low_open: bool
 
 
 def _coerce(name: str, annotation: str, value: Any) -> Any:
-    """Checks a value against its field's type; converts what is the same value in another guise (list, int for float)."""
+    """Checks a value against its field's type; takes the same value in another guise (a list, an int for a float)."""
     if annotation == "ImageSize":
         return parse_image_size(value)
     if annotation == "tuple[str, ...]":
-        if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
             raise ConfigError(f"{name}: expected a list of names; got {value!r}")
         return tuple(value)
     if annotation.endswith("| None") and value is None:

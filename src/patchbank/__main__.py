@@ -1,0 +1,5 @@
+"""`python -m patchbank`."""
+
+from patchbank.cli import main
+
+main()

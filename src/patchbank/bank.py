@@ -1,0 +1,51 @@
+"""The memory bank: patch features of normal images, each with the place it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryBank:
+    """M patch features and their provenance.
+
+    vectors: (M, D) float32. image, row, column: (M,) int32, the training image (an index into `images`) and the place
+    in its patch grid that each vector was taken from. images: the training images' names. covering_radius: the largest
+    distance from any training patch to its nearest vector, Euclidean.
+    """
+
+    vectors: FloatArray
+    image: IntArray
+    row: IntArray
+    column: IntArray
+    images: tuple[str, ...]
+    covering_radius: float
+
+    def __post_init__(self) -> None:
+        m = len(self.vectors)
+        if self.vectors.ndim != 2 or m == 0:
+            raise ValueError(f"vectors: expected shape (M, D) with M > 0; got {self.vectors.shape}")
+        for name in ("image", "row", "column"):
+            if getattr(self, name).shape != (m,):
+                raise ValueError(f"{name}: expected shape ({m},); got {getattr(self, name).shape}")
+        if self.image.min() < 0 or self.image.max() >= len(self.images):
+            raise ValueError(
+                f"image: expected indices into {len(self.images)} names; got {self.image.min()}..{self.image.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def origin(self, index: int) -> tuple[str, int, int]:
+        """Where a vector came from: the training image's name, and the row and column in its patch grid."""
+        return self.images[self.image[index]], int(self.row[index]), int(self.column[index])
+
+    def vectors_per_image(self) -> npt.NDArray[np.int64]:
+        """(len(images),) how many vectors each training image contributed."""
+        return np.bincount(self.image, minlength=len(self.images))

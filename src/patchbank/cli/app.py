@@ -1,0 +1,38 @@
+"""The application: its name, its version, its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from patchbank import __version__
+from patchbank.cli import backbones, benchmark, demo, evaluate, fit, info, predict
+
+app = typer.Typer(
+    name="patchbank",
+    help="Show it good parts; it finds what is wrong with new ones. On an ordinary CPU.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"patchbank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
+
+
+for module in (fit, predict, evaluate, benchmark, info, demo):
+    module.register(app)
+app.add_typer(backbones.app, name="backbones")

@@ -1,0 +1,47 @@
+"""`patchbank evaluate`: how good a model is on a labelled data set."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from patchbank.cli.fit import report_skipped
+from patchbank.cli.options import command, progress_bar
+from patchbank.config import Runtime
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "evaluate")
+    def evaluate(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        data: Annotated[str, typer.Argument(metavar="DATASET", help="MVTec AD folder, or CSV file with test images.")],
+        runtime: Runtime,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ) -> None:
+        """Measure a model on the labelled test images of a data set."""
+        from patchbank.evaluation.datasets import read_dataset
+        from patchbank.evaluation.evaluate import evaluate as run
+        from patchbank.model import PatchCore
+
+        dataset = read_dataset(data)
+        detector = PatchCore.load(model, runtime=runtime)
+        with progress_bar() as progress:
+            evaluation = run(detector, dataset, progress)
+        values = evaluation.to_dict()
+        if as_json:
+            typer.echo(json.dumps(values, allow_nan=False))
+        else:
+            for name, value in values.items():
+                typer.echo(f"{name:<17} {show(value)}")
+        report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
+
+
+def show(value: Any) -> str:
+    """A number for people: four significant decimals, a dash for what could not be measured."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

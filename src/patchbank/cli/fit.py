@@ -1,0 +1,59 @@
+"""`patchbank fit`: good images in, a model file out."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from patchbank.cli.options import command, note, progress_bar
+from patchbank.config import Config, Runtime
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "fit")
+    def fit(
+        data: Annotated[
+            str, typer.Argument(metavar="DIR", help="Folder of good images, MVTec AD folder, or CSV file.")
+        ],
+        output: Annotated[
+            str, typer.Option("-o", "--output", metavar="MODEL", help="Model file to write (.patchbank).")
+        ],
+        config: Config,
+        runtime: Runtime,
+    ) -> None:
+        """Learn what good parts look like from a folder of images of good parts."""
+        from patchbank.evaluation.datasets import read_dataset
+        from patchbank.files import check_writable
+        from patchbank.model import PatchCore
+
+        check_writable(output)
+        paths = read_dataset(data).train_paths
+        start = time.perf_counter()
+        with progress_bar() as progress:
+            model = PatchCore.fit(paths, config, runtime=runtime, skip_unreadable=True, progress=progress)
+        model.save(output)
+        seconds = time.perf_counter() - start
+        typer.echo(
+            f"{output}: {len(model.bank.images)} images, {len(model.bank)} bank vectors, fitted in {seconds:.1f} s"
+        )
+        if model.calibration:
+            about = f"false alarms {model.calibration.false_alarm_rate:g}, {model.calibration.method.replace('_', ' ')}"
+            typer.echo(f"threshold {model.calibration.threshold:.4f} ({about}, {len(model.calibration.scores)} images)")
+            if model.calibration.false_alarm_rate < model.calibration.finest_rate:
+                count, finest = len(model.calibration.scores), model.calibration.finest_rate
+                note(
+                    f"{count} images support a false-alarm rate of {finest:.3f} at best; the threshold is their largest"
+                )
+        report_skipped([(s.name, s.reason) for s in model.skipped])
+
+
+def report_skipped(skipped: list[tuple[str, str]]) -> None:
+    """Counts and names the images that were left out, on stderr."""
+    if skipped:
+        note(f"{len(skipped)} image{'s' if len(skipped) > 1 else ''} could not be used:")
+        for _, reason in skipped:
+            note(f"  {reason}")

@@ -1,0 +1,166 @@
+"""What every command shares: flags made from the config's fields, one-line errors, exit codes, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from patchbank.config import Config, Runtime, options, read_toml
+from patchbank.errors import ConfigError, PatchbankError
+from patchbank.progress import Progress, silent
+
+INTERRUPTED = 130
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str}
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command: its parameters named `config` and `runtime` become one flag for each of their fields, and
+    errors become one line and an exit code.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        app.command(name)(_guarded(_with_flags(function)))
+        return function
+
+    return register
+
+
+def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
+    signature = inspect.signature(function, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.name not in ("config", "runtime")]
+    parts = [cls for name, cls in (("config", Config), ("runtime", Runtime)) if name in signature.parameters]
+    flags = [_flag(field) for cls in parts for field in options(cls)]
+    file = [
+        _parameter(
+            "config_file", str, None, "--config", help="TOML file of options; flags win over it.", metavar="FILE"
+        )
+    ]
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        values = {f.name: given.pop(f.name) for cls in parts for f in options(cls)}
+        stored = read_toml(path) if (path := given.pop("config_file", None)) else {}
+        built = _build(parts, stored, {name: value for name, value in values.items() if value is not None})
+        function(
+            **given, **{name: built[cls] for name, cls in (("config", Config), ("runtime", Runtime)) if cls in parts}
+        )
+
+    run.__signature__ = inspect.Signature([*own, *(file if Config in parts else []), *flags])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*own, *(file if Config in parts else []), *flags]}
+    return run
+
+
+def _build(parts: Sequence[type], stored: dict[str, Any], flags: dict[str, Any]) -> dict[type, Any]:
+    names = {cls: {f.name for f in options(cls)} for cls in parts}
+    known = set().union(*names.values()) if names else set()
+    for name in stored:
+        if name not in known:
+            raise ConfigError(
+                f"unknown option {name!r} in the configuration file; valid options: {', '.join(sorted(known))}"
+            )
+    merged = stored | {name: value.split(",") if name == "layers" else value for name, value in flags.items()}
+    return {cls: cls(**{name: value for name, value in merged.items() if name in names[cls]}) for cls in parts}
+
+
+def _flag(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    meta, kind = field.metadata, _KINDS.get(str(field.type).split(" |")[0], str)
+    default: Any = field.default
+    if field.name == "image_size":
+        default = "x".join(map(str, default))
+    shown = "" if default in (None, (), "") else f" [default: {default}]"
+    metavar = "|".join(meta["choices"]) or {"image_size": "N|HxW", "layers": "A,B"}.get(field.name)
+    complete = functools.partial(_complete, meta["choices"]) if meta["choices"] else None
+    return _parameter(
+        field.name,
+        kind,
+        None,
+        "--" + field.name.replace("_", "-"),
+        help=meta["help"] + shown,
+        metavar=metavar,
+        autocompletion=complete,
+        rich_help_panel=f"Options: {meta['group']}",
+    )
+
+
+def _complete(choices: tuple[str, ...], incomplete: str) -> list[str]:
+    return [choice for choice in choices if choice.startswith(incomplete)]
+
+
+def _parameter(name: str, kind: Any, default: Any, *flags: str, **about: Any) -> inspect.Parameter:
+    annotation = Annotated[kind | None, typer.Option(*flags, show_default=False, **about)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Errors become one line on stderr and the exit code of their class; `--debug` shows the traceback."""
+    signature = inspect.signature(function)
+    debug_flag = inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+    )
+
+    @functools.wraps(function)
+    def run(*, debug: bool = False, **given: Any) -> None:
+        try:
+            function(**given)
+        except PatchbankError as error:
+            if debug:
+                raise
+            fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted; nothing was written", INTERRUPTED)
+        except BrokenPipeError:  # the reader of a pipe has gone: not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except MemoryError:
+            if debug:
+                raise
+            fail("not enough memory; use a smaller image_size or fewer images", PatchbankError.exit_code)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
+    run.__signature__ = inspect.Signature([*parameters, debug_flag])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in [*parameters, debug_flag]}
+    return run
+
+
+def fail(message: str, exit_code: int) -> None:
+    """Prints one line to stderr and ends the program."""
+    typer.echo("patchbank: " + " ".join(message.split()), err=True)
+    raise typer.Exit(exit_code)
+
+
+def note(message: str) -> None:
+    """Says something that is not a result: on stderr, so that stdout stays machine-readable."""
+    typer.echo(message, err=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress callback that draws bars with the time left, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield report

@@ -1,0 +1,126 @@
+"""`patchbank predict`: inspect images with a model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchbank.cli.fit import report_skipped
+from patchbank.cli.options import command
+from patchbank.config import Runtime
+from patchbank.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from patchbank.result import Result
+
+FOUND_ANOMALY = 1
+_COLUMNS = ("path", "score", "threshold", "is_anomalous", "regions")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "predict")
+    def predict(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
+        runtime: Runtime,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+        as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header; regions are counted.")] = False,
+        out: Annotated[
+            str | None, typer.Option("--out", metavar="DIR", help="Write overlays, masks and report.html there.")
+        ] = None,
+        fail_on_anomaly: Annotated[
+            bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
+        ] = False,
+    ) -> None:
+        """Inspect images: score, verdict and regions of each. Unreadable images are named at the end, and the exit code
+        is 3."""
+        if as_json and as_csv:
+            raise ConfigError("expected one of --json and --csv; got both")
+        from patchbank.evaluation.datasets import find_images
+        from patchbank.model import PatchCore
+
+        images = find_images(paths)
+        detector = PatchCore.load(model, runtime=runtime)
+        output = _Output(out, images) if out else None
+        found, skipped = 0, []
+        if as_csv:
+            typer.echo(_csv_line(_COLUMNS))
+        for path in images:
+            try:
+                result = detector.predict(path)
+                if output:
+                    output.add(result)
+            except ImageError as error:
+                skipped.append((str(path), str(error)))
+                continue
+            found += bool(result.is_anomalous)
+            typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
+        if output:
+            output.finish(detector.calibration.scores if detector.calibration else None, Path(model).name)
+        report_skipped(skipped)
+        if fail_on_anomaly and found:
+            raise typer.Exit(FOUND_ANOMALY)
+        if skipped:
+            raise typer.Exit(ImageError.exit_code)
+
+
+class _Output:
+    """The folder that `--out` names: an overlay and a mask for each image, and one report."""
+
+    def __init__(self, folder: str, images: list[Path]) -> None:
+        from patchbank.files import make_folder
+        from patchbank.report import ReportRow
+        from patchbank.training import relative_names
+
+        self._folder = make_folder(folder)
+        self._names = dict(zip(map(str, images), relative_names([str(path) for path in images]), strict=True))
+        self._rows: list[ReportRow] = []
+
+    def add(self, result: Result) -> None:
+        from patchbank.images import write_png
+        from patchbank.report import ReportRow
+
+        name = self._names[result.path]
+        picture = result.overlay()
+        stem = self._folder / name
+        write_png(stem.with_name(stem.name + ".overlay.png"), picture)
+        write_png(stem.with_name(stem.name + ".mask.png"), result.mask)
+        self._rows.append(ReportRow.of(result, name=name, overlay=picture))
+
+    def finish(self, calibration_scores: object, model: str) -> None:
+        from patchbank.report import write_report
+
+        write_report(
+            self._folder / "report.html",
+            self._rows,
+            title=f"Inspection with {model}",
+            summary={},
+            calibration_scores=calibration_scores,
+        )
+
+
+def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:
+    if as_json:
+        return json.dumps(result.to_dict(), allow_nan=False)
+    if as_csv:
+        threshold = "" if result.threshold is None else result.threshold
+        verdict = "" if result.is_anomalous is None else str(result.is_anomalous).lower()
+        return _csv_line((result.path, result.score, threshold, verdict, len(result.regions)))
+    verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
+    against = "" if result.threshold is None else f" (threshold {result.threshold:.4f})"
+    regions = len(result.regions)
+    where = f", {regions} region{'s' if regions > 1 else ''}" if regions else ""
+    return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}"
+
+
+def _csv_line(values: tuple[object, ...]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()

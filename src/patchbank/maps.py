@@ -1,0 +1,80 @@
+"""From patch scores to the anomaly map, the mask and its regions, in the original image's pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected set of pixels (8 neighbours) over the threshold. Pixel coordinates of the original image, x to the
+    right, y down.
+
+    box: (x, y, width, height); contour: (N, 2) int32 outer boundary, (x, y); area: pixels; peak: (x, y) of the largest
+    score; peak_score: that score, in units of the anomaly map.
+    """
+
+    box: tuple[int, int, int, int]
+    contour: npt.NDArray[np.int32]
+    area: int
+    peak: tuple[int, int]
+    peak_score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "peak": list(self.peak),
+            "peak_score": self.peak_score,
+            "contour": self.contour.tolist(),
+        }
+
+
+def anomaly_map(
+    scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float
+) -> FloatArray:
+    """(h, w) patch scores -> (H, W) float32 anomaly map of the original image.
+
+    Bilinear to the backbone's input size, Gaussian smoothing there (`sigma` in its pixels, so that a setting means the
+    same for every image), bilinear to the image's size. Never larger than the largest patch score.
+    """
+    import cv2
+
+    coarse = cv2.resize(np.ascontiguousarray(scores), input_size[::-1], interpolation=cv2.INTER_LINEAR)
+    if sigma > 0:
+        radius = int(4 * sigma + 0.5)  # truncated at 4 sigma, mirrored at the border, as scipy's gaussian_filter
+        coarse = cv2.GaussianBlur(coarse, (2 * radius + 1, 2 * radius + 1), sigma, borderType=cv2.BORDER_REFLECT)
+    return cv2.resize(coarse, image_size[::-1], interpolation=cv2.INTER_LINEAR) if image_size != input_size else coarse
+
+
+def mask_of(anomalies: FloatArray, threshold: float) -> BoolArray:
+    """(H, W) anomaly map -> (H, W) bool: the pixels over the threshold."""
+    return anomalies > np.float32(threshold)
+
+
+def regions_of(anomalies: FloatArray, mask: BoolArray) -> tuple[Region, ...]:
+    """The mask's regions, highest peak first."""
+    import cv2
+
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    regions = []
+    for label in range(1, count):  # 0 is the background
+        x, y, width, height, area = (int(v) for v in stats[label])
+        inside = labels[y : y + height, x : x + width] == label
+        values = np.where(inside, anomalies[y : y + height, x : x + width], -np.inf)
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        outlines, _ = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y)
+        )
+        contour = max(outlines, key=len).reshape(-1, 2)  # (N, 1, 2) -> (N, 2); 8-connected: there is only one outline
+        peak = (x + int(column), y + int(row))
+        regions.append(Region((x, y, width, height), contour.astype(np.int32), area, peak, float(values[row, column])))
+    return tuple(sorted(regions, key=lambda region: (-region.peak_score, region.box)))

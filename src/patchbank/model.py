@@ -1,0 +1,300 @@
+"""PatchCore: fit, predict, save, load. Read this first; each line of `fit` and `_inspect` is a step of the paper and a
+module here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank import __version__, artifact, coreset, maps, scoring
+from patchbank.backbones import Backbone, BackboneInfo, Layer, load_backbone, restore_backbone
+from patchbank.bank import MemoryBank
+from patchbank.calibration import Calibration
+from patchbank.config import Config, Runtime
+from patchbank.errors import BackboneError, ConfigError, DatasetError, ModelFileError
+from patchbank.images import Array, ImageSource, name_of, normalise, read_image, resize
+from patchbank.patches import embed
+from patchbank.progress import Progress, silent
+from patchbank.result import Result
+from patchbank.search import Searcher, build_searcher, search_excluding
+from patchbank.training import Skipped, TrainingPatches, collect
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchCore:
+    """A fitted model (Roth et al., CVPR 2022). There is no unfitted one: it comes from `fit` or `load`, and does not
+    change.
+
+    config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
+    scores, or None. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be
+    read.
+    """
+
+    config: Config
+    backbone: Backbone
+    bank: MemoryBank
+    searcher: Searcher
+    calibration: Calibration | None
+    thumbnails: tuple[bytes, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        images: Iterable[ImageSource],
+        config: Config | None = None,
+        *,
+        runtime: Runtime | None = None,
+        backbone: Backbone | None = None,
+        skip_unreadable: bool = False,
+        progress: Progress = silent,
+    ) -> PatchCore:
+        """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
+
+        `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
+        and listed in `skipped`. Raises ConfigError, BackboneError, ImageError or DatasetError.
+        """
+        runtime = runtime or Runtime()
+        config = config or Config()
+        network = backbone or load_backbone(config.backbone, config.layers, runtime)
+        config = _resolved(config, network.info)
+
+        def describe(image: Array) -> FloatArray:
+            return _features(image, network, config, {})
+
+        patches = collect(
+            _listed(images),
+            describe,
+            thumbnail_size=config.thumbnail_size,
+            skip_unreadable=skip_unreadable,
+            progress=progress,
+        )
+        held_out = _hold_out(len(patches.names), config)
+        training = np.flatnonzero(~np.isin(patches.image, held_out))
+        chosen = coreset.sample(patches.features[training] if len(held_out) else patches.features, config, progress)
+        rows = training[chosen.indices]
+        bank = MemoryBank(
+            patches.features[rows],
+            patches.image[rows],
+            patches.row[rows],
+            patches.column[rows],
+            patches.names,
+            chosen.covering_radius,
+        )
+        searcher = build_searcher(bank.vectors, config)
+        calibration = _calibrate(patches, bank, searcher, held_out, config, progress)
+        return cls(config, network, bank, searcher, calibration, patches.thumbnails, patches.skipped)
+
+    @overload
+    def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
+    @overload
+    def predict(self, images: Iterator[ImageSource]) -> Iterator[Result]: ...
+    @overload
+    def predict(self, images: str | os.PathLike[str] | Array) -> Result: ...
+    @overload
+    def predict(self, images: Any) -> Any: ...
+
+    def predict(self, images: Any) -> Any:
+        """Inspects one image (-> Result), a list or tuple (-> list of Results) or an iterator (-> iterator of Results,
+        as they come).
+
+        An image is a path, an array (H, W[, C]) or a PIL image. An image alone gives the same numbers as among others.
+        Raises ImageError for an unusable image.
+        """
+        if isinstance(images, (list, tuple)):
+            return [self._inspect(image, number) for number, image in enumerate(images)]
+        if isinstance(images, Iterator):
+            return (self._inspect(image, number) for number, image in enumerate(images))
+        return self._inspect(images, 0)
+
+    def _inspect(self, source: ImageSource, number: int) -> Result:
+        timings: dict[str, float] = {}
+        with _Clock(timings, "decode"):
+            image = read_image(source)  # (H, W, 3)
+        features = _features(image, self.backbone, self.config, timings)  # (h, w, D)
+        grid, flat = features.shape[:2], features.reshape(-1, features.shape[2])  # (P, D), P = h * w
+        with _Clock(timings, "search"):
+            distances, nearest = self.searcher.search(flat, self.config.num_neighbours)  # (P, k)
+        with _Clock(timings, "score"):
+            scores = scoring.patch_scores(distances)  # (P,)
+            score = scoring.image_score(scores, nearest, flat, self.bank.vectors, self.searcher, self.config)
+        return Result(
+            path=name_of(source, number),
+            score=score,
+            threshold=self.calibration.threshold if self.calibration else None,
+            pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
+            patch_scores=scores.reshape(grid),
+            nearest=nearest[:, 0].reshape(grid),
+            image_size=(image.shape[0], image.shape[1]),
+            input_size=self.config.image_size,
+            smoothing_sigma=self.config.smoothing_sigma,
+            timings=timings,
+            source=source,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
+        artifact.write(path, *_packed(self))
+
+    @classmethod
+    def load(cls, path: str | Path, *, runtime: Runtime | None = None) -> PatchCore:
+        """Reads a model file; its scores are those of the model that was saved. Raises ModelFileError or
+        BackboneError."""
+        file = artifact.ModelFile(path)
+        try:
+            return _unpacked(cls, file, runtime or Runtime())
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
+
+
+def _features(image: Array, backbone: Backbone, config: Config, timings: dict[str, float]) -> FloatArray:
+    """(H, W, 3) RGB -> (h, w, D) patch features."""
+    with _Clock(timings, "resize"):
+        batch = normalise(resize(image, config.image_size), backbone.info.mean, backbone.info.std)  # (1, 3, H', W')
+    with _Clock(timings, "backbone"):
+        layers = backbone.features(batch)  # (1, C_l, H_l, W_l) for each layer
+    with _Clock(timings, "embed"):
+        return embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
+
+
+def _resolved(config: Config, info: BackboneInfo) -> Config:
+    """The config with what it left to the backbone filled in."""
+    embedding = info.embedding if config.embedding == "auto" else config.embedding
+    return dataclasses.replace(
+        config, backbone=info.name, layers=tuple(layer.name for layer in info.layers), embedding=embedding
+    )
+
+
+def _listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
+    if isinstance(images, (str, os.PathLike, np.ndarray)):
+        kind = type(images).__name__
+        raise DatasetError(f"expected a sequence of images; got one {kind} (for a folder: patchbank.find_images)")
+    return images
+
+
+def _hold_out(n: int, config: Config) -> npt.NDArray[np.int64]:
+    """Indices of the images that are set aside for calibration. Raises DatasetError if there are too few images to
+    calibrate."""
+    if config.calibration == "none":
+        return np.empty(0, np.int64)
+    if n < 2:
+        raise DatasetError(
+            f"calibration = {config.calibration!r} expects at least 2 images; got {n} "
+            "(add images, or use calibration = 'none')"
+        )
+    if config.calibration == "leave_one_out":
+        return np.empty(0, np.int64)
+    count = min(max(1, round(config.holdout_fraction * n)), n - 1)
+    return np.sort(np.random.default_rng(config.seed).choice(n, count, replace=False))
+
+
+def _calibrate(
+    patches: TrainingPatches,
+    bank: MemoryBank,
+    searcher: Searcher,
+    held_out: npt.NDArray[np.int64],
+    config: Config,
+    progress: Progress,
+) -> Calibration | None:
+    """Scores normal images that the bank does not know: those set aside, or each one against the others' vectors."""
+    if config.calibration == "none":
+        return None
+    images = held_out if len(held_out) else np.arange(len(patches.names))
+    scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
+    for number, image in enumerate(images):
+        progress("calibrate", number, len(images))
+        features = patches.features[patches.rows_of(image)]  # (P, D)
+        distances, nearest = search_excluding(
+            searcher, bank.vectors, bank.image, features, int(image), config.num_neighbours
+        )
+        patch = scoring.patch_scores(distances)
+        scores[number] = scoring.image_score(patch, nearest, features, bank.vectors, searcher, config)
+        grid = patch.reshape(patches.grids[image])
+        peaks[number] = maps.anomaly_map(grid, config.image_size, config.image_size, config.smoothing_sigma).max()
+    progress("calibrate", len(images), len(images))
+    names = tuple(patches.names[image] for image in images)
+    return Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
+
+
+def _packed(model: PatchCore) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The model as a manifest and the bytes of the file's entries."""
+    bank, calibration = model.bank, model.calibration
+    entries = {
+        "backbone.onnx": model.backbone.to_onnx(),
+        "bank.safetensors": artifact.tensor_bytes(
+            {"vectors": bank.vectors, "image": bank.image, "row": bank.row, "column": bank.column}
+        ),
+    }
+    manifest = {
+        "patchbank_version": __version__,
+        "config": model.config.to_dict(),
+        "backbone": dataclasses.asdict(model.backbone.info),
+        "bank": {"size": len(bank), "covering_radius": bank.covering_radius, "images": list(bank.images)},
+        "calibration": None,
+    }
+    if calibration:
+        entries["calibration.safetensors"] = artifact.tensor_bytes(
+            {"scores": calibration.scores, "peaks": calibration.peaks}
+        )
+        manifest["calibration"] = {
+            "method": calibration.method,
+            "false_alarm_rate": calibration.false_alarm_rate,
+            "threshold": calibration.threshold,
+            "pixel_threshold": calibration.pixel_threshold,
+            "images": list(calibration.images),
+        }
+    entries |= {f"thumbnails/{number:05d}.jpg": data for number, data in enumerate(model.thumbnails)}
+    return manifest, entries
+
+
+def _unpacked(cls: type[PatchCore], file: artifact.ModelFile, runtime: Runtime) -> PatchCore:
+    manifest = file.manifest
+    config = Config.from_dict(manifest["config"])
+    about = dict(manifest["backbone"])
+    about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
+    info = BackboneInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in about.items()})
+    tensors = file.tensors(
+        "bank.safetensors", {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+    )
+    if not np.isfinite(tensors["vectors"]).all():
+        raise ValueError("the bank holds values that are not finite")
+    bank = MemoryBank(
+        **tensors, images=tuple(manifest["bank"]["images"]), covering_radius=float(manifest["bank"]["covering_radius"])
+    )
+    calibration = None
+    if manifest["calibration"] is not None:
+        held = file.tensors("calibration.safetensors", {"scores": ("F32", 1), "peaks": ("F32", 1)})
+        stored = manifest["calibration"]
+        calibration = Calibration(
+            **held, images=tuple(stored["images"]), method=stored["method"], false_alarm_rate=stored["false_alarm_rate"]
+        )
+    count = sum(f"thumbnails/{number:05d}.jpg" in file for number in range(len(bank.images)))
+    thumbnails = tuple(bytes(file.entry(f"thumbnails/{number:05d}.jpg")) for number in range(count))
+    try:
+        backbone = restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
+    except BackboneError as error:
+        raise type(error)(f"{file.path}: {error}") from error
+    return cls(config, backbone, bank, build_searcher(bank.vectors, config), calibration, thumbnails)
+
+
+class _Clock:
+    """Adds the seconds that its block takes to `timings[stage]`."""
+
+    def __init__(self, timings: dict[str, float], stage: str) -> None:
+        self._timings, self._stage = timings, stage
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._timings[self._stage] = self._timings.get(self._stage, 0.0) + time.perf_counter() - self._start

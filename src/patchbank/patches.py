@@ -1,0 +1,176 @@
+"""From a backbone's feature maps to one vector a patch.
+
+Both embeddings are linear, and everything they do along the height is independent of what they do along the width.
+`mean` therefore is, for each layer, two small matrices around the map: neighbourhood mean and bilinear alignment
+multiplied out beforehand. `reference` follows the reference implementation step by step, but pools before it aligns
+(both are linear and act on different axes, so the order does not matter), which moves fewer numbers.
+
+The first layer's patch grid is the grid of the result; every deeper layer is aligned to it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.config import Config
+from patchbank.errors import ConfigError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
+    """Feature maps, one (B, C_l, H_l, W_l) float32 for each layer -> patch features (B, h, w, D) float32.
+
+    D is the sum of the layers' channels for the `mean` embedding, and `target_embed_dim` for `reference`.
+    (h, w) is the first layer's patch grid: H_0 x W_0 for odd patch sizes and stride 1.
+    """
+    if config.embedding == "mean":
+        return mean_embedding(maps, config.patch_size, config.patch_stride)
+    if config.embedding == "reference":
+        return reference_embedding(
+            maps, config.patch_size, config.patch_stride, config.pretrain_embed_dim, config.target_embed_dim
+        )
+    raise ConfigError(
+        f"embedding: expected 'mean' or 'reference' (resolve 'auto' with the backbone first); got {config.embedding!r}"
+    )
+
+
+def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: int) -> FloatArray:
+    """Locally averaged features of each layer, aligned and concatenated (paper's Eq. 1-3, f_agg = mean).
+
+    A neighbourhood that reaches over the border averages the positions that exist. Shapes as in `embed`.
+    """
+    grid = patch_grid(maps[0].shape[2:], patch_size, patch_stride)
+    batch, channels = len(maps[0]), [m.shape[1] for m in maps]
+    features = np.empty((batch, *grid, sum(channels)), np.float32)
+    start = 0
+    for m, count in zip(maps, channels, strict=True):
+        rows, columns = (_mean_and_align(m.shape[2 + axis], patch_size, patch_stride, grid[axis]) for axis in (0, 1))
+        for image in range(batch):
+            last = np.ascontiguousarray(m[image].transpose(1, 2, 0))  # (C, H, W) -> (H, W, C)
+            tall = rows @ last.reshape(len(last), -1)  # (h, H) @ (H, W*C) -> (h, W*C)
+            np.matmul(
+                columns, tall.reshape(grid[0], -1, count), out=features[image, :, :, start : start + count]
+            )  # (h, w, C)
+        start += count
+    return features
+
+
+def reference_embedding(
+    maps: Sequence[FloatArray], patch_size: int, patch_stride: int, pretrain_embed_dim: int, target_embed_dim: int
+) -> FloatArray:
+    """The reference implementation's embedding (PatchMaker, Preprocessing, Aggregator). Shapes as in `embed`.
+
+    Each neighbourhood, zero-padded and flattened as (C, p, p), is adaptively average-pooled to `pretrain_embed_dim`;
+    deeper layers are aligned bilinearly; the layers' vectors, stacked, are adaptively average-pooled to
+    `target_embed_dim`.
+    """
+    grid = patch_grid(maps[0].shape[2:], patch_size, patch_stride)
+    pooled = []
+    for m in maps:
+        patches = unfold(m, patch_size, patch_stride)  # (B, h_l, w_l, C*p*p)
+        layer = adaptive_average_pool(patches, pretrain_embed_dim)  # (B, h_l, w_l, E)
+        pooled.append(_align(layer, grid))  # (B, h, w, E)
+    return adaptive_average_pool(np.concatenate(pooled, axis=-1), target_embed_dim)  # (B, h, w, L*E) -> (B, h, w, D)
+
+
+def patch_grid(size: Sequence[int], patch_size: int, patch_stride: int) -> tuple[int, int]:
+    """Rows and columns of patches on a feature map of `size` (H, W), padded by (patch_size - 1) // 2 on every side.
+
+    Raises ConfigError if not even one patch fits.
+    """
+    padding = (patch_size - 1) // 2
+    rows, columns = ((side + 2 * padding - patch_size) // patch_stride + 1 for side in size)
+    if rows < 1 or columns < 1:
+        raise ConfigError(
+            f"patch_size {patch_size} does not fit a feature map of {size[0]}x{size[1]}; "
+            "use larger images or smaller patches"
+        )
+    return rows, columns
+
+
+def unfold(m: FloatArray, patch_size: int, patch_stride: int) -> FloatArray:
+    """(B, C, H, W) -> (B, h, w, C*p*p): each position's zero-padded neighbourhood, flattened in the order (C, p, p)."""
+    batch, channels, height, width = m.shape
+    rows, columns = patch_grid((height, width), patch_size, patch_stride)
+    padding = (patch_size - 1) // 2
+    padded = np.pad(m, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, (patch_size, patch_size), axis=(2, 3)
+    )  # (B, C, ., ., p, p)
+    windows = windows[:, :, ::patch_stride, ::patch_stride][:, :, :rows, :columns]
+    return windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch, rows, columns, channels * patch_size**2)
+
+
+def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
+    """(..., n) -> (..., size): output j averages x[floor(j n / size) : ceil((j + 1) n / size)], as torch's
+    adaptive_avg_pool1d."""
+    n = x.shape[-1]
+    if n % size == 0:
+        return x.reshape(*x.shape[:-1], size, n // size).mean(axis=-1)  # (..., n) -> (..., size, n/size)
+    start, stop = _pool_windows(n, size)
+    pooled = np.zeros((*x.shape[:-1], size), np.float32)
+    width = stop - start
+    for offset in range(int(width.max())):
+        inside = offset < width
+        pooled += np.take(x, np.minimum(start + offset, n - 1), axis=-1) * inside.astype(np.float32)
+    return pooled / width.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def bilinear_matrix(size: int, target: int) -> FloatArray:
+    """(target, size): bilinear interpolation along one axis, half-pixel centres, no corner alignment, no
+    antialiasing."""
+    position = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
+    left = np.floor(position).astype(np.int64)
+    right = np.minimum(left + 1, size - 1)
+    share = position - left
+    matrix = np.zeros((target, size))
+    np.add.at(matrix, (np.arange(target), left), 1 - share)
+    np.add.at(matrix, (np.arange(target), right), share)
+    return _frozen(matrix)
+
+
+@functools.lru_cache(maxsize=64)
+def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> FloatArray:
+    """(patches, size): the mean of each patch's neighbourhood along one axis, over the positions that exist."""
+    padding = (patch_size - 1) // 2
+    patches = (size + 2 * padding - patch_size) // patch_stride + 1
+    matrix = np.zeros((patches, size))
+    for patch in range(patches):
+        first = patch * patch_stride - padding
+        inside = slice(max(first, 0), min(first + patch_size, size))
+        matrix[patch, inside] = 1 / (inside.stop - inside.start)
+    return _frozen(matrix)
+
+
+@functools.lru_cache(maxsize=64)
+def _mean_and_align(size: int, patch_size: int, patch_stride: int, target: int) -> FloatArray:
+    mean = neighbourhood_mean_matrix(size, patch_size, patch_stride).astype(np.float64)
+    return _frozen(bilinear_matrix(len(mean), target).astype(np.float64) @ mean)
+
+
+@functools.lru_cache(maxsize=64)
+def _pool_windows(n: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    j = np.arange(size, dtype=np.int64)
+    return j * n // size, -((-(j + 1) * n) // size)
+
+
+def _align(layer: FloatArray, grid: tuple[int, int]) -> FloatArray:
+    """(B, h_l, w_l, E) -> (B, h, w, E), bilinearly."""
+    batch, height, width, dims = layer.shape
+    if (height, width) == grid:
+        return layer
+    tall = bilinear_matrix(height, grid[0]) @ layer.reshape(batch, height, width * dims)  # (B, h, w_l*E)
+    return bilinear_matrix(width, grid[1]) @ tall.reshape(batch, grid[0], width, dims)  # (B, h, w, E)
+
+
+def _frozen(matrix: npt.NDArray[np.float64]) -> FloatArray:
+    """The cached matrices are shared: nobody may write to them."""
+    result = matrix.astype(np.float32)
+    result.flags.writeable = False
+    return result

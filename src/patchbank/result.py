@@ -1,0 +1,101 @@
+"""What `predict` returns."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank import maps
+from patchbank.maps import BoolArray, FloatArray, Region
+
+if TYPE_CHECKING:
+    from patchbank.images import ImageSource
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One inspected image. Scores are Euclidean distances; higher = more anomalous.
+
+    path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
+    whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
+    the anomaly map. patch_scores: (h, w) float32, row-major as on the image. nearest: (h, w) int64, each patch's
+    nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage.
+
+    `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
+    """
+
+    path: str
+    score: float
+    threshold: float | None
+    pixel_threshold: float | None
+    patch_scores: FloatArray
+    nearest: npt.NDArray[np.int64]
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    smoothing_sigma: float
+    timings: dict[str, float]
+    source: ImageSource = field(repr=False)
+
+    @property
+    def is_anomalous(self) -> bool | None:
+        """Whether the score is over the threshold; None without one."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    @cached_property
+    def anomaly_map(self) -> FloatArray:
+        """(H, W) float32 at the original image's size: the patch scores, interpolated and smoothed."""
+        start = time.perf_counter()
+        result = maps.anomaly_map(self.patch_scores, self.input_size, self.image_size, self.smoothing_sigma)
+        self.timings["map"] = time.perf_counter() - start
+        return result
+
+    @cached_property
+    def mask(self) -> BoolArray:
+        """(H, W) bool: where the anomaly map is over the pixel threshold. All False without a threshold."""
+        if self._surely_clean:
+            return np.zeros(self.image_size, np.bool_)
+        assert self.pixel_threshold is not None
+        return maps.mask_of(self.anomaly_map, self.pixel_threshold)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The mask's connected regions, highest peak first. Independent of the verdict, which is the image score's."""
+        return () if self._surely_clean else maps.regions_of(self.anomaly_map, self.mask)
+
+    @property
+    def _surely_clean(self) -> bool:
+        # The map never exceeds the largest patch score, so the common good image needs no map at all.
+        return self.pixel_threshold is None or float(self.patch_scores.max()) <= self.pixel_threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: path, score, threshold, is_anomalous, regions."""
+        return {
+            "path": self.path,
+            "score": self.score,
+            "threshold": self.threshold,
+            "is_anomalous": self.is_anomalous,
+            "regions": [region.to_dict() for region in self.regions],
+        }
+
+    def overlay(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
+        a file.
+
+        Raises ImageError if that file is gone or has changed its size.
+        """
+        from patchbank.errors import ImageError
+        from patchbank.images import read_image, to_8bit
+        from patchbank.overlay import overlay
+
+        image = to_8bit(read_image(self.source))
+        if image.shape[:2] != self.image_size:
+            raise ImageError(
+                f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "
+                "inspect it again"
+            )
+        return overlay(image, self.anomaly_map, self.pixel_threshold, self.regions)

@@ -1,0 +1,89 @@
+"""The config: one source of truth for options. Protects its validation and its round trips."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchbank.config import Config, Runtime, options, parse_image_size
+from patchbank.errors import ConfigError
+
+
+def test_defaults_round_trip_through_plain_values():
+    config = Config(image_size=256, layers=["blocks.2"], coreset_size=7)
+    assert Config.from_dict(config.to_dict()) == config
+    assert config.to_dict()["image_size"] == [256, 256]
+
+
+def test_is_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(320, (320, 320)), ("240x320", (240, 320)), ([240, 320], (240, 320)), ("64", (64, 64)), ((64, 96), (64, 96))],
+)
+def test_image_size_in_every_guise(value, size):
+    assert parse_image_size(value) == size
+
+
+@pytest.mark.parametrize("value", ["abc", "1x2x3", [1.5, 2], True, None, []])
+def test_impossible_image_size(value):
+    with pytest.raises(ConfigError, match="HEIGHTxWIDTH"):
+        parse_image_size(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("sampler", "greedy", "approx_greedy_coreset"),
+        ("coreset_ratio", 0, "more than 0"),
+        ("coreset_ratio", 1.5, "at most 1"),
+        ("coreset_ratio", float("nan"), "more than 0"),
+        ("patch_size", 2.5, "expected int"),
+        ("patch_size", True, "expected int"),
+        ("num_neighbours", 0, "at least 1"),
+        ("layers", "blocks.2", "list of names"),
+        ("layers", 3, "list of names"),
+        ("image_size", 8, "at least 32"),
+        ("false_alarm_rate", 0.9, "at most 0.5"),
+        ("seed", -1, "at least 0"),
+    ],
+)
+def test_impossible_values_are_named_with_what_is_possible(name, value, says):
+    with pytest.raises(ConfigError, match=says) as error:
+        Config(**{name: value})
+    assert name in str(error.value)
+
+
+def test_unknown_option_names_the_valid_ones():
+    with pytest.raises(ConfigError, match=r"unknown option 'corset_ratio'.*coreset_ratio"):
+        Config.from_dict({"corset_ratio": 0.1})
+
+
+def test_toml(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('image_size = [64, 96]\nsampler = "random"\ncoreset_ratio = 1\n')
+    assert Config.from_toml(path) == Config(image_size=(64, 96), sampler="random", coreset_ratio=1.0)
+    path.write_text("image_size = = 3")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        Config.from_toml(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        Config.from_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("cls", [Config, Runtime])
+def test_every_option_documents_itself(cls):
+    for option in options(cls):
+        assert len(option.metadata["help"]) > 10, option.name
+        assert option.metadata["group"], option.name
+
+
+@given(st.floats(min_value=1e-6, max_value=1.0), st.integers(1, 1000))
+def test_any_value_within_the_limits_is_taken(ratio, neighbours):
+    config = Config(coreset_ratio=ratio, num_neighbours=neighbours)
+    assert (config.coreset_ratio, config.num_neighbours) == (ratio, neighbours)
