@@ -117,7 +117,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Array]:
 
 
 def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
-    """Five pickles (magic number, version, system, state dict, storages' keys), then an int64 count and raw bytes each."""
+    """Five pickles (magic number, version, system, state dict, keys), then an int64 count and raw bytes each."""
     file = io.BytesIO(data)
     if _run(file) != _LEGACY_MAGIC:
         raise CheckpointError("expected a PyTorch checkpoint (.pth), got a file that does not start like one")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from patchbank.backbones.base import BackboneInfo, Layer
-from patchbank.backbones.session import read_onnx, reject_external_data
+from patchbank.backbones.session import check_input, make_session, read_onnx, reject_external_data
+from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
+from patchbank.config import Runtime
 from patchbank.errors import BackboneError
+
+Array = npt.NDArray[Any]
 
 METADATA_PREFIX = "patchbank."
 # The reference embedding averages wide vectors down to 1024 numbers; a layer set this narrow needs no such thing.
@@ -57,11 +66,10 @@ def _prepare(name: str, onnx: bytes, layers: tuple[str, ...]) -> tuple[bytes, Ba
 
 def _parse(onnx: bytes) -> Any:
     import onnx as onnx_package
-    from google.protobuf.message import DecodeError
 
     try:
         return onnx_package.load_model_from_string(onnx)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, from a package without type information
         raise BackboneError("expected an ONNX file, got something else or a damaged one") from error
 
 
@@ -119,16 +127,16 @@ def _probe(onnx: bytes, names: tuple[str, ...], skip_others: bool) -> list[Layer
     return layers
 
 
-def _run(session: Any, name: str, sides: Sequence[int], outputs: tuple[str, ...]) -> list[np.ndarray[Any, Any]]:
+def _run(session: Any, name: str, sides: Sequence[int], outputs: tuple[str, ...]) -> list[Array]:
     image = np.random.default_rng(0).standard_normal((1, 3, *sides), dtype=np.float32)
     try:
-        values: list[np.ndarray[Any, Any]] = session.run(list(outputs), {name: image})
+        values: list[Array] = session.run(list(outputs), {name: image})
     except Exception as error:  # ONNX Runtime's errors have no common base class
         raise BackboneError(f"fails on an image of {sides[0]}x{sides[1]} pixels: {error}") from error
     return values
 
 
-def _stride(name: str, small: Sequence[int], a: Any, large: Sequence[int], b: Any) -> int:
+def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: Array) -> int:
     """Input pixels between positions: growth of the image over growth of the map, or their ratio if neither grew."""
     if a.shape[1] != b.shape[1]:
         raise BackboneError(f"layer {name!r}: expected (B, C, H, W), got {a.shape} and {b.shape}: channels last?")

@@ -57,7 +57,7 @@ class FakeBackbone:
             kernels.append(numpy_helper.from_array(weight.astype(np.float32), f"{layer.name}.weight"))
             inputs = ["image", f"{layer.name}.weight"]
             nodes.append(helper.make_node("Conv", inputs, [layer.name], kernel_shape=[s, s], strides=[s, s]))
-            shape = ["batch", layer.channels, f"{layer.name}.height", f"{layer.name}.width"]
+            shape: list[str | int | None] = ["batch", layer.channels, f"{layer.name}.height", f"{layer.name}.width"]
             outputs.append(helper.make_tensor_value_info(layer.name, TensorProto.FLOAT, shape))
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"])
         graph = helper.make_graph(nodes, "fake", [image], outputs, kernels)

@@ -72,7 +72,7 @@ class GraphBuilder:
         from onnx import TensorProto, helper
 
         def value(value_name: str, channels: int, prefix: str) -> Any:
-            shape = ["batch", channels, f"{prefix}height", f"{prefix}width"]
+            shape: list[str | int | None] = ["batch", channels, f"{prefix}height", f"{prefix}width"]
             return helper.make_tensor_value_info(value_name, TensorProto.FLOAT, shape)
 
         graph = helper.make_graph(
