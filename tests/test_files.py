@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.files import atomic_write
+from patchbank.files import atomic_write, check_writable, make_folder
 
 
 def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -76,3 +76,32 @@ def test_long_and_odd_names(tmp_path: Path) -> None:
     with atomic_write(tmp_path / name) as file:
         file.write(b"1")
     assert (tmp_path / name).read_bytes() == b"1"
+
+
+def test_a_path_is_checked_before_the_work_and_nothing_is_left(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a.bin")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").write_bytes(b"old")
+    check_writable(tmp_path / "old")
+    assert (tmp_path / "old").read_bytes() == b"old"
+    with pytest.raises(OutputError, match="No such file or directory"):
+        check_writable(tmp_path / "no" / "a.bin")
+    with pytest.raises(OutputError, match="expected the name of a file"):
+        check_writable(tmp_path)
+
+
+def test_folders_are_made_or_refused(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert make_folder(tmp_path / "a" / "b").is_dir()  # twice is fine
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="a file has that name"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="Not a directory"):
+        make_folder(tmp_path / "file" / "c")
+
+
+def test_a_name_without_a_file_is_refused() -> None:
+    """Path("..") and Path("/") have no name of a file; they must not surface as a ValueError."""
+    for name in ("/", "..", ""):
+        with pytest.raises(OutputError):
+            check_writable(name)

@@ -20,15 +20,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     fails; an OSError of the file raised inside the block becomes one too, any other exception passes through.
     """
     target = Path(path)
-    try:
-        if target.is_dir():
-            raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
-        aside = target.with_name(f".{secrets.token_hex(8)}.part")
-        file = aside.open("xb")
-    except OutputError:
-        raise
-    except OSError as error:
-        raise _output_error(target, error) from error
+    aside, file = _open_aside(target)
     try:
         with file:
             yield file
@@ -65,6 +57,36 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"cannot write {target}: its folder does not exist; make it first")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"cannot write {target}: no permission; choose a folder that you may write to")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raises OutputError now if `atomic_write(path)` could not start: to be asked before hours of work, not after."""
+    aside, file = _open_aside(Path(path))
+    file.close()
+    with suppress(OSError):
+        aside.unlink()
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Makes a folder and those above it, where they are missing. Raises OutputError where that fails."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise OutputError(f"cannot make the folder {folder}: a file has that name; choose another one") from error
+    except OSError as error:
+        raise _output_error(folder, error) from error
+    return folder
+
+
+def _open_aside(target: Path) -> tuple[Path, IO[bytes]]:
+    if target.is_dir():
+        raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
+    aside = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        return aside, aside.open("xb")
+    except OSError as error:
+        raise _output_error(target, error) from error
 
 
 def _sync_folder(folder: Path) -> None:

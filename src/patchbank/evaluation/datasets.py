@@ -1,0 +1,368 @@
+"""Which images there are, which are good, and where their masks lie: three layouts, one Dataset.
+
+- a flat folder: every image in it is good and is for training;
+- MVTec AD: train/good/*, test/KIND/*, ground_truth/KIND/STEM_mask.png (or STEM.png), KIND "good" being free of defects;
+- a CSV file with a header and the columns path, label, mask, split.
+
+`docs/datasets.md` is the specification.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from patchbank.errors import DatasetError
+from patchbank.images import SUFFIXES
+
+Split = Literal["train", "test"]
+GOOD = "good"
+DEFECTIVE = "defective"
+MAX_CSV_BYTES = 256 * 2**20
+COLUMNS = ("path", "label", "mask", "split")
+# Words that one reader takes for "good" and another for the name of a defect: guessing would spoil every figure.
+AMBIGUOUS = frozenset({"ok", "normal", "pass", "none", "true", "false", "yes", "no"})
+_DO = (
+    "give a folder that holds the good images themselves, a folder in MVTec AD layout (train/good, test/KIND, "
+    "ground_truth/KIND), or a CSV file with the columns path,label,mask,split"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set. `kind` is "good" or the defect's name; `mask` is the file that marks its pixels."""
+
+    path: Path
+    defective: bool
+    kind: str
+    mask: Path | None
+    split: Split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of one category.
+
+    `layout` is "folder", "mvtec" or "csv"; samples are in natural order (CSV: as listed).
+    """
+
+    root: Path
+    layout: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    @property
+    def train_paths(self) -> tuple[Path, ...]:
+        """The good images to fit on."""
+        return tuple(sample.path for sample in self.train)
+
+    @property
+    def test_paths(self) -> tuple[Path, ...]:
+        """The images to evaluate on."""
+        return tuple(sample.path for sample in self.test)
+
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether the defective test images have masks (all or none do)."""
+        return any(sample.mask is not None for sample in self.test)
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of the test images, "good" first."""
+        return tuple(sorted({sample.kind for sample in self.test}, key=lambda kind: (kind != GOOD, natural_key(kind))))
+
+
+def read_dataset(path: str | os.PathLike[str]) -> Dataset:
+    """Reads a folder's or a CSV file's layout, not the images. Raises DatasetError, which names the file or line."""
+    root = Path(path)
+    if root.is_file():
+        if root.suffix.lower() != ".csv":
+            raise DatasetError(f"{root}: expected a folder or a .csv file; {_DO}")
+        return _read_csv(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root}: expected a folder or a CSV file, but nothing is there; check the path")
+    if (root / "train").is_dir() or (root / "test").is_dir():
+        return _read_mvtec(root)
+    return _read_flat(root)
+
+
+def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
+    """The categories of a benchmark: {name: folder} of each subfolder in MVTec AD layout, or of `root` if it is one.
+
+    Raises DatasetError where there is none.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: expected a folder of categories, but no folder is there; check the path")
+    if _is_category(folder):
+        return {folder.resolve().name: folder}
+    categories = {child.name: child for child in _subfolders(folder) if _is_category(child)}
+    if not categories:
+        raise DatasetError(
+            f"{folder}: expected subfolders in MVTec AD layout (NAME/train/good, NAME/test/KIND), found none; "
+            "give the folder that holds the categories, or one category"
+        )
+    return categories
+
+
+def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The images that files and folders name: files as given, folders searched through all levels in natural order.
+
+    In folders only files with an image's suffix (any case) count; hidden ones and `__MACOSX` are passed over. What is
+    named twice is returned once. Raises DatasetError for a path that does not exist and where nothing is found at all.
+    """
+    given = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    found: dict[str, Path] = {}
+    for path in given:
+        if path.is_dir():
+            inside = _images_under(path)
+        elif path.exists():
+            inside = [path]
+        else:
+            raise DatasetError(f"{path}: expected an image or a folder of images, but nothing is there; check the path")
+        for image in inside:
+            found.setdefault(os.path.abspath(image), image)  # noqa: PTH100  (resolve() would follow links)
+    if not found:
+        names = ", ".join(str(path) for path in given) or "an empty list"
+        raise DatasetError(f"expected images ({_suffixes()}), found none in {names}; check the path")
+    return list(found.values())
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key that puts "2.png" before "10.png", the same on every system."""
+    parts = re.split(r"([0-9]+)", text)
+    numbers = tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p.casefold()) for p in parts)
+    return (*numbers, (2, 0, text))  # the text itself decides between a.png and A.png, 1.png and 01.png
+
+
+# --- flat folder ---
+
+
+def _read_flat(root: Path) -> Dataset:
+    images = _images_in(root)
+    nested = [folder.name for folder in _subfolders(root) if _images_under(folder)]
+    if nested:
+        # Taking good/ and defective/ alike for training would spoil the model without a word.
+        raise DatasetError(
+            f"{root}: expected only good images, got images in the subfolders {_list(nested)} as well; {_DO}"
+        )
+    if not images:
+        raise DatasetError(f"{root}: expected images ({_suffixes()}), found none; {_DO}")
+    return Dataset(root, "folder", tuple(Sample(path, False, GOOD, None, "train") for path in images), ())
+
+
+# --- MVTec AD ---
+
+
+def _read_mvtec(root: Path) -> Dataset:
+    train = []
+    for folder in _kind_folders(root / "train"):
+        if not _is_good(folder.name):
+            raise DatasetError(
+                f"{folder}: expected only 'good' in {root / 'train'}, because a model is fitted on good images; "
+                "move the folder to test/"
+            )
+        train += [Sample(path, False, GOOD, None, "train") for path in _images_under(folder)]
+    test = [sample for folder in _kind_folders(root / "test") for sample in _mvtec_kind(root, folder)]
+    if not train and not test:
+        raise DatasetError(f"{root}: expected images in train/good or test/KIND ({_suffixes()}), found none; {_DO}")
+    _check_masks(root, test)
+    return Dataset(root, "mvtec", tuple(train), tuple(test))
+
+
+def _kind_folders(split: Path) -> list[Path]:
+    """The subfolders of train/ or test/; images lying beside them belong to no kind and are an error."""
+    if not split.is_dir():
+        return []
+    stray = _images_in(split)
+    if stray:
+        raise DatasetError(
+            f"{split}: expected images in a folder for each kind, got {_list([p.name for p in stray])} beside them; "
+            f"move good images to {split / GOOD} and the others to {split / 'KIND'}"
+        )
+    return _subfolders(split)
+
+
+def _mvtec_kind(root: Path, folder: Path) -> Iterator[Sample]:
+    images = _images_under(folder)
+    if _is_good(folder.name):
+        yield from (Sample(path, False, GOOD, None, "test") for path in images)
+        return
+    truth = root / "ground_truth" / folder.name
+    masks = {path.relative_to(truth).with_suffix(""): path for path in _images_under(truth)} if truth.is_dir() else {}
+    owner: dict[Path, Path] = {}
+    for path in images:
+        stem = path.relative_to(folder).with_suffix("")
+        mask = masks.get(stem.with_name(f"{stem.name}_mask")) or masks.get(stem)
+        if mask is not None and owner.setdefault(mask, path) != path:
+            raise DatasetError(f"{mask}: expected one image for this mask, got {owner[mask]} and {path}; rename one")
+        yield Sample(path, True, folder.name, mask, "test")
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "train" / GOOD).is_dir() and (folder / "test").is_dir()
+
+
+def _is_good(kind: str) -> bool:
+    return kind.casefold() == GOOD
+
+
+# --- CSV ---
+
+
+def _read_csv(file: Path) -> Dataset:
+    samples: list[Sample] = []
+    lines: dict[str, int] = {}
+    for number, row in _csv_rows(file):
+        sample = _csv_sample(file, number, row)
+        first = lines.setdefault(os.path.abspath(sample.path), number)  # noqa: PTH100
+        if first != number:
+            raise DatasetError(f"{file}, line {number}: {sample.path} is listed already in line {first}; remove one")
+        samples.append(sample)
+    if not samples:
+        raise DatasetError(f"{file}: expected a line for each image below the header, found none")
+    test = tuple(sample for sample in samples if sample.split == "test")
+    _check_masks(file, test)
+    return Dataset(file, "csv", tuple(sample for sample in samples if sample.split == "train"), test)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, {column: text}) of every line that is not blank."""
+    number = 1
+    try:
+        if file.stat().st_size > MAX_CSV_BYTES:
+            raise DatasetError(f"{file}: expected at most {MAX_CSV_BYTES:,} bytes; split the list into several files")
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            header = text.readline()
+            # Spreadsheets of half the world write semicolons.
+            delimiter = max(",;\t", key=header.count)
+            names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            _check_header(file, names)
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            for fields in reader:
+                number = reader.line_num + 1
+                if not any(field.strip() for field in fields):
+                    continue
+                if len(fields) != len(names):
+                    raise DatasetError(
+                        f"{file}, line {number}: expected {len(names)} fields ({', '.join(names)}), got {len(fields)}; "
+                        "put a field that holds a comma into quotes"
+                    )
+                yield number, {name: field.strip() for name, field in zip(names, fields, strict=True)}
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: expected text in UTF-8, got other bytes; save the list as CSV UTF-8") from error
+    except csv.Error as error:
+        raise DatasetError(f"{file}: is not valid CSV after line {number} ({error}); check its quotes") from error
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _check_header(file: Path, names: list[str]) -> None:
+    unknown = [name for name in names if name not in COLUMNS]
+    missing = [name for name in COLUMNS[:2] if name not in names]
+    if unknown or missing or len(set(names)) != len(names):
+        raise DatasetError(
+            f"{file}, line 1: expected the columns path,label and, if wanted, mask,split; "
+            f"got {','.join(names) or 'nothing'}; add a header, or rename or remove columns"
+        )
+
+
+def _csv_sample(file: Path, number: int, row: Mapping[str, str]) -> Sample:
+    where = f"{file}, line {number}"
+    path = _csv_file(where, file, row["path"], "an image")
+    defective, kind = _csv_label(where, row["label"])
+    split = _csv_split(where, row.get("split", ""), defective)
+    mask = _csv_file(where, file, row["mask"], "a mask") if row.get("mask") else None
+    if mask is not None and not defective:
+        raise DatasetError(f"{where}: expected no mask, because the image is good; leave the mask empty")
+    return Sample(path, defective, kind, mask, split)
+
+
+def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
+    if not text or "\0" in text:
+        raise DatasetError(f"{where}: expected the path of {what}, got {text!r}")
+    path = file.parent / text  # an absolute path stays as it is
+    if not path.is_file():
+        raise DatasetError(
+            f"{where}: expected {what} at {path}, but no file is there; paths start from the CSV's folder"
+        )
+    return path
+
+
+def _csv_label(where: str, text: str) -> tuple[bool, str]:
+    word = text.casefold()
+    if word in (GOOD, "0"):
+        return False, GOOD
+    if word in (DEFECTIVE, "1"):
+        return True, DEFECTIVE
+    if not text or word in AMBIGUOUS or re.fullmatch(r"[-+0-9.]+", text):
+        raise DatasetError(
+            f"{where}: expected the label good (or 0), defective (or 1) or a defect's name; got {text!r}"
+        )
+    return True, text
+
+
+def _csv_split(where: str, text: str, defective: bool) -> Split:
+    word = text.casefold()
+    if word not in ("", "train", "test"):
+        raise DatasetError(f"{where}: expected the split train or test, or nothing; got {text!r}")
+    if word == "train" and defective:
+        raise DatasetError(f"{where}: expected only good images for training, got a defective one; write test")
+    return "test" if word == "test" or defective else "train"
+
+
+# --- shared ---
+
+
+def _check_masks(root: Path, test: Iterable[Sample]) -> None:
+    """Masks for some defective images but not for all would bias every pixel metric."""
+    defective = [sample for sample in test if sample.defective]
+    missing = [str(sample.path) for sample in defective if sample.mask is None]
+    if missing and len(missing) < len(defective):
+        raise DatasetError(
+            f"{root}: expected a mask for every defective image or for none; {len(missing)} of {len(defective)} "
+            f"have none: {_list(missing)}; add their masks (ground_truth/KIND/STEM_mask.png, or the column mask)"
+        )
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The images directly in a folder, in natural order."""
+    return sorted(
+        (path for path in _entries(folder) if path.suffix.lower() in SUFFIXES and path.is_file()),
+        key=lambda path: natural_key(path.name),
+    )
+
+
+def _images_under(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
+    """The images in a folder and its subfolders; links are followed, but never in a circle."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
+    inner = [image for child in _subfolders(folder) for image in _images_under(child, above | {real})]
+    return _images_in(folder) + inner
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted((path for path in _entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "__MACOSX"]
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _list(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(SUFFIXES))

@@ -1,0 +1,267 @@
+"""The data-set layouts: what is read from each, and that every doubtful one is refused with a message that helps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchbank.errors import DatasetError
+from patchbank.evaluation.datasets import (
+    Sample,
+    find_images,
+    natural_key,
+    read_categories,
+    read_dataset,
+)
+
+
+def touch(root: Path, *names: str) -> None:
+    """Layouts are read by name alone, so empty files do."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def mvtec(root: Path) -> Path:
+    touch(root, "train/good/2.png", "train/good/10.png", "train/good/1.png")
+    touch(root, "test/good/000.png", "test/scratch/000.png", "test/scratch/001.png", "test/dent/000.jpg")
+    touch(root, "ground_truth/scratch/000_mask.png", "ground_truth/scratch/001_mask.png", "ground_truth/dent/000.png")
+    return root
+
+
+# --- flat folder ---
+
+
+def test_a_flat_folder_is_all_training(tmp_path: Path) -> None:
+    touch(tmp_path, "b10.PNG", "b2.jpg", "notes.txt", ".hidden.png")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.layout, dataset.test, dataset.has_masks) == ("folder", (), False)
+    assert dataset.train_paths == (tmp_path / "b2.jpg", tmp_path / "b10.PNG")
+    assert dataset.train[0] == Sample(tmp_path / "b2.jpg", False, "good", None, "train")
+
+
+def test_good_and_bad_in_subfolders_are_never_taken_for_training(tmp_path: Path) -> None:
+    touch(tmp_path, "good/1.png", "bad/1.png")
+    with pytest.raises(DatasetError, match="subfolders bad, good"):
+        read_dataset(tmp_path)
+
+
+def test_nothing_there_and_nothing_in_it_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="found none"):
+        read_dataset(tmp_path)
+    with pytest.raises(DatasetError, match="nothing is there"):
+        read_dataset(tmp_path / "no")
+    touch(tmp_path, "a.txt")
+    with pytest.raises(DatasetError, match=r"expected a folder or a \.csv file"):
+        read_dataset(tmp_path / "a.txt")
+
+
+# --- MVTec AD ---
+
+
+def test_mvtec_layout(tmp_path: Path) -> None:
+    dataset = read_dataset(mvtec(tmp_path))
+    assert [p.name for p in dataset.train_paths] == ["1.png", "2.png", "10.png"]
+    truth = tmp_path / "ground_truth"
+    assert dataset.test == (
+        Sample(tmp_path / "test/dent/000.jpg", True, "dent", truth / "dent/000.png", "test"),  # the image's own stem
+        Sample(tmp_path / "test/good/000.png", False, "good", None, "test"),
+        Sample(tmp_path / "test/scratch/000.png", True, "scratch", truth / "scratch/000_mask.png", "test"),
+        Sample(tmp_path / "test/scratch/001.png", True, "scratch", truth / "scratch/001_mask.png", "test"),
+    )
+    assert dataset.kinds == ("good", "dent", "scratch")
+    assert dataset.has_masks
+
+
+def test_mvtec_without_ground_truth_has_no_masks(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/1.png", "test/good/1.png", "test/dent/1.png")
+    dataset = read_dataset(tmp_path)
+    assert [sample.mask for sample in dataset.test] == [None, None]
+    assert not dataset.has_masks
+
+
+def test_a_missing_mask_is_named(tmp_path: Path) -> None:
+    """Pixel metrics over the masked half of the defects would be wrong without a word."""
+    mvtec(tmp_path)
+    (tmp_path / "ground_truth/scratch/001_mask.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 3 have none: .*scratch/001\.png"):
+        read_dataset(tmp_path)
+
+
+def test_two_images_may_not_share_a_mask(tmp_path: Path) -> None:
+    touch(mvtec(tmp_path), "test/dent/000.png")
+    with pytest.raises(DatasetError, match=r"one image for this mask"):
+        read_dataset(tmp_path)
+
+
+def test_defects_in_train_are_refused(tmp_path: Path) -> None:
+    touch(mvtec(tmp_path), "train/dent/000.png")
+    with pytest.raises(DatasetError, match=r"train/dent: expected only 'good'"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_beside_the_kinds_are_refused(tmp_path: Path, split: str) -> None:
+    touch(mvtec(tmp_path), f"{split}/9.png")
+    with pytest.raises(DatasetError, match=r"got 9\.png beside them"):
+        read_dataset(tmp_path)
+
+
+def test_mvtec_folders_without_images(tmp_path: Path) -> None:
+    (tmp_path / "train" / "good").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="train/good or test/KIND"):
+        read_dataset(tmp_path)
+
+
+# --- CSV ---
+
+
+def csv_file(root: Path, text: str, encoding: str = "utf-8") -> Path:
+    touch(root, "img/a.png", "img/b.png", "img/c,d.png", "m/b.png")
+    (root / "list.csv").write_bytes(text.encode(encoding))
+    return root / "list.csv"
+
+
+def test_csv_layout(tmp_path: Path) -> None:
+    file = csv_file(
+        tmp_path, 'path,label,mask,split\nimg/a.png,good,,train\n\nimg/b.png,Crack,m/b.png,\n"img/c,d.png",0,,TEST\n'
+    )
+    dataset = read_dataset(file)
+    assert dataset.layout == "csv"
+    assert dataset.train == (Sample(tmp_path / "img/a.png", False, "good", None, "train"),)
+    assert dataset.test == (
+        Sample(tmp_path / "img/b.png", True, "Crack", tmp_path / "m/b.png", "test"),
+        Sample(tmp_path / "img/c,d.png", False, "good", None, "test"),
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["path;label\nimg/a.png;0\nimg/b.png;1\n", "\ufeffLabel,Path\r\n0,img/a.png\r\n1,img/b.png\r\n"]
+)
+def test_csv_as_spreadsheets_write_it(tmp_path: Path, text: str) -> None:
+    """Semicolons, a byte-order mark, CRLF, another order of columns; a missing split follows from the label."""
+    dataset = read_dataset(csv_file(tmp_path, text))
+    assert dataset.train_paths == (tmp_path / "img/a.png",)
+    assert [(s.path.name, s.defective, s.kind) for s in dataset.test] == [("b.png", True, "defective")]
+
+
+def test_csv_takes_absolute_paths(tmp_path: Path) -> None:
+    file = csv_file(tmp_path, f"path,label\n{tmp_path / 'img' / 'a.png'},good\n")
+    assert read_dataset(file).train_paths == (tmp_path / "img/a.png",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: expected the columns"),
+        ("img/a.png,good\n", "line 1: expected the columns path,label .* got img/a.png,good"),
+        ("path,label,msak\n", "line 1.*got path,label,msak"),
+        ("path,label,path\n", "line 1: expected"),
+        ("path,label\n", "found none"),
+        ("path,label\nimg/a.png,good\nimg/b.png\n", "line 3: expected 2 fields .* got 1"),
+        ("path,label\nimg/a.png,good\n\nimg/no.png,good\n", r"line 4: expected an image at .*no\.png"),
+        ("path,label,mask\nimg/b.png,1,m/no.png\n", r"line 2: expected a mask at .*no\.png"),
+        ("path,label,mask\nimg/a.png,good,m/b.png\n", "line 2: expected no mask"),
+        ("path,label\n,good\n", "line 2: expected the path"),
+        ("path,label\nimg/a.png,\n", "line 2: expected the label"),
+        ("path,label\nimg/a.png,OK\n", "line 2: expected the label .* got 'OK'"),
+        ("path,label\nimg/a.png,2\n", "line 2: expected the label"),
+        ("path,label,split\nimg/a.png,good,val\n", "line 2: expected the split"),
+        ("path,label,split\nimg/a.png,1,train\n", "line 2: expected only good images for training"),
+        ("path,label\nimg/a.png,good\nimg/../img/a.png,1\n", "line 3: .* listed already in line 2"),
+        ('path,label\nimg/a.png,good\n"img/b.png,1\n', "not valid CSV after line 2"),
+        ("path,label\nimg/a.png\0,good\n", "line 2"),
+        ("path,label,mask\nimg/b.png,1,m/b.png\nimg/a.png,1,\n", r"1 of 2 have none: .*a\.png"),
+    ],
+)
+def test_csv_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=re.compile(message, re.DOTALL)):
+        read_dataset(csv_file(tmp_path, text))
+
+
+def test_csv_in_another_encoding(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="UTF-8"):
+        read_dataset(csv_file(tmp_path, "path,label\nimg/ä.png,good\n", "latin-1"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_csv_are_a_dataset_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """No input reaches the user as a traceback. (No random bytes name an existing image.)"""
+    file = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    file.write_bytes(b"path,label\n" + data)
+    with pytest.raises(DatasetError):
+        read_dataset(file)
+
+
+# --- a root of categories ---
+
+
+def test_categories_of_a_root(tmp_path: Path) -> None:
+    for name in ("screw", "bottle"):
+        mvtec(tmp_path / name)
+    touch(tmp_path, "README.md", "others/1.png")
+    assert read_categories(tmp_path) == {"bottle": tmp_path / "bottle", "screw": tmp_path / "screw"}
+    assert list(read_categories(tmp_path)) == ["bottle", "screw"]
+
+
+def test_a_category_itself_is_a_root(tmp_path: Path) -> None:
+    assert read_categories(mvtec(tmp_path / "bottle")) == {"bottle": tmp_path / "bottle"}
+
+
+def test_no_categories(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="found none"):
+        read_categories(tmp_path)
+    with pytest.raises(DatasetError, match="no folder"):
+        read_categories(tmp_path / "no")
+
+
+# --- finding images ---
+
+
+def test_find_images_searches_all_levels_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, "a10.png", "a9.tiff", "z/1.BMP", "y/x/1.webp", "__MACOSX/a.png", ".git/a.png", "readme.md")
+    names = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert names == ["a9.tiff", "a10.png", "y/x/1.webp", "z/1.BMP"]
+
+
+def test_find_images_keeps_the_order_given_and_each_image_once(tmp_path: Path) -> None:
+    touch(tmp_path, "b.png", "a.png", "odd.raw")
+    found = find_images([tmp_path / "odd.raw", str(tmp_path / "b.png"), tmp_path])
+    assert [path.name for path in found] == ["odd.raw", "b.png", "a.png"]  # a file named outright is taken as it is
+
+
+def test_find_images_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no\.png"):
+        find_images([tmp_path / "no.png"])
+    with pytest.raises(DatasetError, match="found none"):
+        find_images(tmp_path)
+    with pytest.raises(DatasetError, match="empty list"):
+        find_images([])
+
+
+def test_find_images_survives_a_circle_of_links(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png")
+    try:
+        (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    except OSError:
+        pytest.skip("no links on this system")
+    assert [path.name for path in find_images(tmp_path)] == ["1.png"]
+
+
+@given(st.lists(st.text(alphabet="ab01²é.", max_size=6), unique=True))
+def test_natural_order_is_total(names: list[str]) -> None:
+    """Same files, same order, whatever order the file system gave them in."""
+    backwards = names[::-1]
+    assert sorted(names, key=natural_key) == sorted(backwards, key=natural_key)
+
+
+def test_real_layout(data_root: Path) -> None:
+    dataset = read_dataset(data_root / "bottle")
+    assert (len(dataset.train), len(dataset.test)) == (209, 83)
+    assert sum(sample.defective for sample in dataset.test) == 63
+    assert dataset.has_masks
+    assert set(read_categories(data_root)) >= {"bottle", "screw", "mtd"}
