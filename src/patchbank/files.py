@@ -38,27 +38,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     _sync_folder(target.parent)
 
 
-def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Makes a folder and those above it, where they are missing. Raises OutputError."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _output_error(folder, error) from error
-    return folder
-
-
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Finds out before hours of work, not after, that `path` cannot be written. Raises OutputError."""
-    target = Path(path)
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
-    if not target.parent.is_dir():
-        raise OutputError(f"cannot write {target}: its folder does not exist; make it first")
-    if not os.access(target.parent, os.W_OK):
-        raise OutputError(f"cannot write {target}: no permission; choose a folder that you may write to")
-
-
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises OutputError now if `atomic_write(path)` could not start: to be asked before hours of work, not after."""
     aside, file = _open_aside(Path(path))
@@ -82,6 +61,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 def _open_aside(target: Path) -> tuple[Path, IO[bytes]]:
     if target.is_dir():
         raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: its folder does not exist; make it first")
     aside = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         return aside, aside.open("xb")
