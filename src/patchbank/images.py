@@ -49,8 +49,7 @@ def read_image(source: ImageSource) -> Array:
 
 
 def decode(data: bytes) -> Array:
-    """An image file's bytes -> (H, W, 3) RGB in the file's own depth. Raises ImageError for anything less than a whole
-    image."""
+    """An image file's bytes -> (H, W, 3) RGB in the file's own depth. Raises ImageError unless they are a whole image."""
     import cv2
 
     _check_header(data)
@@ -63,7 +62,7 @@ def decode(data: bytes) -> Array:
         raise ImageError(
             "is damaged, or not an image of a known format (expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM)"
         )
-    return image
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # not IMREAD_COLOR_RGB: OpenCV 5.0 scrambles 16-bit TIFFs with it
 
 
 def to_rgb(array: Array) -> Array:

@@ -51,11 +51,9 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
     for m, count in zip(maps, channels, strict=True):
         rows, columns = (_mean_and_align(m.shape[2 + axis], patch_size, patch_stride, grid[axis]) for axis in (0, 1))
         for image in range(batch):
-            last = np.ascontiguousarray(m[image].transpose(1, 2, 0))  # (C, H, W) -> (H, W, C)
-            tall = rows @ last.reshape(len(last), -1)  # (h, H) @ (H, W*C) -> (h, W*C)
-            np.matmul(
-                columns, tall.reshape(grid[0], -1, count), out=features[image, :, :, start : start + count]
-            )  # (h, w, C)
+            last = np.ascontiguousarray(m[image].transpose(2, 1, 0))  # (C, H, W) -> (W, H, C)
+            tall = (rows @ last).transpose(1, 0, 2)  # (h, H) @ (W, H, C) -> (W, h, C) -> (h, W, C)
+            np.matmul(columns, tall, out=features[image, :, :, start : start + count])  # (w, W) @ (h, W, C) -> (h, w, C)
         start += count
     return features
 

@@ -75,9 +75,9 @@ def _flag(field: dataclasses.Field[Any]) -> inspect.Parameter:
     default: Any = field.default
     if field.name == "image_size":
         default = "x".join(map(str, default))
-    shown = "" if default in (None, (), "") else f" [default: {default}]"
+    shown = "" if default in (None, (), "") else f" (default: {default})"
     metavar = "|".join(meta["choices"]) or {"image_size": "N|HxW", "layers": "A,B"}.get(field.name)
-    complete = functools.partial(_complete, meta["choices"]) if meta["choices"] else None
+    complete = _completion(meta["choices"]) if meta["choices"] else None
     return _parameter(
         field.name,
         kind,
@@ -90,8 +90,11 @@ def _flag(field: dataclasses.Field[Any]) -> inspect.Parameter:
     )
 
 
-def _complete(choices: tuple[str, ...], incomplete: str) -> list[str]:
-    return [choice for choice in choices if choice.startswith(incomplete)]
+def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
 
 
 def _parameter(name: str, kind: Any, default: Any, *flags: str, **about: Any) -> inspect.Parameter:

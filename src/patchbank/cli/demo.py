@@ -1,0 +1,97 @@
+"""`patchbank demo`: the main job on real images of solar cells, in a minute."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchbank.cli.options import command, progress_bar
+from patchbank.config import Config, Runtime
+from patchbank.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from patchbank.result import Result
+
+TRAIN, TEST = 200, 40
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "demo")
+    def demo(
+        config: Config,
+        runtime: Runtime,
+        out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to write.")] = "patchbank-demo",
+    ) -> None:
+        """Learn functional solar cells, inspect unseen functional and defective ones, write overlays and a report."""
+        import numpy as np
+
+        from patchbank.evaluation.metrics import auroc
+        from patchbank.files import make_folder
+        from patchbank.images import write_png
+        from patchbank.model import PatchCore
+        from patchbank.report import ReportRow, write_report
+
+        folder = make_folder(out)
+        train, good, defective = solar_cells()
+        typer.echo(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
+        start = time.perf_counter()
+        with progress_bar() as progress:
+            model = PatchCore.fit(train, config, runtime=runtime, progress=progress)
+        fit_s = time.perf_counter() - start
+        model.save(folder / "solar.patchbank")
+        results, rows = [], []
+        with progress_bar() as progress:
+            for number, path in enumerate([*good, *defective]):
+                progress("inspect", number, len(good) + len(defective))
+                result = model.predict(path)
+                label = "functional" if number < len(good) else "defective"
+                picture = result.overlay()
+                write_png(folder / "overlays" / label / f"{path.stem}.png", picture)
+                rows.append(ReportRow.of(result, name=path.name, overlay=picture, label=label))
+                results.append(result)
+        unseen, broken = results[: len(good)], results[len(good) :]
+        labels = np.array([False] * len(unseen) + [True] * len(broken))
+        area = auroc(np.array([result.score for result in results]), labels)
+        milliseconds = 1000 * float(np.median([sum(result.timings.values()) for result in results]))
+        summary = {"image AUROC": f"{area:.3f}", "fitted in": f"{fit_s:.1f} s", "per image": f"{milliseconds:.0f} ms"}
+        scores = model.calibration.scores if model.calibration else None
+        write_report(folder / "report.html", rows, title="Solar cells", summary=summary, calibration_scores=scores)
+        typer.echo(f"{'':<18} images  flagged  median score")
+        for name, part in (("functional, unseen", unseen), ("defective", broken)):
+            typer.echo(f"{name:<18} {len(part):>6}  {_flagged(part):>7}  {np.median([r.score for r in part]):>12.3f}")
+        typer.echo(f"threshold {model.calibration.threshold:.3f}; " if model.calibration else "", nl=False)
+        typer.echo(", ".join(f"{name} {value}" for name, value in summary.items()))
+        typer.echo(f"report    {folder / 'report.html'}")
+        typer.echo(f"overlays  {folder / 'overlays'}")
+        typer.echo(f"model     {folder / 'solar.patchbank'}")
+
+
+def _flagged(results: list[Result]) -> str:
+    return "-" if results[0].is_anomalous is None else str(sum(bool(result.is_anomalous) for result in results))
+
+
+def solar_cells() -> tuple[list[Path], list[Path], list[Path]]:
+    """Monocrystalline cells: functional ones to learn, unseen functional ones, and certainly defective ones.
+
+    Raises MissingExtraError without the package `elpv-dataset`.
+    """
+    import numpy as np
+
+    spec = importlib.util.find_spec("elpv_dataset")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("the demo's images are not installed; run: pip install 'patchbank[demo]'")
+    data = Path(next(iter(spec.submodule_search_locations))) / "data"
+    with (data / "labels.csv").open(newline="") as file:
+        rows = [line for line in csv.reader(file, delimiter=" ", skipinitialspace=True) if line]
+    cells = [(data / row[0], float(row[1])) for row in rows if row[2].strip() == "mono"]
+    shuffled = np.random.default_rng(0).permutation(len(cells))
+    functional = [cells[i][0] for i in shuffled if cells[i][1] == 0.0]
+    defective = [cells[i][0] for i in shuffled if cells[i][1] == 1.0]
+    return functional[:TRAIN], functional[TRAIN : TRAIN + TEST], defective[:TEST]

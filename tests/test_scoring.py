@@ -1,0 +1,75 @@
+"""Scores: closed forms of each image score, and Eq. 7 against the formula as the paper prints it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from patchbank.config import Config
+from patchbank.scoring import image_score, patch_scores, reweighted, top_fraction_mean
+from patchbank.search import build_searcher
+
+
+def test_patch_score_is_the_mean_distance_to_the_neighbours():
+    np.testing.assert_allclose(patch_scores(np.array([[1, 3], [2, 2]], np.float32)), [2, 2])
+
+
+@pytest.mark.parametrize(("fraction", "mean"), [(0.01, 10.0), (0.1, 10.0), (0.2, 9.5), (1.0, 5.5)])
+def test_top_fraction_closed_form(fraction, mean):
+    assert top_fraction_mean(np.arange(1, 11, dtype=np.float32), fraction) == pytest.approx(mean)
+
+
+def bank(rng, m=30, d=4):
+    vectors = rng.standard_normal((m, d), dtype=np.float32)
+    return vectors, build_searcher(vectors, Config())
+
+
+def test_eq_7_is_the_paper_s_formula(rng):
+    vectors, searcher = bank(rng)
+    patch = rng.standard_normal(4, dtype=np.float32) * 2
+    distances = np.linalg.norm(vectors.astype(float) - patch, axis=1)
+    nearest = int(distances.argmin())
+    around = np.argsort(np.linalg.norm(vectors.astype(float) - vectors[nearest], axis=1))[:5]
+    weight = 1 - np.exp(distances[nearest]) / np.exp(distances[around]).sum()
+    found = reweighted(float(distances[nearest]), patch, nearest, vectors, searcher, 5)
+    assert found == pytest.approx(weight * distances[nearest], rel=1e-6)
+
+
+def test_eq_7_does_not_overflow(rng):
+    """Printed as it is, exp of a distance of 10 000 is infinite and the score NaN."""
+    vectors, searcher = bank(rng)
+    far = vectors * np.float32(5000)
+    patch = np.full(4, 20_000, np.float32)
+    distances = np.linalg.norm(far - patch, axis=1)
+    score = reweighted(float(distances.min()), patch, int(distances.argmin()), far, build_searcher(far, Config()), 9)
+    assert np.isfinite(score)
+    assert 0 <= score <= distances.min()
+
+
+def test_eq_7_of_a_bank_smaller_than_b(rng):
+    vectors, searcher = bank(rng, m=3)
+    score = reweighted(1.0, vectors[0] + 1, 0, vectors, searcher, 9)
+    assert 0 < score < 1
+
+
+def test_eq_7_with_duplicates_in_the_bank():
+    """Duplicates fill the neighbourhood of m*; m* still counts once, and the weight stays below 1."""
+    vectors = np.zeros((20, 2), np.float32)
+    score = reweighted(1.0, np.array([1, 0], np.float32), 19, vectors, build_searcher(vectors, Config()), 4)
+    assert 0 < score < 1
+
+
+def test_image_score_follows_the_config(rng):
+    vectors, searcher = bank(rng)
+    features = rng.standard_normal((100, 4), dtype=np.float32) * 2
+    distances, indices = searcher.search(features, 1)
+    scores = patch_scores(distances)
+
+    def score(**options):
+        return image_score(scores, indices, features, vectors, searcher, Config(**options))
+
+    assert score(image_score="max") == pytest.approx(float(scores.max()))
+    assert score(image_score="top_fraction", top_fraction=0.05) == pytest.approx(float(np.sort(scores)[-5:].mean()))
+    worst = int(scores.argmax())
+    expected = reweighted(float(scores[worst]), features[worst], int(indices[worst, 0]), vectors, searcher, 9)
+    assert score(image_score="reweighted") == pytest.approx(expected)
