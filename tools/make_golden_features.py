@@ -1,10 +1,10 @@
-"""Writes the golden arrays that the tests compare with, from PyTorch, timm and torchvision. Everyday tests need none of them.
+"""Writes the golden arrays that the tests compare with, from PyTorch, timm and torchvision.
 
     python -m venv golden && golden/bin/pip install torch timm torchvision
     golden/bin/python tools/make_golden_features.py [reference|features|checkpoints ...]
 
-Weights and inputs come from seeded NumPy generators (tests/backbones/seeded.py), so that only small samples of the results
-are stored:
+Everyday tests need none of these. Weights and inputs come from seeded NumPy generators (tests/backbones/seeded.py), so
+that only small samples of the results are stored:
 
 - tests/golden/reference_embedding.npz: the `reference` embedding of seeded feature maps
 - tests/backbones/golden/features.npz: layers of timm's and torchvision's networks
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-# torchvision's compiled operators are not needed; where they do not load, the names must exist for the import to succeed.
+# torchvision's compiled operators are not needed; where they do not load, the names must exist for the import to work.
 OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 VISION = importlib.util.find_spec("torchvision").submodule_search_locations[0]  # finds without importing
 try:
@@ -172,7 +172,7 @@ def resnet_features(row: str, images: torch.Tensor) -> tuple[list[tuple[str, tup
 
 
 def make_features() -> None:
-    """Per case: the row, image seed and size, per layer its shape and a sample; per row the tensors' names and shapes."""
+    """Per case: the row, image seed and size, per layer its shape and a sample; per row its tensors' shapes."""
     arrays, shapes = {}, {}
     for case, (row, published, seed, height, width) in FEATURES.items():
         images = torch.from_numpy(seeded_images(seed, height, width))

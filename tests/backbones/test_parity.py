@@ -1,4 +1,4 @@
-"""Our graphs give the features of timm's and torchvision's networks (golden arrays of tools/make_golden_features.py)."""
+"""Our graphs give the features of timm's and torchvision's networks (golden: tools/make_golden_features.py)."""
 
 from __future__ import annotations
 
@@ -75,5 +75,7 @@ def test_the_golden_file_covers_both_families_and_odd_sizes() -> None:
 def test_layers_have_the_strides_that_their_rows_say() -> None:
     """BackboneInfo's strides are those of the maps: ceil(size / stride) positions."""
     backbone = _backbone("efficientnet_lite0", True)
-    for values, layer in zip(backbone.features(np.zeros((1, 3, 130, 97), np.float32)), backbone.info.layers, strict=True):
+    for values, layer in zip(
+        backbone.features(np.zeros((1, 3, 130, 97), np.float32)), backbone.info.layers, strict=True
+    ):
         assert values.shape[2:] == (-(-130 // layer.stride), -(-97 // layer.stride))

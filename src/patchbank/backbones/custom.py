@@ -140,7 +140,7 @@ def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: 
     """Input pixels between positions: growth of the image over growth of the map, or their ratio if neither grew."""
     if a.shape[1] != b.shape[1]:
         raise BackboneError(f"layer {name!r}: expected (B, C, H, W), got {a.shape} and {b.shape}: channels last?")
-    strides = []
+    strides: list[int] = []
     for i in (0, 1):
         pixels, positions = large[i] - small[i], b.shape[2 + i] - a.shape[2 + i]
         if pixels == 0:

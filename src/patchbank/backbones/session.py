@@ -114,6 +114,9 @@ def make_session(onnx: bytes, runtime: Runtime) -> Any:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = runtime.threads or available_cpus()
     settings.inter_op_num_threads = 1
+    # Spinning threads win under a millisecond a run on an idle machine, and lose twice the run's time where decoding or
+    # a matrix product wants the same cores (docs/adr/0002).
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 4  # what is wrong comes as an exception
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     fallback = [] if provider == CPU else [CPU]  # for operators that the device lacks
