@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,7 +46,9 @@ def test_unfold_flattens_channel_row_column():
     np.testing.assert_array_equal(patches[0, 0, 0, :9], [0, 0, 0, 0, 0, 1, 0, 3, 4])  # zeros beyond the corner
 
 
-@pytest.mark.parametrize(("size", "p", "s", "grid"), [((28, 28), 3, 1, (28, 28)), ((7, 9), 5, 2, (4, 5)), ((8, 8), 2, 2, (4, 4))])
+@pytest.mark.parametrize(
+    ("size", "p", "s", "grid"), [((28, 28), 3, 1, (28, 28)), ((7, 9), 5, 2, (4, 5)), ((8, 8), 2, 2, (4, 4))]
+)
 def test_patch_grid_closed_form(size, p, s, grid):
     assert patch_grid(size, p, s) == grid
 
@@ -68,7 +72,9 @@ def test_bilinear_rows_sum_to_one_and_keep_straight_lines_inside(size, target):
 
 
 def test_neighbourhood_mean_counts_only_what_exists():
-    np.testing.assert_allclose(neighbourhood_mean_matrix(3, 3, 1), [[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]])
+    np.testing.assert_allclose(
+        neighbourhood_mean_matrix(3, 3, 1), [[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]]
+    )
 
 
 def test_mean_embedding_of_a_constant_is_that_constant():
@@ -95,7 +101,9 @@ def test_mean_embedding_equals_the_loop_over_neighbourhoods(rng, p, s):
 
     low = local_mean(deep)
     grid = patch_grid((12, 10), p, s)
-    aligned = np.einsum("hr,rcd,wc->hwd", bilinear_matrix(low.shape[0], grid[0]), low, bilinear_matrix(low.shape[1], grid[1]))
+    aligned = np.einsum(
+        "hr,rcd,wc->hwd", bilinear_matrix(low.shape[0], grid[0]), low, bilinear_matrix(low.shape[1], grid[1])
+    )
     np.testing.assert_allclose(features[0], np.concatenate([local_mean(shallow), aligned], axis=2), atol=1e-5)
 
 
@@ -124,3 +132,22 @@ def test_reference_embedding_in_the_published_order(rng):
 def test_auto_must_be_resolved_first():
     with pytest.raises(ConfigError, match="resolve 'auto'"):
         embed([np.zeros((1, 2, 4, 4), np.float32)], Config())
+
+
+BATCH = 2
+GOLDEN = np.load(Path(__file__).parent / "golden" / "reference_embedding.npz")
+
+
+@pytest.mark.parametrize("case", sorted({key.split("/")[0] for key in GOLDEN.files}))
+def test_reference_embedding_gives_the_published_code_s_numbers(case):
+    """Golden numbers of a torch implementation of the published semantics (tools/make_golden_features.py)."""
+    golden = {
+        name: GOLDEN[f"{case}/{name}"] for name in ("seed", "shapes", "settings", "grid", "rows", "values", "row_means")
+    }
+    rng = np.random.default_rng(int(golden["seed"]))
+    maps = [rng.standard_normal((BATCH, *shape), dtype=np.float32) for shape in golden["shapes"]]
+    features = reference_embedding(maps, *(int(value) for value in golden["settings"]))
+    assert features.shape[1:3] == tuple(golden["grid"])
+    flat = features.reshape(-1, features.shape[-1])  # (B, h, w, D) -> (B*h*w, D)
+    np.testing.assert_allclose(flat[golden["rows"]], golden["values"], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(flat.mean(axis=1), golden["row_means"], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,323 @@
+"""PatchCore end to end on a fake network: what fit, predict, save and load promise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchbank import Config, PatchCore
+from patchbank.backbones.fake import FakeBackbone
+from patchbank.errors import ConfigError, DatasetError, ImageError, ModelFileError
+
+SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32)
+
+
+def part(rng, defect=False, size=(96, 128)):
+    """A noisy stripe pattern; the defect is a bright square in the lower right quarter."""
+    image = 100 + 40 * np.sin(np.arange(size[1]) / 6)[None, :, None] + rng.normal(0, 4, (*size, 3))
+    if defect:
+        image[size[0] * 5 // 8 : size[0] * 7 // 8, size[1] * 5 // 8 : size[1] * 7 // 8] = 250
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def good(rng):
+    return [part(rng) for _ in range(12)]
+
+
+@pytest.fixture
+def model(good):
+    return PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+
+
+def test_finds_the_defect_and_where_it_is(model, rng):
+    fine, broken = model.predict(part(rng)), model.predict(part(rng, defect=True))
+    assert fine.is_anomalous is False
+    assert broken.is_anomalous is True
+    assert broken.score > 2 * fine.score
+    region = broken.regions[0]
+    x, y, width, height = region.box
+    assert x <= 96 <= x + width
+    assert y <= 72 <= y + height
+    assert broken.mask[72, 96]
+    assert broken.mask.sum() == sum(r.area for r in broken.regions)
+    assert broken.anomaly_map[:30, :50].max() < 0.1 * broken.anomaly_map.max()
+    assert fine.regions == ()
+    assert not fine.mask.any()
+
+
+def test_result_has_the_original_size(model, rng):
+    for size in ((96, 128), (50, 200), (333, 77)):
+        result = model.predict(part(rng, size=size))
+        assert result.anomaly_map.shape == result.mask.shape == result.image_size == size
+        assert result.anomaly_map.dtype == np.float32
+        assert result.overlay().shape == (*size, 3)
+
+
+def test_one_image_alone_and_among_others_gives_the_same_numbers(model, rng):
+    images = [part(rng), part(rng, defect=True), part(rng, size=(40, 70))]
+    alone = [model.predict(image) for image in images]
+    for others in (model.predict(images), model.predict(tuple(images)), list(model.predict(iter(images)))):
+        for one, among in zip(alone, others, strict=True):
+            assert one.score == among.score
+            np.testing.assert_array_equal(one.anomaly_map, among.anomaly_map)
+
+
+def test_an_iterator_is_consumed_as_results_are_asked_for(model, rng):
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield part(rng)
+
+    results = model.predict(endless())
+    next(results)
+    next(results)
+    assert len(taken) < 10
+
+
+def test_path_array_and_pil_give_the_same_score(model, rng, tmp_path):
+    image = part(rng, defect=True)
+    cv2.imwrite(str(tmp_path / "a.png"), image[:, :, ::-1])
+    scores = {
+        model.predict(source).score
+        for source in (image, Image.fromarray(image), tmp_path / "a.png", str(tmp_path / "a.png"))
+    }
+    assert len(scores) == 1
+    deep = model.predict(image.astype(np.uint16) * 257).score
+    assert deep == pytest.approx(model.predict(image / 255.0).score, rel=1e-4)
+    assert deep == pytest.approx(next(iter(scores)), rel=0.02)  # 8-bit resizing rounds, 16-bit does not
+
+
+def test_scores_survive_save_and_load_to_the_bit(model, rng, tmp_path):
+    model.save(tmp_path / "m.patchbank")
+    again, twice = (PatchCore.load(tmp_path / "m.patchbank") for _ in range(2))
+    assert again.config == model.config
+    assert again.bank.images == model.bank.images
+    assert again.thumbnails == model.thumbnails
+    np.testing.assert_array_equal(again.bank.vectors, model.bank.vectors)
+    assert again.calibration.threshold == model.calibration.threshold
+    image = part(rng, defect=True)
+    first = again.predict(image)
+    np.testing.assert_array_equal(first.patch_scores, twice.predict(image).patch_scores)
+    # The fake network is saved as a graph: another implementation of the same sums, equal up to their rounding.
+    np.testing.assert_allclose(first.patch_scores, model.predict(image).patch_scores, rtol=1e-3, atol=1e-3)
+    again.save(tmp_path / "again.patchbank")
+    assert (tmp_path / "again.patchbank").read_bytes() == (tmp_path / "m.patchbank").read_bytes()
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(good, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = dataclasses.replace(SMALL, seed=seed)
+        PatchCore.fit(good, config, backbone=FakeBackbone()).save(tmp_path / name)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_training_images_score_zero_with_the_whole_bank(good):
+    model = PatchCore.fit(good, dataclasses.replace(SMALL, sampler="identity"), backbone=FakeBackbone())
+    assert len(model.bank) == 12 * 8 * 8
+    assert model.bank.covering_radius == 0
+    assert model.predict(good[3]).score == 0
+
+
+def test_provenance_names_the_patch(good):
+    """Every bank vector is the feature of the place that it claims to come from."""
+    model = PatchCore.fit(good, dataclasses.replace(SMALL, sampler="identity"), backbone=FakeBackbone())
+    result = model.predict(good[5])
+    assert model.bank.origin(int(result.nearest[2, 3])) == ("image 5", 2, 3)
+
+
+def test_leave_one_out_does_not_know_the_image_itself(good, rng):
+    """An odd training image has a high held-out score, though the bank contains it."""
+    odd = part(rng, defect=True)
+    model = PatchCore.fit([*good, odd], SMALL, backbone=FakeBackbone())
+    assert model.calibration.scores.argmax() == 12
+    assert model.calibration.scores[12] > 2 * np.median(model.calibration.scores)
+    assert model.predict(odd).score < model.calibration.scores[12]
+
+
+def test_leave_one_out_equals_refitting_without_the_image(good):
+    """With the whole bank, leaving one image's vectors out is exactly a model fitted without it."""
+    config = dataclasses.replace(SMALL, sampler="identity")
+    model = PatchCore.fit(good, config, backbone=FakeBackbone())
+    for left_out in (0, 7):
+        rest = [image for number, image in enumerate(good) if number != left_out]
+        without = PatchCore.fit(rest, config, backbone=FakeBackbone())
+        assert without.predict(good[left_out]).score == pytest.approx(model.calibration.scores[left_out], rel=1e-6)
+
+
+def test_holdout_images_are_not_in_the_bank(good):
+    model = PatchCore.fit(
+        good, dataclasses.replace(SMALL, calibration="holdout", holdout_fraction=0.25), backbone=FakeBackbone()
+    )
+    assert len(model.calibration.images) == 3
+    held = {model.bank.images.index(name) for name in model.calibration.images}
+    assert not held & set(model.bank.image.tolist())
+    for name, score in zip(model.calibration.images, model.calibration.scores, strict=True):
+        assert model.predict(good[int(name.split()[1])]).score == pytest.approx(float(score), rel=1e-6)
+
+
+def test_without_calibration_there_is_no_verdict(good, rng):
+    result = PatchCore.fit(good, dataclasses.replace(SMALL, calibration="none"), backbone=FakeBackbone()).predict(
+        part(rng, defect=True)
+    )
+    assert result.threshold is None
+    assert result.is_anomalous is None
+    assert result.regions == ()
+    assert not result.mask.any()
+    assert result.anomaly_map.max() > 0
+
+
+def test_to_dict_is_json_with_the_promised_keys(model, rng):
+    values = json.loads(json.dumps(model.predict(part(rng, defect=True)).to_dict(), allow_nan=False))
+    assert list(values) == ["path", "score", "threshold", "is_anomalous", "regions"]
+    assert set(values["regions"][0]) == {"box", "area", "peak", "peak_score", "contour"}
+
+
+def test_timings_name_the_stages(model, rng):
+    result = model.predict(part(rng))
+    assert set(result.timings) == {"decode", "resize", "backbone", "embed", "search", "score"}
+    _ = result.anomaly_map
+    assert result.timings["map"] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_score": "top_fraction", "top_fraction": 0.1},
+        {"image_score": "reweighted"},
+        {"num_neighbours": 3},
+        {"search": "ivf"},
+        {"search": "hnsw"},
+        {"embedding": "reference", "pretrain_embed_dim": 30, "target_embed_dim": 20},
+        {"patch_size": 5, "patch_stride": 2},
+        {"layers": ("stride8",)},
+        {"sampler": "random"},
+        {"sampler": "greedy_coreset"},
+        {"image_size": (48, 80)},
+        {"coreset_size": 50},
+    ],
+)
+def test_every_option_has_an_effect_and_survives_the_file(good, rng, tmp_path, options):
+    """No option is accepted and ignored: scores differ from the default's, and the loaded model repeats them."""
+
+    def fit(config):
+        layers = FakeBackbone().info.layers[:1] if config.layers else FakeBackbone().info.layers
+        return PatchCore.fit(good, config, backbone=FakeBackbone(layers))
+
+    base, other = fit(SMALL), fit(dataclasses.replace(SMALL, **options))
+    image = part(rng, defect=True)
+    if "search" not in options:
+        assert base.predict(image).score != other.predict(image).score
+    other.save(tmp_path / "m")
+    loaded = PatchCore.load(tmp_path / "m")
+    assert loaded.config == other.config
+    assert loaded.predict(image).score == pytest.approx(other.predict(image).score, rel=1e-3)
+
+
+def test_unreadable_images_raise_or_are_listed(good, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no")
+    with pytest.raises(ImageError, match="bad.jpg"):
+        PatchCore.fit([*good, tmp_path / "bad.jpg"], SMALL, backbone=FakeBackbone())
+    model = PatchCore.fit([tmp_path / "bad.jpg", *good], SMALL, backbone=FakeBackbone(), skip_unreadable=True)
+    assert [s.name for s in model.skipped] == [str(tmp_path / "bad.jpg")]
+    assert len(model.bank.images) == 12
+    assert len(model.thumbnails) == 12
+
+
+def test_nothing_to_learn_from(good, tmp_path):
+    with pytest.raises(DatasetError, match="at least one image"):
+        PatchCore.fit([], SMALL, backbone=FakeBackbone())
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"all 1 were unusable, the first because: .*0 bytes"):
+        PatchCore.fit([tmp_path / "bad.png"], SMALL, backbone=FakeBackbone(), skip_unreadable=True)
+    with pytest.raises(DatasetError, match="at least 2 images"):
+        PatchCore.fit(good[:1], SMALL, backbone=FakeBackbone())
+    with pytest.raises(DatasetError, match="sequence of images"):
+        PatchCore.fit("folder", SMALL, backbone=FakeBackbone())
+
+
+def test_one_image_is_enough_without_calibration(good):
+    assert (
+        len(PatchCore.fit(good[:1], dataclasses.replace(SMALL, calibration="none"), backbone=FakeBackbone()).bank) > 0
+    )
+
+
+def test_more_neighbours_than_vectors_is_an_error(good):
+    with pytest.raises(ConfigError, match="at least 9"):
+        PatchCore.fit(good, dataclasses.replace(SMALL, coreset_size=5, num_neighbours=9), backbone=FakeBackbone())
+
+
+def test_generators_of_unknown_length(good):
+    listed = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+    generated = PatchCore.fit((image for image in good), SMALL, backbone=FakeBackbone())
+    np.testing.assert_array_equal(listed.bank.vectors, generated.bank.vectors)
+
+
+def test_progress_reports_each_stage_to_its_end(good):
+    seen: dict[str, tuple[int, int]] = {}
+    PatchCore.fit(
+        good, SMALL, backbone=FakeBackbone(), progress=lambda stage, done, total: seen.update({stage: (done, total)})
+    )
+    assert seen["embed"] == seen["calibrate"] == (12, 12)
+    assert "coreset" in seen
+    assert seen["coreset"][0] == seen["coreset"][1]
+
+
+def test_interrupting_passes_through(good):
+    def interrupt(stage, done, total):
+        if stage == "calibrate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        PatchCore.fit(good, SMALL, backbone=FakeBackbone(), progress=interrupt)
+
+
+def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
+    from patchbank import artifact
+    from patchbank.model import _packed
+
+    manifest, entries = _packed(model)
+    for change in (
+        {"config": {"x": 1}},
+        {"config": 3},
+        {"backbone": {}},
+        {"bank": None},
+        {"bank": {"images": [], "covering_radius": 1}},
+        {"calibration": {}},
+        {"calibration": {"images": ["a"], "method": "m", "false_alarm_rate": "high"}},
+    ):
+        artifact.write(tmp_path / "m", manifest | change, entries)
+        with pytest.raises(ModelFileError):
+            PatchCore.load(tmp_path / "m")
+
+
+def test_names_are_relative_to_the_folder_that_all_share(good, tmp_path):
+    for number, image in enumerate(good[:4]):
+        folder = tmp_path / "train" / ("a" if number % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    paths = sorted((tmp_path / "train").rglob("*.png"))
+    assert PatchCore.fit(paths, SMALL, backbone=FakeBackbone()).bank.images == (
+        "a/1.png",
+        "a/3.png",
+        "b/0.png",
+        "b/2.png",
+    )
+
+
+def test_overlay_of_a_file_that_has_gone(model, rng, tmp_path):
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), part(rng))
+    result = model.predict(path)
+    path.unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        result.overlay()
