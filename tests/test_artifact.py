@@ -145,7 +145,13 @@ def test_changed_missing_and_undescribed_entries(path):
 
 
 def test_hostile_manifests(path):
-    for text in (b"{" * 100_000, b"[1]", b"null", b"\xff\xfe", b'{"format": "patchbank-model", "format_version": 1, "entries": 3}'):
+    for text in (
+        b"{" * 100_000,
+        b"[1]",
+        b"null",
+        b"\xff\xfe",
+        b'{"format": "patchbank-model", "format_version": 1, "entries": 3}',
+    ):
         whole = path.read_bytes()
         rewrite(path, text)
         with pytest.raises(ModelFileError):

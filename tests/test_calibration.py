@@ -10,7 +10,16 @@ from patchbank.calibration import Calibration, order_statistic
 
 @pytest.mark.parametrize(
     ("n", "rate", "expected"),
-    [(99, 0.01, 99), (199, 0.01, 198), (100, 0.01, 100), (10, 0.01, 10), (9, 0.1, 9), (19, 0.1, 18), (5, 0.0, 5), (3, 0.5, 2)],
+    [
+        (99, 0.01, 99),
+        (199, 0.01, 198),
+        (100, 0.01, 100),
+        (10, 0.01, 10),
+        (9, 0.1, 9),
+        (19, 0.1, 18),
+        (5, 0.0, 5),
+        (3, 0.5, 2),
+    ],
 )
 def test_order_statistic_closed_form(n, rate, expected):
     scores = np.random.default_rng(0).permutation(np.arange(1, n + 1)).astype(np.float32)
