@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbank.errors import DatasetError
@@ -188,6 +188,7 @@ def test_csv_in_another_encoding(tmp_path: Path) -> None:
         read_dataset(csv_file(tmp_path, "path,label\nimg/ä.png,good\n", "latin-1"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_as_csv_are_a_dataset_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     """No input reaches the user as a traceback. (No random bytes name an existing image.)"""
@@ -252,6 +253,7 @@ def test_find_images_survives_a_circle_of_links(tmp_path: Path) -> None:
     assert [path.name for path in find_images(tmp_path)] == ["1.png"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab01²é.", max_size=6), unique=True))
 def test_natural_order_is_total(names: list[str]) -> None:
     """Same files, same order, whatever order the file system gave them in."""
