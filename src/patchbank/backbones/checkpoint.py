@@ -326,6 +326,8 @@ def _tensor(storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple
     """Checks that every element lies inside the storage and that no element is described twice over."""
     if len(size) != len(stride) or len(size) > MAX_DIMS or not all(map(_is_count, (offset, *size, *stride))):
         raise CheckpointError(f"damaged: a tensor of size {size!r:.80}, stride {stride!r:.80}, offset {offset!r:.40}")
+    if math.prod(max(n, 1) for n in size) > MAX_FILE_BYTES:
+        raise CheckpointError(f"damaged: a tensor of size {size}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and (last >= storage.count or math.prod(size) > storage.count):
         raise CheckpointError(

@@ -29,21 +29,36 @@ _NAMES_SHOWN = 30
 def prepare(path: str | Path, layers: tuple[str, ...]) -> tuple[bytes, BackboneInfo]:
     """The ONNX file, cut down to the wanted layers, and its description.
 
-    layers: names of outputs or of values inside the graph; empty = all outputs that are feature maps. Channels and
-    strides are found by running the network on probe images. Input statistics are ImageNet's, unless the file's
-    metadata (`metadata_props`) says otherwise: `patchbank.mean` and `patchbank.std` (three comma-separated numbers, RGB
-    on the 0..255 scale), `patchbank.licence`, `patchbank.embedding` ("mean" or "reference"). Raises BackboneError.
+    layers: names of outputs or of values inside the graph; empty = those that the file's metadata names, or all outputs
+    that are feature maps. Channels and strides are found by running the network on probe images. The file's metadata
+    (`metadata_props`) may say `patchbank.mean` and `patchbank.std` (three comma-separated numbers, RGB on the 0..255
+    scale; ImageNet's by default), `patchbank.layers` (comma-separated), `patchbank.licence`, `patchbank.embedding`
+    ("mean" or "reference"). Raises BackboneError.
     """
     onnx = read_onnx(path)
     try:
         reject_external_data(onnx)
-        return _prepare(Path(path).stem, onnx, layers)
+        model = _parse(onnx)
+        stated = _metadata(model)
+        wanted = layers or tuple(name.strip() for name in stated.get("layers", "").split(",") if name.strip())
+        cut, found = _take(model, wanted)
+        return cut, _info(Path(path).stem, stated, found)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def _prepare(name: str, onnx: bytes, layers: tuple[str, ...]) -> tuple[bytes, BackboneInfo]:
-    model = _parse(onnx)
+def list_layers(path: str | Path) -> tuple[Layer, ...]:
+    """Those of a file's outputs that are feature maps, shallow to deep. Raises BackboneError."""
+    onnx = read_onnx(path)
+    try:
+        reject_external_data(onnx)
+        return _take(_parse(onnx), ())[1]
+    except BackboneError as error:
+        raise BackboneError(f"{path}: {error}") from error
+
+
+def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]]:
+    """The graph cut down to these layers (none = the outputs that are feature maps), and their description."""
     values = {value: i for i, node in enumerate(model.graph.node) for value in node.output if value}
     outputs = tuple(output.name for output in model.graph.output)
     for layer in layers:
@@ -51,17 +66,15 @@ def _prepare(name: str, onnx: bytes, layers: tuple[str, ...]) -> tuple[bytes, Ba
             raise BackboneError(f"no layer {layer!r}; outputs: {_shown(outputs)}; inside: {_shown(tuple(values))}")
         if layers.count(layer) > 1:
             raise BackboneError(f"layer {layer!r} is given {layers.count(layer)} times; give each layer once")
-    cut = _cut(model, layers or outputs)
-    found = _probe(cut, layers or outputs, skip_others=not layers)
+    names = layers or tuple(name for name in outputs if name in values)
+    found = _probe(_cut(model, names), names, skip_others=not layers) if names else []
     if not found:
         raise BackboneError(
             f"none of the outputs ({_shown(outputs)}) is a feature map (B, C, H, W); "
             f"name layers inside: {_shown(tuple(values))}"
         )
-    if len(found) < len(outputs) and not layers:
-        cut = _cut(model, tuple(layer.name for layer in found))
-    ordered = tuple(sorted(found, key=lambda layer: (layer.stride, values[layer.name])))
-    return cut, _info(name, model, ordered)
+    found.sort(key=lambda layer: (layer.stride, values[layer.name]))
+    return _cut(model, tuple(layer.name for layer in found)), tuple(found)
 
 
 def _parse(onnx: bytes) -> Any:
@@ -153,9 +166,12 @@ def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: 
     return strides[0]
 
 
-def _info(name: str, model: Any, layers: tuple[Layer, ...]) -> BackboneInfo:
+def _metadata(model: Any) -> dict[str, str]:
     properties = {p.key: p.value for p in model.metadata_props if p.key.startswith(METADATA_PREFIX)}
-    stated = {key.removeprefix(METADATA_PREFIX): value for key, value in properties.items()}
+    return {key.removeprefix(METADATA_PREFIX): value for key, value in properties.items()}
+
+
+def _info(name: str, stated: dict[str, str], layers: tuple[Layer, ...]) -> BackboneInfo:
     mean = _triple("mean", stated["mean"]) if "mean" in stated else IMAGENET_MEAN
     std = _triple("std", stated["std"]) if "std" in stated else IMAGENET_STD
     if min(std) <= 0:

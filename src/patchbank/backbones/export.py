@@ -17,6 +17,7 @@ from patchbank.files import atomic_write
 _EXAMPLE = (2, 3, 224, 256)
 _CHECKED_SIZES = ((224, 256), (288, 224))
 _TOLERANCE = 1e-3
+_MIDDLE_STRIDES = (8, 16)  # neither generic nor biased to classes, as in the paper
 
 
 def export(name: str, path: str | Path, pretrained: bool = True) -> Path:
@@ -71,14 +72,16 @@ def _to_onnx(torch: Any, model: Any, layers: list[str]) -> Any:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    """Input statistics (0..1 in timm, 0..255 here) and licence."""
+    """Input statistics (0..1 in timm, 0..255 here), licence, and the layers used by default."""
     about = getattr(model, "pretrained_cfg", None) or model.default_cfg
     scale = {key: ",".join(f"{255 * value:.6g}" for value in about[key]) for key in ("mean", "std")}
-    return {"patchbank.mean": scale["mean"], "patchbank.std": scale["std"], "patchbank.licence": _licence(about)}
-
-
-def _licence(about: Any) -> str:
-    return str(about.get("license") or "unknown")
+    stages = zip(model.feature_info.module_name(), model.feature_info.reduction(), strict=True)
+    return {
+        "patchbank.mean": scale["mean"],
+        "patchbank.std": scale["std"],
+        "patchbank.licence": str(about.get("license") or "unknown"),
+        "patchbank.layers": ",".join(layer for layer, stride in stages if stride in _MIDDLE_STRIDES),
+    }
 
 
 def _finish(model: Any, metadata: dict[str, str]) -> bytes:
