@@ -261,7 +261,7 @@ def test_binning_is_fine_enough_to_report(rng: np.random.Generator) -> None:
         assert abs(getattr(binned, name) - getattr(exact, name)) <= getattr(binned, f"{name}_error") < 2e-4
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(
     hnp.arrays(np.float32, (3, 4), elements=st.floats(0, 2.0**127, width=32)),
     hnp.arrays(np.bool_, (3, 4)),

@@ -1,0 +1,222 @@
+"""How good a model is on a labelled data set. `docs/metrics.md` defines each figure."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.errors import DatasetError, ImageError
+from patchbank.evaluation.datasets import Dataset, Sample
+from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
+from patchbank.images import read_image
+from patchbank.progress import Progress, silent
+
+KEYS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro",
+    "n_test",
+    "ms_per_image",
+    "threshold",
+    "false_alarm_rate",
+    "miss_rate",
+)
+_LOSSY = frozenset({".jpg", ".jpeg"})
+
+
+class Inspected(Protocol):
+    """What evaluation needs of a result: `patchbank.Result` has it."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def threshold(self) -> float | None: ...
+    @property
+    def is_anomalous(self) -> bool | None: ...
+    @property
+    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+
+
+class Inspector(Protocol):
+    """What evaluation needs of a model: `PatchCore` has it."""
+
+    def predict(self, image: Path, /) -> Inspected: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test image: the truth, its score (a distance; higher = more anomalous), the verdict (None: no threshold)."""
+
+    path: Path
+    kind: str
+    defective: bool
+    score: float
+    is_anomalous: bool | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A test image that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of defect against all good images: number of images, image AUROC, and the share that was flagged."""
+
+    n: int
+    image_auroc: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one model on one data set; fractions, None where they cannot be measured.
+
+    image_f1: the best over all thresholds. pixel_*, aupro: None without masks. ms_per_image: median wall time from
+    decoding to the anomaly map. false_alarm_rate, miss_rate: of good and of defective images, at the model's threshold.
+    pixel: the pixel metrics with their error bounds. rows: one for each image that could be read.
+    """
+
+    image_auroc: float | None
+    image_ap: float | None
+    image_f1: float | None
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    aupro: float | None
+    n_test: int
+    ms_per_image: float
+    threshold: float | None
+    false_alarm_rate: float | None
+    miss_rate: float | None
+    rows: tuple[Row, ...]
+    skipped: tuple[Skipped, ...]
+    kinds: dict[str, Kind]
+    pixel: PixelResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values under the eleven keys of `patchbank evaluate --json`, in their order."""
+        return {name: getattr(self, name) for name in KEYS}
+
+
+def evaluate(
+    model: Inspector,
+    dataset: Dataset,
+    progress: Progress = silent,
+    *,
+    each: Callable[[Sample, Any], None] | None = None,
+) -> Evaluation:
+    """Inspects the test images one by one and compares with their labels and masks.
+
+    An image that cannot be read is left out and listed in `skipped`. `each` is called with every sample and its result,
+    as they come. Raises DatasetError if there is no test image that can be read, or a mask does not fit its image.
+    """
+    if not dataset.test:
+        raise DatasetError(
+            f"{dataset.root}: expected test images to evaluate on, got only training images; "
+            "give a folder with test/KIND, or a CSV file whose column split says test"
+        )
+    rows, skipped, seconds, threshold = [], [], [], None
+    pixels = PixelMetrics() if dataset.has_masks else None
+    for number, sample in enumerate(dataset.test):
+        progress("evaluate", number, len(dataset.test))
+        try:
+            start = time.perf_counter()
+            result = model.predict(sample.path)
+            anomaly_map = result.anomaly_map  # (H, W); part of the time, since a result may compute it late
+            seconds.append(time.perf_counter() - start)
+        except ImageError as error:
+            skipped.append(Skipped(sample.path, str(error)))
+            continue
+        if pixels is not None:
+            pixels.update(anomaly_map, _mask_of(sample, (anomaly_map.shape[0], anomaly_map.shape[1])))
+        rows.append(Row(sample.path, sample.kind, sample.defective, float(result.score), result.is_anomalous))
+        threshold = result.threshold
+        if each is not None:
+            each(sample, result)
+    progress("evaluate", len(dataset.test), len(dataset.test))
+    if not rows:
+        raise DatasetError(f"{dataset.root}: none of {len(skipped)} test images can be read: {skipped[0].reason}")
+    return _summary(rows, skipped, seconds, threshold, None if pixels is None else pixels.result())
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """A mask file -> (H, W) bool: True where any channel is not 0 (in JPEG files, whose zeros are not exact, over 127).
+
+    Raises DatasetError for a file that cannot be read: a test image without its mask must not pass for a good one.
+    """
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        raise DatasetError(f"expected a mask that can be read, but {error}; replace it") from error
+    cut = 127 if path.suffix.lower() in _LOSSY else 0
+    return np.asarray(image.max(axis=2) > cut)  # (H, W, 3) -> (H, W)
+
+
+def _mask_of(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The sample's mask; all False for a good image."""
+    if sample.mask is None:
+        return np.zeros(size, np.bool_)
+    mask = read_mask(sample.mask)
+    if mask.shape != size:
+        raise DatasetError(
+            f"{sample.mask}: expected a mask of {size[1]}x{size[0]} pixels, as its image {sample.path} has; "
+            f"got {mask.shape[1]}x{mask.shape[0]}; resize the mask without interpolation, or use the original image"
+        )
+    return mask
+
+
+def _summary(
+    rows: Sequence[Row],
+    skipped: Sequence[Skipped],
+    seconds: Sequence[float],
+    threshold: float | None,
+    pixel: PixelResult | None,
+) -> Evaluation:
+    scores, labels = [row.score for row in rows], [row.defective for row in rows]
+    best = best_f1(scores, labels)
+    good, bad = [row for row in rows if not row.defective], [row for row in rows if row.defective]
+    caught = _flagged(bad)
+    return Evaluation(
+        image_auroc=auroc(scores, labels),
+        image_ap=average_precision(scores, labels),
+        image_f1=None if best is None else best[0],
+        pixel_auroc=None if pixel is None else pixel.auroc,
+        pixel_ap=None if pixel is None else pixel.average_precision,
+        aupro=None if pixel is None else pixel.aupro,
+        n_test=len(rows),
+        ms_per_image=1000 * statistics.median(seconds),
+        threshold=None if threshold is None else float(threshold),
+        false_alarm_rate=_flagged(good),
+        miss_rate=None if caught is None else 1 - caught,
+        rows=tuple(rows),
+        skipped=tuple(skipped),
+        kinds={kind: _kind(kind, good, bad) for kind in dict.fromkeys(row.kind for row in bad)},
+        pixel=pixel,
+    )
+
+
+def _kind(kind: str, good: Sequence[Row], bad: Sequence[Row]) -> Kind:
+    these = [row for row in bad if row.kind == kind]
+    both = [*good, *these]
+    return Kind(len(these), auroc([row.score for row in both], [row.defective for row in both]), _flagged(these))
+
+
+def _flagged(rows: Sequence[Row]) -> float | None:
+    """The share that the model calls anomalous; None without images or without a threshold."""
+    verdicts = [row.is_anomalous for row in rows]
+    if not verdicts or None in verdicts:
+        return None
+    return sum(map(bool, verdicts)) / len(verdicts)
