@@ -35,6 +35,7 @@ def _seeded() -> ModuleType:
 seeded = _seeded()
 with np.load(HERE / "golden" / "features.npz") as archive:
     GOLDEN = dict(archive)
+DEEPEST = {"wide_resnet50_2": 3}  # two thirds of its weights are in layer4, which resnet50's test covers
 CASES = sorted({key.split("/")[0] for key in GOLDEN if "/" in key})
 
 
@@ -44,8 +45,11 @@ def _backbone(row_name: str, published: bool) -> OnnxBackbone:
     if published:
         weights = read_checkpoint(locate(row))
     else:
-        weights = seeded.seeded_state(json.loads(str(GOLDEN["shapes"]))[row_name])
-    return OnnxBackbone(build_graph(row, row.layers, weights), describe(row, row.layers))
+        shapes = json.loads(str(GOLDEN["shapes"]))[row_name]
+        skipped = tuple(layer.name for layer in row.layers[DEEPEST.get(row_name, len(row.layers)) :])
+        weights = seeded.seeded_state((name, shape) for name, shape in shapes if not name.startswith(skipped))
+    layers = row.layers[: DEEPEST.get(row_name)]
+    return OnnxBackbone(build_graph(row, layers, weights), describe(row, layers))
 
 
 @pytest.mark.parametrize("case", CASES)

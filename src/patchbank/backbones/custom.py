@@ -133,10 +133,11 @@ def _probe(onnx: bytes, names: tuple[str, ...], skip_others: bool) -> list[Layer
         large, second = small, first
     layers = []
     for name, a, b in zip(names, first, second, strict=True):
-        if a.ndim == 4 and a.dtype == np.float32 and (a.shape[2:] != (1, 1) or not skip_others):
+        try:
             layers.append(Layer(name, int(a.shape[1]), _stride(name, small, a, large, b)))
-        elif not skip_others:
-            raise BackboneError(f"layer {name!r}: expected a float32 map (B, C, H, W), got {a.dtype} {a.shape}")
+        except BackboneError:  # noqa: PERF203  (a handful of layers)
+            if not skip_others:
+                raise
     return layers
 
 
@@ -151,6 +152,8 @@ def _run(session: Any, name: str, sides: Sequence[int], outputs: tuple[str, ...]
 
 def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: Array) -> int:
     """Input pixels between positions: growth of the image over growth of the map, or their ratio if neither grew."""
+    if a.ndim != 4 or a.dtype != np.float32:
+        raise BackboneError(f"layer {name!r}: expected a float32 map (B, C, H, W), got {a.dtype} {a.shape}")
     if a.shape[1] != b.shape[1]:
         raise BackboneError(f"layer {name!r}: expected (B, C, H, W), got {a.shape} and {b.shape}: channels last?")
     strides: list[int] = []
@@ -158,7 +161,7 @@ def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: 
         pixels, positions = large[i] - small[i], b.shape[2 + i] - a.shape[2 + i]
         if pixels == 0:
             pixels, positions = small[i], a.shape[2 + i]
-        if positions <= 0:
+        if positions <= 0 or a.shape[2:] == (1, 1):
             raise BackboneError(f"layer {name!r} is no feature map: it does not grow with the image, {a.shape}")
         strides.append(round(pixels / positions))
     if strides[0] != strides[1] or strides[0] < 1:
