@@ -105,7 +105,8 @@ class GraphBuilder:
     def _take(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
         if name not in self._weights:
             raise CheckpointError(
-                f"expected a tensor {name!r} of shape {shape}, got a checkpoint without it; is this another network's file?"
+                f"expected a tensor {name!r} of shape {shape}, got a checkpoint without it; "
+                "is this another network's file?"
             )
         tensor = self._weights[name]
         if tensor.shape != shape:
