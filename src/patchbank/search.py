@@ -6,6 +6,7 @@ a vector that is in the bank is at distance 0 exactly. Ties go to the smallest i
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,8 +129,7 @@ def _k_smallest(queries: FloatArray, vectors: FloatArray, q: IndexArray, b: Inde
 
 
 def _faiss_index(vectors: FloatArray, kind: str, seed: int) -> Any:
-    import faiss
-
+    faiss: Any = importlib.import_module("faiss")  # here, because it takes a third of a second
     m, d = vectors.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, 32)

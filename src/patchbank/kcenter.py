@@ -1,0 +1,380 @@
+"""Greedy k-center (farthest-first traversal) that measures a point only when it could be the farthest.
+
+A point's distance to a growing set of centres only falls, so an old value is an upper bound. Each round takes the
+points with the largest bounds (the pool), measures them against the centres that they have not met, and picks among
+them while the farthest is farther than every bound outside. Points and centres are grouped in cells around fixed
+pivots; by the triangle inequality a point need not meet a centre whose distance to the pivot is too large.
+
+Products of matrices find the nearest centres, to within a margin for their rounding; whatever is within the margin is
+measured again by direct differences (`squared_distances`). The selections are therefore, bit for bit, those of
+the textbook loop that measures all points by direct differences in float32 at every pick.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.parallel import spread, workers
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int64]
+
+_CELLS = 128
+_POOL = 8192  # points that a round refreshes
+_FEW_CENTRES = 512  # while there are fewer, refreshing is cheap and the pool four times as large
+_CANDIDATES = 2048  # points that picks are made from, at most
+_BLOCK_ROWS = 4096
+_MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
+_DENSE = 48  # neighbours a candidate, from which on a round measures all candidates at each pick
+
+
+def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
+    """(n, D), (n, D) or (D,) -> (n,) squared Euclidean distances by direct differences: same rows, same bits."""
+    difference = a - b
+    result: FloatArray = np.einsum("ij,ij->i", difference, difference)
+    return result
+
+
+class KCenter:
+    """The state of a traversal: each point's upper bound of its squared distance to the centres, and what it has met.
+
+    points: (N, D) float32, finite, not copied. capacity: number of centres there will be at most, seeds included.
+    start: (N,) squared distances to start from (inf = none). `near` is the centre (by order of addition) that each
+    bound belongs to, -1 for a start value.
+    """
+
+    def __init__(self, points: FloatArray, capacity: int, start: FloatArray | None = None) -> None:
+        n, d = points.shape
+        self.points = points
+        self.bound = np.full(n, np.inf, np.float32) if start is None else start.astype(np.float32)
+        self.near = np.full(n, -1, np.int32)
+        self.centres = np.empty((capacity, d), np.float32)
+        self.count = 0
+        self.picked: list[int] = []
+        self.picked_squared: list[float] = []
+        self._met = np.zeros(n, np.int32)  # how much of its cell's list of centres each point has met
+        self._rounding = np.float32(2.0**-23 * (d + 16))  # of a squared distance, as a share of the squares' sum
+        self._pivots = _spread_out(points, max(1, min(_CELLS, n // 64)))
+        self._cell = np.empty(n, np.int32)
+        self._to_pivot = np.empty(n, np.float32)
+        spread(self._assign, range(0, n, _BLOCK_ROWS))
+        self._radius = np.zeros(len(self._pivots), np.float32)
+        np.maximum.at(self._radius, self._cell, self._to_pivot)
+        self._lists = [_CellList() for _ in self._pivots]
+
+    def add_centres(self, centres: FloatArray) -> None:
+        """Adds centres that are no picks; no point is measured yet."""
+        end = self.count + len(centres)
+        self.centres[self.count : end] = centres
+        reach = np.zeros(len(self._lists), np.float32)
+        np.maximum.at(reach, self._cell, np.sqrt(np.maximum(self.bound, 0)))
+        self._list(self.count, end, reach)
+        self.count = end
+
+    def pick(self, index: int, squared: float) -> None:
+        """Takes a point whatever its bound."""
+        self.add_centres(self.points[index : index + 1])
+        self._note(index, squared)
+        self.bound[index] = -1
+
+    def advance(self, m: int) -> None:
+        """One round; stops when m points are picked in all. At least one point is picked or measured."""
+        pool, least, first_outside = self._pool()
+        self._measure(pool)
+        candidates = pool[self.bound[pool] >= least]
+        if len(candidates) > _CANDIDATES:
+            candidates, least, first_outside = self._farthest(candidates)
+        if len(candidates) == 0:
+            return
+        start, reach = self.count, math.sqrt(float(self.bound[candidates].max()))
+        self._pick_among(candidates, least, first_outside, m)
+        if self.count > start:
+            self._list(start, self.count, np.float32(reach))
+            self._met[candidates] = [len(self._lists[c]) for c in self._cell[candidates]]
+
+    def farthest(self) -> float:
+        """The largest squared distance of any point to its nearest centre (or its start value)."""
+        while True:
+            pool, least, _ = self._pool()
+            if least < 0:
+                return 0.0
+            self._measure(pool)
+            largest = float(self.bound[pool].max())
+            if largest >= least:
+                return largest
+
+    def _note(self, index: int, squared: float) -> None:
+        self.picked.append(index)
+        self.picked_squared.append(squared)
+
+    def _pool(self) -> tuple[IndexArray, float, int]:
+        """The points with the largest bounds, by index; the least of these bounds; the first tie of it left out."""
+        n = len(self.bound)
+        size = min(n, _POOL * 4 if self.count < _FEW_CENTRES else _POOL)
+        least = float(np.partition(self.bound, n - size)[n - size])
+        if least < 0:  # fewer than `size` points are left
+            left = np.flatnonzero(self.bound >= 0)
+            return left, (0.0 if len(left) else -1.0), n
+        above, ties = np.flatnonzero(self.bound > least), np.flatnonzero(self.bound == least)
+        room = size - len(above)
+        first_outside = int(ties[room]) if len(ties) > room else n
+        return np.sort(np.concatenate([above, ties[:room]])), least, first_outside
+
+    def _farthest(self, candidates: IndexArray) -> tuple[IndexArray, float, int]:
+        """The _CANDIDATES farthest of the candidates, which are all measured."""
+        bound = self.bound[candidates]
+        least = float(np.partition(bound, len(bound) - _CANDIDATES)[len(bound) - _CANDIDATES])
+        above, ties = candidates[bound > least], candidates[bound == least]
+        room = _CANDIDATES - len(above)
+        first_outside = int(ties[room]) if len(ties) > room else len(self.bound)
+        return np.sort(np.concatenate([above, ties[:room]])), least, first_outside
+
+    # Picking: all candidates are measured, and no point outside has a bound above `least`.
+
+    def _pick_among(self, candidates: IndexArray, least: float, first_outside: int, m: int) -> None:
+        vectors = self.points[candidates]
+        pairs = self._close_pairs(vectors, float(self.bound[candidates].max()))
+        if pairs is None:
+            self._pick_densely(candidates, vectors, least, first_outside, m)
+        else:
+            self._pick_sparsely(candidates, vectors, pairs, least, first_outside, m)
+
+    def _pick_densely(
+        self, candidates: IndexArray, vectors: FloatArray, least: float, first_outside: int, m: int
+    ) -> None:
+        bound, near = self.bound[candidates], self.near[candidates]
+        while len(self.picked) < m:
+            j = int(bound.argmax())
+            if not _allowed(float(bound[j]), int(candidates[j]), least, first_outside):
+                break
+            self._note(int(candidates[j]), float(bound[j]))
+            self.centres[self.count] = vectors[j]
+            squared = squared_distances(vectors, vectors[j])
+            near[squared < bound] = self.count
+            np.minimum(bound, squared, out=bound)
+            bound[j] = -1
+            self.count += 1
+        self.bound[candidates], self.near[candidates] = bound, near
+
+    def _pick_sparsely(
+        self,
+        candidates: IndexArray,
+        vectors: FloatArray,
+        pairs: tuple[IndexArray, IndexArray],
+        least: float,
+        first_outside: int,
+        m: int,
+    ) -> None:
+        rows, others = pairs
+        squared = squared_distances(vectors[rows], vectors[others]).tolist()
+        starts = np.searchsorted(rows, np.arange(len(vectors) + 1)).tolist()
+        neighbours, indices = others.tolist(), candidates.tolist()
+        bound, near = self.bound[candidates].tolist(), self.near[candidates].tolist()
+        heap = [(-b, j) for j, b in enumerate(bound)]
+        heapq.heapify(heap)
+        while len(self.picked) < m and heap:
+            b, j = heapq.heappop(heap)
+            if -b != bound[j]:
+                continue  # lowered since
+            if not _allowed(-b, indices[j], least, first_outside):
+                break
+            self._note(indices[j], -b)
+            self.centres[self.count] = vectors[j]
+            bound[j] = -1.0
+            for at in range(starts[j], starts[j + 1]):
+                other = neighbours[at]
+                if squared[at] < bound[other]:
+                    bound[other], near[other] = squared[at], self.count
+                    heapq.heappush(heap, (-squared[at], other))
+            self.count += 1
+        self.bound[candidates], self.near[candidates] = bound, near
+
+    def _close_pairs(self, vectors: FloatArray, limit: float) -> tuple[IndexArray, IndexArray] | None:
+        """Pairs (i, j), i != j, sorted, that could be nearer than `limit` (squared); None if they are too many."""
+        if not math.isfinite(limit):
+            return None
+        n = len(vectors)
+        centred = vectors - vectors.mean(axis=0)
+        squares = np.einsum("ij,ij->i", centred, centred)
+        allowance = limit * (1 + _MARGIN) + 2 * self._rounding * squares
+        step = max(64, n // (2 * workers()) + 1)
+
+        def block(a: int) -> tuple[IndexArray, IndexArray] | None:
+            product = centred[a : a + step] @ centred.T  # (rows, n)
+            product *= -2
+            product += (squares - 2 * self._rounding * squares)[None, :]
+            close = product <= (allowance - squares)[a : a + step, None]
+            if np.count_nonzero(close) > _DENSE * len(close):
+                return None
+            i, j = np.nonzero(close)
+            apart = i + a != j
+            return i[apart] + a, j[apart]
+
+        found = [block(a) for a in range(0, n, step)]
+        parts = [part for part in found if part is not None]
+        if len(parts) < len(found):
+            return None
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    # Measuring: points against the centres of their cell's list that they have not met.
+
+    def _measure(self, pool: IndexArray) -> None:
+        """Makes the bounds of the pool their distances to all centres."""
+        cell = self._cell[pool]
+        lengths = np.array([len(entries) for entries in self._lists], np.int32)
+        behind = self._met[pool] < lengths[cell]
+        pool, cell = pool[behind], cell[behind]
+        if len(pool) == 0:
+            return
+        order = np.argsort(cell, kind="stable")
+        pool, cell = pool[order], cell[order]
+        cuts = np.flatnonzero(np.diff(cell)) + 1
+        groups = np.split(pool, cuts)
+        cells = cell[np.concatenate([[0], cuts])].tolist()
+        shares = [list(zip(cells, groups, strict=True))[k :: workers()] for k in range(workers())]
+        spread(self._measure_cells, [share for share in shares if share])
+
+    def _measure_cells(self, groups: list[tuple[int, IndexArray]]) -> None:
+        for cell, members in groups:
+            for a in range(0, len(members), _BLOCK_ROWS):
+                self._measure_cell(cell, members[a : a + _BLOCK_ROWS])
+
+    def _measure_cell(self, cell: int, members: IndexArray) -> None:
+        entries = self._lists[cell]
+        first = int(self._met[members].min())
+        self._met[members] = len(entries)
+        bound = self.bound[members]
+        to_pivot = self._to_pivot[members]
+        reach = float(to_pivot.max()) + math.sqrt(float(bound.max()))
+        found = entries.within(first, reach)
+        if len(found) == 0:
+            return
+        vectors, pivot = self.points[members], self._pivots[cell]
+        offsets = vectors - pivot  # differences to the pivot are small: so are the products' rounding errors
+        offsets *= -2
+        own = np.square(to_pivot)
+        step = max(256, (1 << 20) // len(members))
+        for a in range(0, len(found), step):
+            centres = self.centres[found[a : a + step]]
+            relative = centres - pivot
+            squares = np.einsum("ij,ij->i", relative, relative)
+            products = offsets @ relative.T  # (members, centres)
+            products += squares
+            self._lower(members, vectors, bound, products, own, float(squares.max()), centres, found[a : a + step])
+        self.bound[members] = bound
+
+    def _lower(
+        self,
+        members: IndexArray,
+        vectors: FloatArray,
+        bound: FloatArray,
+        products: FloatArray,
+        own: FloatArray,
+        largest: float,
+        centres: FloatArray,
+        numbers: npt.NDArray[np.int32],
+    ) -> None:
+        """Lowers `bound` where a centre is nearer; `products` + `own` are the squared distances but for rounding."""
+        best = products.argmin(axis=1)
+        smallest = products[np.arange(len(members)), best]
+        margin = self._rounding * (own + np.float32(largest))
+        rows = np.flatnonzero(smallest + own - margin < bound)
+        columns = best[rows]
+        unclear = products <= (smallest + 2 * margin)[:, None]
+        if np.count_nonzero(unclear) > len(members):
+            unclear[smallest + own - margin >= bound] = False
+            rows, columns = np.nonzero(unclear)
+        squared = squared_distances(vectors[rows], centres[columns])
+        for row, column, value in _lowest(rows, columns, squared):
+            lower = value < bound[row]
+            row, column, value = row[lower], column[lower], value[lower]
+            bound[row] = value
+            self.near[members[row]] = numbers[column]
+
+    def _assign(self, start: int) -> None:
+        """The nearest pivot of a block of points, and an upper bound of the distance to it."""
+        block = self.points[start : start + _BLOCK_ROWS]
+        middle = self._pivots.mean(axis=0)
+        pivots = self._pivots - middle
+        products = (block - middle) @ (-2 * pivots).T  # (rows, cells)
+        products += np.einsum("ij,ij->i", pivots, pivots)
+        cell = products.argmin(axis=1)
+        self._cell[start : start + len(block)] = cell
+        self._to_pivot[start : start + len(block)] = np.sqrt(squared_distances(block, self._pivots[cell]))
+
+    def _list(self, start: int, end: int, reach: FloatArray | np.float32) -> None:
+        """Puts centres on the lists of the cells whose points they may be nearest to.
+
+        reach: a bound of the distance of all points, or of each cell's points, to the centres that there were.
+        """
+        for a in range(start, end, _BLOCK_ROWS):
+            distances = self._pivot_distances(self.centres[a : min(end, a + _BLOCK_ROWS)])
+            close = distances * (1 - _MARGIN) <= self._radius + reach
+            for cell in np.flatnonzero(close.any(axis=0)).tolist():
+                rows = np.flatnonzero(close[:, cell])
+                self._lists[cell].extend(rows + a, distances[rows, cell])
+
+    def _pivot_distances(self, centres: FloatArray) -> FloatArray:
+        """(n, cells) lower bounds of the distances of centres to pivots, short by no more than rounding."""
+        middle = self._pivots.mean(axis=0)
+        a, b = centres - middle, self._pivots - middle
+        sizes = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
+        result: FloatArray = np.sqrt(np.maximum(sizes * (1 - self._rounding) - 2 * (a @ b.T), 0))
+        return result
+
+
+class _CellList:
+    """The centres that matter to a cell's points, in order of addition, with their distances to the cell's pivot."""
+
+    def __init__(self) -> None:
+        self._numbers = np.empty(64, np.int32)
+        self._distances = np.empty(64, np.float32)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def extend(self, numbers: IndexArray, distances: FloatArray) -> None:
+        end = self._length + len(numbers)
+        if end > len(self._numbers):
+            size = max(end, 2 * len(self._numbers))
+            self._numbers, self._distances = np.resize(self._numbers, size), np.resize(self._distances, size)
+        self._numbers[self._length : end] = numbers
+        self._distances[self._length : end] = distances
+        self._length = end
+
+    def within(self, first: int, reach: float) -> npt.NDArray[np.int32]:
+        """Entries from `first` on whose distance to the pivot is at most `reach`, with a margin."""
+        close = self._distances[first : self._length] * np.float32(1 - _MARGIN) <= reach
+        return self._numbers[first : self._length][close]
+
+
+def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:
+    """Whether no point outside can be farther, or as far with a smaller index."""
+    return squared > least or (squared == least >= 0 and index < first_outside)
+
+
+def _lowest(
+    rows: IndexArray, columns: IndexArray, squared: FloatArray
+) -> list[tuple[IndexArray, IndexArray, FloatArray]]:
+    """One (row, column, value) for each row: its smallest value, and of equal ones the first column."""
+    if len(rows) == 0 or (np.diff(rows) > 0).all():
+        return [(rows, columns, squared)]
+    order = np.lexsort((columns, squared, rows))
+    first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+    return [(rows[first], columns[first], squared[first])]
+
+
+def _spread_out(points: FloatArray, count: int) -> FloatArray:
+    """(count, D) pivots: a farthest-first traversal of an evenly spaced sample."""
+    sample = points[:: max(1, len(points) // 2048)]
+    bound = np.full(len(sample), np.inf, np.float32)
+    chosen = [0]
+    for _ in range(count - 1):
+        np.minimum(bound, squared_distances(sample, sample[chosen[-1]]), out=bound)
+        chosen.append(int(bound.argmax()))
+    return sample[chosen]

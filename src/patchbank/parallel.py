@@ -1,0 +1,68 @@
+"""Work in blocks, one thread for each processor, NumPy's BLAS on one thread in each.
+
+The blocks of the coreset and of the search are small. BLAS' own threads meet at a barrier for every product, which
+costs more than the product when anything else runs on the machine; threads over whole blocks do not wait for each
+other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_users = 0
+_limit: Any = None
+
+
+def workers() -> int:
+    """Threads to work with: processors this process may use, or OMP_NUM_THREADS where that is fewer."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, min(usable, int(wanted))) if wanted.isdigit() and int(wanted) else usable
+
+
+def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """[work(item) for item in items], over all workers. The first exception of a worker is raised here."""
+    threads = min(workers(), len(items))
+    with one_blas_thread():
+        if threads <= 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, items))
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS uses one thread while any thread of this process is inside; then what it used before."""
+    global _users, _limit
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _limit = _controller().limit(limits=1, user_api="blas") if _controller() else None
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0 and _limit is not None:
+                _limit.restore_original_limits()
+                _limit = None
+
+
+@functools.lru_cache(maxsize=1)
+def _controller() -> Any:
+    """The BLAS libraries of this process; None without threadpoolctl, where BLAS keeps its threads: right, but slower."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
