@@ -16,7 +16,7 @@ from patchbank import artifact
 from patchbank.artifact import ModelFile, read_tensors, tensor_bytes, write
 from patchbank.errors import ModelFileError, OutputError
 
-ENTRIES = {"backbone.onnx": b"graph", "bank.safetensors": b"bank" * 100, "thumbnails/00000.jpg": b"\xff\xd8"}
+ENTRIES = {"backbone.onnx": b"graph", "bank.safetensors": b"bank" * 100, "thumbnails/000000.jpg": b"\xff\xd8"}
 
 
 @pytest.fixture

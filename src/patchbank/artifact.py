@@ -14,7 +14,7 @@ import mmap
 import re
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 ALIGNMENT = 64  # entries start at multiples of this, so that tensors can be used where they lie
 MAX_MANIFEST_BYTES = 64 << 20
-MAX_ENTRIES = 100_000
-_ENTRY_NAME = re.compile(r"(backbone\.onnx|bank\.safetensors|calibration\.safetensors|thumbnails/[0-9]{5}\.jpg)")
+MAX_ENTRIES = 1_000_000
+_ENTRY_NAME = re.compile(r"(backbone\.onnx|bank\.safetensors|calibration\.safetensors|thumbnails/[0-9]{6}\.jpg)")
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # same model, same bytes: no clock in the file
@@ -84,6 +84,10 @@ class ModelFile:
 
     def __contains__(self, name: str) -> bool:
         return name in self._views
+
+    def names(self) -> list[str]:
+        """The entries' names, sorted."""
+        return sorted(self._views)
 
     def entry(self, name: str) -> memoryview:
         """An entry's bytes, where they lie in the file."""
@@ -174,23 +178,20 @@ def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> d
 def _tensor(name: str, about: Any, body: memoryview, dtype_name: str, dimensions: int) -> Tensor:
     if not isinstance(about, dict) or about.get("dtype") != dtype_name:
         raise ValueError(f"tensor {name}: expected dtype {dtype_name}")
-    shape, offsets = about.get("shape"), about.get("data_offsets")
-    if not _naturals(shape, dimensions) or not _naturals(offsets, 2):
-        raise ValueError(
-            f"tensor {name}: expected {dimensions} dimensions and two offsets; got {shape!r} and {offsets!r}"
-        )
+    shape, offsets = _naturals(about.get("shape"), dimensions), _naturals(about.get("data_offsets"), 2)
+    if shape is None or offsets is None:
+        raise ValueError(f"tensor {name}: expected {dimensions} dimensions and two offsets")
     dtype, (start, stop) = _DTYPES[dtype_name], offsets
     if stop > len(body) or stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"tensor {name}: its shape {shape} does not match its place {offsets} in {len(body)} bytes")
     return np.frombuffer(body[start:stop], dtype).reshape(shape)
 
 
-def _naturals(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, Sequence)
-        and len(values) == count
-        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
-    )
+def _naturals(values: Any, count: int) -> list[int] | None:
+    """The values, if they are a list of `count` integers of at least 0."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    return values if all(type(value) is int and value >= 0 for value in values) else None
 
 
 def _padding(position: int, name: str) -> bytes:

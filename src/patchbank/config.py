@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +48,7 @@ class Config:
 
     # image
     image_size: ImageSize = option(
-        (320, 320),
+        (384, 384),
         "Size that images are resized to for the backbone: N, or HEIGHTxWIDTH",
         group="image",
         low=32,
@@ -106,7 +109,7 @@ class Config:
     )
     # score
     image_score: str = option(
-        "max",
+        "top_fraction",
         "The image's score: the largest patch score, the mean of the top fraction, or the largest re-weighted (Eq. 7)",
         group="score",
         choices=("max", "top_fraction", "reweighted"),
@@ -181,12 +184,18 @@ class Runtime:
     threads: int = option(
         0, "Threads of the backbone; 0 = one for each processor this process may use", group="runtime", low=0, high=1024
     )
+    memory: str = option(
+        "auto",
+        "Memory for what grows with the number of training images, as '2GB' or '500MB'; 'auto' = half of the machine's",
+        group="runtime",
+    )
     weights: str | None = option(
         None, "Path of the backbone's checkpoint, where it is not installed or cached", group="runtime"
     )
 
     def __post_init__(self) -> None:
         _validate(self)
+        memory_budget(self.memory)
 
 
 def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
@@ -229,6 +238,29 @@ def parse_image_size(value: Any) -> ImageSize:
     if len(sizes) != 2:
         raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
     return sizes[0], sizes[1]
+
+
+def memory_budget(text: str) -> int:
+    """'2GB', '500 MB', '1.5GiB', '2000000000' or 'auto' (half of what this machine or its container has) -> bytes."""
+    if text.strip().lower() == "auto":
+        return _machine_memory() // 2
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if not match:
+        raise ConfigError(f"memory: expected 'auto' or a size such as 2GB or 500MB; got {text!r}")
+    number, prefix, binary = match.groups()
+    size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    if size < 1_000_000:
+        raise ConfigError(f"memory: expected at least 1MB; got {text!r}")
+    return size
+
+
+def _machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its container's limit if that is lower."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [8 << 30]
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            sizes.append(int(Path(limit).read_text()))
+    return min(sizes)
 
 
 def _from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:

@@ -49,7 +49,7 @@ def read_image(source: ImageSource) -> Array:
 
 
 def decode(data: bytes) -> Array:
-    """An image file's bytes -> (H, W, 3) RGB in the file's own depth. Raises ImageError unless they are a whole image."""
+    """An image file's bytes -> (H, W, 3) RGB in the file's own depth. ImageError unless they are all there."""
     import cv2
 
     _check_header(data)

@@ -52,7 +52,9 @@ def anomaly_map(
     if sigma > 0:
         radius = int(4 * sigma + 0.5)  # truncated at 4 sigma, mirrored at the border, as scipy's gaussian_filter
         coarse = cv2.GaussianBlur(coarse, (2 * radius + 1, 2 * radius + 1), sigma, borderType=cv2.BORDER_REFLECT)
-    return cv2.resize(coarse, image_size[::-1], interpolation=cv2.INTER_LINEAR) if image_size != input_size else coarse
+    if image_size != input_size:
+        coarse = cv2.resize(coarse, image_size[::-1], interpolation=cv2.INTER_LINEAR)
+    return coarse.astype(np.float32, copy=False)
 
 
 def mask_of(anomalies: FloatArray, threshold: float) -> BoolArray:

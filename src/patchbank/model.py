@@ -6,26 +6,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import __version__, artifact, coreset, maps, scoring
+from patchbank import __version__, artifact, maps, scoring
 from patchbank.backbones import Backbone, BackboneInfo, Layer, load_backbone, restore_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
-from patchbank.config import Config, Runtime
+from patchbank.config import Config, Runtime, memory_budget
 from patchbank.errors import BackboneError, ConfigError, DatasetError, ModelFileError
 from patchbank.images import Array, ImageSource, name_of, normalise, read_image, resize
 from patchbank.patches import embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.search import Searcher, build_searcher, search_excluding
-from patchbank.training import Skipped, TrainingPatches, collect
+from patchbank.training import Skipped, Training, collect
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -45,7 +45,7 @@ class PatchCore:
     bank: MemoryBank
     searcher: Searcher
     calibration: Calibration | None
-    thumbnails: tuple[bytes, ...] = ()
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
     @classmethod
@@ -72,28 +72,13 @@ class PatchCore:
         def describe(image: Array) -> FloatArray:
             return _features(image, network, config, {})
 
-        patches = collect(
-            _listed(images),
-            describe,
-            thumbnail_size=config.thumbnail_size,
-            skip_unreadable=skip_unreadable,
-            progress=progress,
+        budget = memory_budget(runtime.memory)
+        training = collect(
+            _listed(images), describe, config, budget=budget, skip_unreadable=skip_unreadable, progress=progress
         )
-        held_out = _hold_out(len(patches.names), config)
-        training = np.flatnonzero(~np.isin(patches.image, held_out))
-        chosen = coreset.sample(patches.features[training] if len(held_out) else patches.features, config, progress)
-        rows = training[chosen.indices]
-        bank = MemoryBank(
-            patches.features[rows],
-            patches.image[rows],
-            patches.row[rows],
-            patches.column[rows],
-            patches.names,
-            chosen.covering_radius,
-        )
-        searcher = build_searcher(bank.vectors, config)
-        calibration = _calibrate(patches, bank, searcher, held_out, config, progress)
-        return cls(config, network, bank, searcher, calibration, patches.thumbnails, patches.skipped)
+        searcher = build_searcher(training.bank.vectors, config)
+        calibration = _calibrate(training, searcher, config, progress)
+        return cls(config, network, training.bank, searcher, calibration, training.thumbnails, training.skipped)
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
@@ -182,47 +167,25 @@ def _listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
     return images
 
 
-def _hold_out(n: int, config: Config) -> npt.NDArray[np.int64]:
-    """Indices of the images that are set aside for calibration. Raises DatasetError if there are too few images to
-    calibrate."""
-    if config.calibration == "none":
-        return np.empty(0, np.int64)
-    if n < 2:
-        raise DatasetError(
-            f"calibration = {config.calibration!r} expects at least 2 images; got {n} "
-            "(add images, or use calibration = 'none')"
-        )
-    if config.calibration == "leave_one_out":
-        return np.empty(0, np.int64)
-    count = min(max(1, round(config.holdout_fraction * n)), n - 1)
-    return np.sort(np.random.default_rng(config.seed).choice(n, count, replace=False))
-
-
-def _calibrate(
-    patches: TrainingPatches,
-    bank: MemoryBank,
-    searcher: Searcher,
-    held_out: npt.NDArray[np.int64],
-    config: Config,
-    progress: Progress,
-) -> Calibration | None:
+def _calibrate(training: Training, searcher: Searcher, config: Config, progress: Progress) -> Calibration | None:
     """Scores normal images that the bank does not know: those set aside, or each one against the others' vectors."""
     if config.calibration == "none":
         return None
-    images = held_out if len(held_out) else np.arange(len(patches.names))
+    bank, images = training.bank, training.calibration
+    if not images:
+        raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
     scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
-    for number, image in enumerate(images):
+    for number, held in enumerate(images):
         progress("calibrate", number, len(images))
-        features = patches.features[patches.rows_of(image)]  # (P, D)
         distances, nearest = search_excluding(
-            searcher, bank.vectors, bank.image, features, int(image), config.num_neighbours
+            searcher, bank.vectors, bank.image.astype(np.int64), held.features, held.image, config.num_neighbours
         )
         patch = scoring.patch_scores(distances)
-        scores[number] = scoring.image_score(patch, nearest, features, bank.vectors, searcher, config)
-        grid = patch.reshape(patches.grids[image])
-        peaks[number] = maps.anomaly_map(grid, config.image_size, config.image_size, config.smoothing_sigma).max()
+        scores[number] = scoring.image_score(patch, nearest, held.features, bank.vectors, searcher, config)
+        heat = maps.anomaly_map(patch.reshape(held.grid), config.image_size, config.image_size, config.smoothing_sigma)
+        peaks[number] = heat.max()
     progress("calibrate", len(images), len(images))
-    names = tuple(patches.names[image] for image in images)
+    names = tuple(bank.images[held.image] for held in images)
     return Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
 
 
@@ -253,7 +216,7 @@ def _packed(model: PatchCore) -> tuple[dict[str, Any], dict[str, bytes]]:
             "pixel_threshold": calibration.pixel_threshold,
             "images": list(calibration.images),
         }
-    entries |= {f"thumbnails/{number:05d}.jpg": data for number, data in enumerate(model.thumbnails)}
+    entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
 
@@ -262,7 +225,9 @@ def _unpacked(cls: type[PatchCore], file: artifact.ModelFile, runtime: Runtime) 
     config = Config.from_dict(manifest["config"])
     about = dict(manifest["backbone"])
     about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
-    info = BackboneInfo(**{name: tuple(value) if isinstance(value, list) else value for name, value in about.items()})
+    for name in ("mean", "std"):
+        about[name] = tuple(float(value) for value in about[name])
+    info = BackboneInfo(**about)
     tensors = file.tensors(
         "bank.safetensors", {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
     )
@@ -278,13 +243,12 @@ def _unpacked(cls: type[PatchCore], file: artifact.ModelFile, runtime: Runtime) 
         calibration = Calibration(
             **held, images=tuple(stored["images"]), method=stored["method"], false_alarm_rate=stored["false_alarm_rate"]
         )
-    count = sum(f"thumbnails/{number:05d}.jpg" in file for number in range(len(bank.images)))
-    thumbnails = tuple(bytes(file.entry(f"thumbnails/{number:05d}.jpg")) for number in range(count))
+    pictures = {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}
     try:
         backbone = restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
     except BackboneError as error:
         raise type(error)(f"{file.path}: {error}") from error
-    return cls(config, backbone, bank, build_searcher(bank.vectors, config), calibration, thumbnails)
+    return cls(config, backbone, bank, build_searcher(bank.vectors, config), calibration, pictures)
 
 
 class _Clock:

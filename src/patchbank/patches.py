@@ -53,7 +53,9 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
         for image in range(batch):
             last = np.ascontiguousarray(m[image].transpose(2, 1, 0))  # (C, H, W) -> (W, H, C)
             tall = (rows @ last).transpose(1, 0, 2)  # (h, H) @ (W, H, C) -> (W, h, C) -> (h, W, C)
-            np.matmul(columns, tall, out=features[image, :, :, start : start + count])  # (w, W) @ (h, W, C) -> (h, w, C)
+            np.matmul(
+                columns, tall, out=features[image, :, :, start : start + count]
+            )  # (w, W) @ (h, W, C) -> (h, w, C)
         start += count
     return features
 
@@ -111,12 +113,13 @@ def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
     if n % size == 0:
         return x.reshape(*x.shape[:-1], size, n // size).mean(axis=-1)  # (..., n) -> (..., size, n/size)
     start, stop = _pool_windows(n, size)
-    pooled = np.zeros((*x.shape[:-1], size), np.float32)
+    pooled: FloatArray = np.zeros((*x.shape[:-1], size), np.float32)
     width = stop - start
     for offset in range(int(width.max())):
         inside = offset < width
         pooled += np.take(x, np.minimum(start + offset, n - 1), axis=-1) * inside.astype(np.float32)
-    return pooled / width.astype(np.float32)
+    pooled /= width.astype(np.float32)
+    return pooled
 
 
 @functools.lru_cache(maxsize=64)

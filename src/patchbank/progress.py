@@ -7,5 +7,5 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]
 
 
-def silent(stage: str, done: int, total: int) -> None:  # noqa: ARG001  (the signature is the protocol)
+def silent(stage: str, done: int, total: int) -> None:
     """The default: reports nothing."""

@@ -15,7 +15,8 @@ IndexArray = npt.NDArray[np.int64]
 
 def patch_scores(distances: FloatArray) -> FloatArray:
     """(P, k) distances to the k nearest bank vectors -> (P,) their means."""
-    return distances.mean(axis=1, dtype=np.float32)
+    scores: FloatArray = distances.mean(axis=1, dtype=np.float32)
+    return scores
 
 
 def top_fraction_mean(scores: FloatArray, fraction: float) -> float:

@@ -1,4 +1,4 @@
-"""What `fit` collects from the training images before it thins them: patch features and where each came from."""
+"""The training images, one pass: read, embedded, and handed to the stream that thins their patches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.bank import MemoryBank
+from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
 from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
 from patchbank.progress import Progress
+from patchbank.streaming import CalibrationPatches, PatchStream
 
 FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -27,46 +29,34 @@ class Skipped:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingPatches:
-    """The patch features of all training images, one image after the other.
+class Training:
+    """What `fit` makes of the training images: the bank, the patches to calibrate with, thumbnails, and what was left
+    out."""
 
-    features: (N, D) float32. image, row, column: (N,) int32, each patch's image and place. grids: each image's (h, w),
-    as (n, 2) int32. names and thumbnails (JPEG bytes): one an image; no thumbnails at all if they are switched off.
-    """
-
-    features: FloatArray
-    image: IntArray
-    row: IntArray
-    column: IntArray
-    grids: IntArray
-    names: tuple[str, ...]
-    thumbnails: tuple[bytes, ...]
+    bank: MemoryBank
+    calibration: list[CalibrationPatches]
+    thumbnails: dict[int, bytes]
     skipped: tuple[Skipped, ...]
-
-    def rows_of(self, image: int) -> slice:
-        """The image's rows in `features`."""
-        start, stop = np.searchsorted(self.image, [image, image + 1])
-        return slice(int(start), int(stop))
 
 
 def collect(
     images: Iterable[ImageSource],
     embed: Callable[[Array], FloatArray],
+    config: Config,
     *,
-    thumbnail_size: int,
+    budget: int,
     skip_unreadable: bool,
     progress: Progress,
-) -> TrainingPatches:
-    """Reads and embeds every image; `embed` turns (H, W, 3) RGB into (h, w, D).
+) -> Training:
+    """Reads, embeds and thins all images in one pass; `embed` turns (H, W, 3) RGB into (h, w, D). budget: bytes.
 
-    Raises ImageError for the first unusable image, unless `skip_unreadable`; DatasetError if there is no usable image
-    at all.
+    Raises ImageError for the first unusable image, unless `skip_unreadable`; DatasetError if there are too few usable
+    ones.
     """
     total = len(images) if isinstance(images, Sized) else 0
-    rows = _GrowingRows(total)
+    stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
     names: list[str] = []
-    grids: list[tuple[int, int]] = []
-    thumbnails: list[bytes] = []
+    thumbnails: dict[int, bytes] = {}
     skipped: list[Skipped] = []
     for number, source in enumerate(images):
         progress("embed", number, total)
@@ -77,21 +67,42 @@ def collect(
                 raise
             skipped.append(Skipped(name_of(source, number), str(error)))
             continue
-        features = embed(image)
-        height, width, dims = features.shape
-        rows.append(features.reshape(height * width, dims))
-        grids.append((height, width))
+        chunks = stream.chunks
+        stream.add(embed(image))
+        if config.thumbnail_size:
+            thumbnails[len(names)] = thumbnail(image, config.thumbnail_size)
         names.append(name_of(source, number))
-        if thumbnail_size:
-            thumbnails.append(thumbnail(image, thumbnail_size))
+        if stream.chunks > chunks:  # memory: a picture for each image that the bank may still need, no others
+            thumbnails = {image: thumbnails[image] for image in stream.images_in_use() if image in thumbnails}
     progress("embed", total, total)
-    if not names:
+    _check_count(len(names), skipped, config)
+    bank, calibration = stream.finish(relative_names(names))
+    used = set(bank.image.tolist())
+    return Training(bank, calibration, {n: data for n, data in thumbnails.items() if n in used}, tuple(skipped))
+
+
+def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
+    """Which images, by number, are set aside for calibration: an exact share of `total`, or by chance where it is
+    unknown."""
+    if config.calibration != "holdout":
+        return lambda _: False
+    rng = np.random.default_rng(config.seed)
+    if total > 1:
+        count = min(max(1, round(config.holdout_fraction * total)), total - 1)
+        chosen = frozenset(rng.choice(total, count, replace=False).tolist())
+        return lambda image: image in chosen
+    return lambda image: image > 0 and bool(rng.random() < config.holdout_fraction)
+
+
+def _check_count(usable: int, skipped: list[Skipped], config: Config) -> None:
+    if usable == 0:
         reasons = f"; all {len(skipped)} were unusable, the first because: {skipped[0].reason}" if skipped else ""
         raise DatasetError(f"expected at least one image of a good part; got none{reasons}")
-    shapes = np.array(grids, np.int32)
-    return TrainingPatches(
-        rows.array(), *_places(shapes), shapes, relative_names(names), tuple(thumbnails), tuple(skipped)
-    )
+    if usable < 2 and config.calibration != "none":
+        raise DatasetError(
+            f"calibration = {config.calibration!r} expects at least 2 images; got {usable} "
+            "(add images, or use calibration = 'none')"
+        )
 
 
 def relative_names(names: list[str]) -> tuple[str, ...]:
@@ -102,36 +113,3 @@ def relative_names(names: list[str]) -> tuple[str, ...]:
     absolute = [Path(name).absolute() for name in paths]
     shared = os.path.commonpath([path.parent for path in absolute])
     return tuple(path.relative_to(shared).as_posix() for path in absolute)
-
-
-def _places(grids: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """(n, 2) grids -> image, row and column of every patch, each (N,) int32."""
-    image = np.repeat(np.arange(len(grids), dtype=np.int32), grids.prod(axis=1))
-    rows = [np.repeat(np.arange(height, dtype=np.int32), width) for height, width in grids]
-    columns = [np.tile(np.arange(width, dtype=np.int32), height) for height, width in grids]
-    return image, np.concatenate(rows), np.concatenate(columns)
-
-
-class _GrowingRows:
-    """Blocks of rows in one array that is allocated once where the number of blocks is known, and doubled where it is
-    not."""
-
-    def __init__(self, expected_blocks: int) -> None:
-        self._expected = max(expected_blocks, 8)
-        self._array: FloatArray | None = None
-        self._used = 0
-
-    def append(self, block: FloatArray) -> None:
-        if self._array is None:
-            self._array = np.empty((self._expected * len(block), block.shape[1]), np.float32)
-        needed = self._used + len(block)
-        if needed > len(self._array):
-            larger = np.empty((max(needed, 2 * len(self._array)), block.shape[1]), np.float32)
-            larger[: self._used] = self._array[: self._used]
-            self._array = larger
-        self._array[self._used : needed] = block
-        self._used = needed
-
-    def array(self) -> FloatArray:
-        assert self._array is not None
-        return self._array[: self._used]

@@ -1,0 +1,245 @@
+"""Training patches under a memory budget: a chunk at a time, each reduced to what the bank does not cover yet.
+
+While everything fits into one chunk, nothing is lost: the sampler sees every patch at once. Beyond that, the stream
+keeps a *net*: a set of patches such that every patch seen so far lies within its radius. A full chunk adds to the net,
+by greedy k-center, only patches that are farther than that radius from it; a net that outgrows its share of the memory
+is thinned by greedy k-center, which raises the radius. The final coreset is sampled from the net, which is several
+times larger, so that what the net has dropped lies close to what it kept (composable coresets; Indyk et al. 2014, and
+the r-net of Gonzalez 1985).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank import coreset
+from patchbank.bank import MemoryBank
+from patchbank.config import Config
+from patchbank.errors import ConfigError
+from patchbank.progress import Progress
+from patchbank.search import ExactSearcher
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+NET_FACTOR = 4  # the net holds this many times the final coreset
+CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample of at most so many images
+CALIBRATION_SHARE = 0.2  # of the memory budget
+_ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
+
+
+@dataclass(eq=False)
+class CalibrationPatches:
+    """One image's patches, kept to score it later. features: (h * w, D) float32."""
+
+    image: int
+    grid: tuple[int, int]
+    features: FloatArray
+
+
+@dataclass(eq=False)
+class PatchStream:
+    """Takes images' patches in order; ends as a memory bank. One pass, bounded memory.
+
+    config: sampler, size, seed. budget: bytes for all that grows with the number of images. expected_images: 0 if
+    unknown. held_out: whether image number n is kept out of the bank, for calibration only.
+    """
+
+    config: Config
+    budget: int
+    expected_images: int
+    held_out: Callable[[int], bool]
+    progress: Progress
+    grids: list[tuple[int, int]] = field(default_factory=list)
+    pool: list[CalibrationPatches] = field(default_factory=list)
+    radius: float = 0.0  # every patch that was dropped is this close to the net
+    seen: int = 0  # patches, those of held-out images not counted
+    net: int = 0  # rows of the buffer, from the first, that are the net; the others have come since
+    used: int = 0
+    chunks: int = 0
+    offered: int = 0  # images that the calibration pool was drawn from
+
+    def add(self, features: FloatArray) -> None:
+        """Takes the next image's patches, (h, w, D) float32."""
+        height, width, dims = features.shape
+        patches = features.reshape(height * width, dims)  # (h, w, D) -> (P, D)
+        image = len(self.grids)
+        if image == 0:
+            self._allocate(len(patches), dims)
+        self.grids.append((height, width))
+        if self.held_out(image):
+            self._offer(CalibrationPatches(image, (height, width), patches.copy()))
+            return
+        if self.used + len(patches) > self._capacity:
+            self._reduce()
+        self._reserve(self.used + len(patches))
+        rows = slice(self.used, self.used + len(patches))
+        self._features[rows] = patches
+        self._image[rows] = image
+        self._place[rows] = np.arange(len(patches))
+        self.used, self.seen = rows.stop, self.seen + len(patches)
+        if self.chunks and self.config.calibration == "leave_one_out":
+            self._offer(CalibrationPatches(image, (height, width), patches))
+
+    def images_in_use(self) -> set[int]:
+        """The images of which the buffer still holds a patch."""
+        return set(np.unique(self._image[: self.used]).tolist())
+
+    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, list[CalibrationPatches]]:
+        """The bank, and the images to calibrate with. The stream must not be used afterwards."""
+        size = self._final_size()
+        if self.chunks:
+            self._reduce()
+        features = self._features[: self.used]
+        if self.config.sampler == "random" and self.chunks:
+            chosen = coreset.Coreset(np.argsort(self._key[: self.used])[:size], np.empty(0, np.float32), float("nan"))
+        else:
+            chosen = coreset.sample(features, _sized(self.config, size), self.progress)
+        rows = chosen.indices
+        bank = MemoryBank(
+            features[rows],
+            self._image[rows],
+            *self._row_and_column(rows),
+            images=names,
+            covering_radius=chosen.covering_radius + self.radius,
+        )
+        return bank, self._calibration_patches()
+
+    def _calibration_patches(self) -> list[CalibrationPatches]:
+        if self.chunks or self.config.calibration != "leave_one_out":
+            return sorted(self.pool, key=lambda patches: patches.image)
+        starts = np.cumsum([0, *(height * width for height, width in self.grids)])
+        return [
+            CalibrationPatches(image, grid, self._features[starts[image] : starts[image + 1]])
+            for image, grid in enumerate(self.grids)
+        ]
+
+    def _row_and_column(self, rows: npt.NDArray[np.int64]) -> tuple[IntArray, IntArray]:
+        widths = np.array([width for _, width in self.grids], np.int32)[self._image[rows]]
+        return self._place[rows] // widths, self._place[rows] % widths
+
+    def _final_size(self) -> int:
+        """How many vectors the bank gets. Raises ConfigError if the budget cannot hold that many."""
+        size = coreset.coreset_size(self.seen, self.config) if self.config.sampler != "identity" else self.seen
+        if self.chunks and size > self._capacity // 2:
+            raise ConfigError(
+                f"a bank of {size:,} vectors does not fit the memory budget, which holds {self._capacity // 2:,}; "
+                "raise memory, or set coreset_size"
+            )
+        return size
+
+    def _allocate(self, patches: int, dims: int) -> None:
+        projected = self.config.projection_dim if self.config.sampler == "approx_greedy_coreset" else 0
+        bytes_per_row = 4 * (dims + projected) + _ROW_OVERHEAD
+        self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
+        self._capacity = int((1 - CALIBRATION_SHARE) * self.budget / bytes_per_row)
+        if self._capacity < 4 * patches:
+            needed = 4 * patches * bytes_per_row / (1 - CALIBRATION_SHARE) / 1e6
+            raise ConfigError(
+                f"memory: expected at least {needed:.0f} MB for images of {patches} patches; raise memory"
+            )
+        self._rng = np.random.default_rng([self.config.seed, 1])
+        rows = min(self._capacity, (self.expected_images or 8) * patches)
+        self._features = np.empty((rows, dims), np.float32)  # pages are taken from the system as they are written
+        self._image, self._place = np.empty(rows, np.int32), np.empty(rows, np.int32)
+        self._key = np.empty(rows if self.config.sampler == "random" else 0)
+
+    def _reserve(self, rows: int) -> None:
+        if rows <= len(self._features):
+            return
+        size = min(self._capacity, max(rows, 2 * len(self._features)))
+        for name in ("_features", "_image", "_place"):
+            old = getattr(self, name)
+            new = np.empty((size, *old.shape[1:]), old.dtype)
+            new[: self.used] = old[: self.used]
+            setattr(self, name, new)
+        if self.config.sampler == "random":
+            self._key = np.concatenate([self._key, np.empty(size - len(self._key))])
+
+    def _offer(self, patches: CalibrationPatches) -> None:
+        """Keeps a uniform random sample of the images offered (reservoir sampling; Vitter 1985, algorithm R)."""
+        self.offered += 1
+        if len(self.pool) < self._pool_size:
+            self.pool.append(_own(patches))
+        elif (place := int(self._rng.integers(self.offered))) < self._pool_size:
+            self.pool[place] = _own(patches)
+
+    def _reduce(self) -> None:
+        """Makes room: the patches that have come since the last time are thinned to what the net lacks."""
+        if self.config.sampler == "identity":
+            raise ConfigError(
+                "sampler 'identity' keeps every patch, which does not fit the memory budget; raise memory"
+            )
+        if self.chunks == 0 and self.config.calibration == "leave_one_out":
+            for patches in self._buffered_images():
+                self._offer(patches)
+        self.chunks += 1
+        keep = self._reduce_random() if self.config.sampler == "random" else self._reduce_greedy()
+        arrays: list[npt.NDArray[Any]] = [self._features, self._image, self._place]
+        for array in [*arrays, self._key] if len(self._key) else arrays:
+            array[: len(keep)] = array[keep]
+        self.net = self.used = len(keep)
+
+    def _buffered_images(self) -> list[CalibrationPatches]:
+        image = self._image[: self.used]
+        numbers, starts = np.unique(image, return_index=True)
+        stops = [*starts[1:], self.used]
+        return [
+            CalibrationPatches(int(n), self.grids[n], self._features[a:b])
+            for n, a, b in zip(numbers, starts, stops, strict=True)
+        ]
+
+    def _reduce_random(self) -> npt.NDArray[np.int64]:
+        """Every patch draws a number; those with the smallest stay. What is left of all of them is a uniform sample."""
+        self._key[self.net : self.used] = self._rng.random(self.used - self.net)
+        return np.sort(np.argsort(self._key[: self.used], kind="stable")[: self._net_size()])
+
+    def _reduce_greedy(self) -> npt.NDArray[np.int64]:
+        limit = self._net_size()
+        fresh = self._features[self.net : self.used]
+        if self.net == 0:
+            start = coreset.greedy_kcenter(fresh, min(max(limit // 2, 1), len(fresh)), progress=self.progress)
+            self.radius = start.covering_radius
+            return np.sort(start.indices)
+        distances = self._distances_to_net(fresh)
+        far = np.flatnonzero(distances > self.radius)
+        keep = np.arange(self.net)
+        if len(far):
+            picks = coreset.greedy_kcenter(
+                fresh[far], min(len(far), limit), start_bounds=distances[far], progress=self.progress
+            )
+            farther = picks.indices[picks.distances > self.radius]
+            if len(farther) == limit:  # the net is outgrown at once: what these picks leave is this far from them
+                self.radius = max(self.radius, picks.covering_radius)
+            keep = np.concatenate([keep, np.sort(self.net + far[farther])])
+        if len(keep) <= limit:
+            return keep
+        thin = coreset.greedy_kcenter(self._features[keep], max(limit // 2, 1), progress=self.progress)
+        self.radius += thin.covering_radius
+        return np.sort(keep[thin.indices])
+
+    def _distances_to_net(self, fresh: FloatArray) -> FloatArray:
+        """(n,) each patch's distance to the nearest of the net."""
+        searcher, step = ExactSearcher(self._features[: self.net]), 4096
+        parts = [searcher.search(fresh[a : a + step], 1)[0][:, 0] for a in range(0, len(fresh), step)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _net_size(self) -> int:
+        """How many patches the net may hold: a multiple of the final coreset, as far as that can be foreseen."""
+        done = len(self.grids)
+        foreseen = self.seen * max(1.0, self.expected_images / done) if self.expected_images else 8 * self.seen
+        wanted = NET_FACTOR * coreset.coreset_size(int(foreseen), self.config)
+        return max(2, min(wanted, self._capacity // 2))
+
+
+def _own(patches: CalibrationPatches) -> CalibrationPatches:
+    return CalibrationPatches(patches.image, patches.grid, patches.features.copy())
+
+
+def _sized(config: Config, size: int) -> Config:
+    return config if config.sampler == "identity" else replace(config, coreset_size=size)

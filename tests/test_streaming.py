@@ -1,0 +1,172 @@
+"""Fit under a memory budget: one chunk loses nothing; many chunks keep the bank nearly as good, and the bound that they state holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from patchbank import streaming
+from patchbank.config import Config, memory_budget
+from patchbank.coreset import sample
+from patchbank.errors import ConfigError
+from patchbank.progress import silent
+from patchbank.search import ExactSearcher
+from patchbank.streaming import PatchStream
+
+CONFIG = Config(coreset_size=60, calibration="none")
+GRID, DIMS = (10, 10), 6
+
+
+def images(rng, n):
+    """n images of 100 patches: clusters that all images share, and now and then a patch like no other."""
+    centres = rng.standard_normal((20, DIMS)) * 5
+    for _ in range(n):
+        patches = centres[rng.integers(0, 20, 100)] + rng.standard_normal((100, DIMS))
+        if rng.random() < 0.1:
+            patches[0] *= 4
+        yield patches.reshape(*GRID, DIMS).astype(np.float32)
+
+
+def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=True):
+    stream = PatchStream(config, budget, len(everything) if known else 0, held_out, silent)
+    for features in everything:
+        stream.add(features)
+    bank, calibration = stream.finish(tuple(f"{n}" for n in range(len(everything))))
+    return stream, bank, calibration
+
+
+def budget_for(images_at_once, sampler="approx_greedy_coreset"):
+    row = 4 * (DIMS + (128 if sampler == "approx_greedy_coreset" else 0)) + streaming._ROW_OVERHEAD
+    return int(images_at_once * 100 * row / (1 - streaming.CALIBRATION_SHARE)) + row
+
+
+def radius(everything, vectors):
+    points = np.concatenate([features.reshape(-1, DIMS) for features in everything])
+    return float(ExactSearcher(vectors).search(points, 1)[0].max())
+
+
+@pytest.mark.parametrize("sampler", ["identity", "random", "greedy_coreset", "approx_greedy_coreset"])
+def test_one_chunk_is_the_sampler_itself(rng, sampler):
+    everything = list(images(rng, 12))
+    config = dataclasses.replace(CONFIG, sampler=sampler)
+    stream, bank, _ = run(everything, 10**9, config)
+    points = np.concatenate([features.reshape(-1, DIMS) for features in everything])
+    chosen = sample(points, config)
+    assert stream.chunks == 0
+    np.testing.assert_array_equal(bank.vectors, points[chosen.indices])
+    assert bank.covering_radius == chosen.covering_radius
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("sampler", ["greedy_coreset", "approx_greedy_coreset"])
+def test_many_chunks_cover_nearly_as_well_as_one(rng, sampler, known):
+    everything = list(images(rng, 120))
+    config = dataclasses.replace(CONFIG, sampler=sampler)
+    _, whole, _ = run(everything, 10**9, config)
+    stream, bank, _ = run(everything, budget_for(12, sampler), config, known=known)
+    assert stream.chunks >= 9
+    assert len(bank) == len(whole) == 60
+    assert radius(everything, bank.vectors) <= 1.25 * radius(everything, whole.vectors)
+
+
+def test_the_stated_radius_bounds_the_true_one(rng):
+    for seed in range(5):
+        everything = list(images(np.random.default_rng(seed), 60))
+        _, bank, _ = run(everything, budget_for(6 + seed))
+        assert radius(everything, bank.vectors) <= bank.covering_radius * (1 + 1e-5)
+
+
+def test_provenance_survives_every_reduction(rng):
+    everything = list(images(rng, 80))
+    for sampler in ("random", "approx_greedy_coreset"):
+        _, bank, _ = run(everything, budget_for(10, sampler), dataclasses.replace(CONFIG, sampler=sampler))
+        for vector, image, row, column in zip(bank.vectors, bank.image, bank.row, bank.column, strict=True):
+            np.testing.assert_array_equal(vector, everything[image][row, column])
+
+
+def test_a_random_sample_of_a_stream_is_uniform(rng):
+    """Early chunks must not be favoured or forgotten: each tenth of the images gives about a tenth of the bank."""
+    everything = list(images(rng, 100))
+    counts = np.zeros(10)
+    for seed in range(20):
+        config = dataclasses.replace(CONFIG, sampler="random", seed=seed)
+        counts += np.bincount(run(everything, budget_for(9, "random"), config)[1].image // 10, minlength=10)
+    assert counts.sum() == 20 * 60
+    assert np.abs(counts - 120).max() < 5 * np.sqrt(120)
+
+
+def test_memory_is_bounded_whatever_comes(rng):
+    budget = budget_for(8)
+    stream = PatchStream(
+        dataclasses.replace(CONFIG, calibration="leave_one_out"), budget, 0, lambda image: False, silent
+    )
+    for features in images(rng, 300):
+        stream.add(features)
+        held = stream._features.nbytes + stream._image.nbytes + stream._place.nbytes
+        held += sum(patches.features.nbytes for patches in stream.pool)
+        assert held <= budget
+
+
+def test_calibration_pool_is_a_uniform_sample_of_the_images(rng):
+    config = dataclasses.replace(CONFIG, calibration="leave_one_out")
+    counts = np.zeros(4)
+    everything = list(images(rng, 80))
+    for seed in range(30):
+        stream, _, pool = run(everything, budget_for(10), dataclasses.replace(config, seed=seed))
+        assert len({patches.image for patches in pool}) == len(pool) == stream._pool_size < 80
+        for patches in pool:
+            np.testing.assert_array_equal(patches.features, everything[patches.image].reshape(-1, DIMS))
+        counts += np.bincount([patches.image // 20 for patches in pool], minlength=4)
+    expected = counts.sum() / 4
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_held_out_images_never_reach_the_bank(rng):
+    config = dataclasses.replace(CONFIG, calibration="holdout")
+    everything = list(images(rng, 60))
+    for budget in (10**9, budget_for(8)):
+        _, bank, pool = run(everything, budget, config, held_out=lambda image: image % 3 == 0)
+        assert not (bank.image % 3 == 0).any()
+        assert all(patches.image % 3 == 0 for patches in pool)
+
+
+def test_same_seed_same_bank(rng):
+    everything = list(images(rng, 60))
+    for sampler in ("random", "approx_greedy_coreset"):
+        config = dataclasses.replace(CONFIG, sampler=sampler)
+        a, b = (run(everything, budget_for(8, sampler), config)[1] for _ in range(2))
+        np.testing.assert_array_equal(a.vectors, b.vectors)
+
+
+def test_what_cannot_fit_says_so(rng):
+    everything = list(images(rng, 40))
+    with pytest.raises(ConfigError, match="identity"):
+        run(everything, budget_for(8, "identity"), dataclasses.replace(CONFIG, sampler="identity"))
+    with pytest.raises(ConfigError, match="raise memory, or set coreset_size"):
+        run(everything, budget_for(8), dataclasses.replace(CONFIG, coreset_size=700))
+    with pytest.raises(ConfigError, match="at least"):
+        run(everything, budget_for(2))
+
+
+def test_images_in_use_are_those_of_the_buffer(rng):
+    stream, _, _ = run(list(images(rng, 50)), budget_for(8))
+    assert stream.images_in_use() == set(stream._image[: stream.used].tolist())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 1610612736), ("3000000", 3 * 10**6)]
+)
+def test_memory_sizes(text, size):
+    assert memory_budget(text) == size
+
+
+def test_memory_auto_is_half_of_the_machine():
+    assert 10**8 < memory_budget("auto") < 10**14
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "1XB", "10", "0GB"])
+def test_impossible_memory_sizes(text):
+    with pytest.raises(ConfigError, match="memory"):
+        memory_budget(text)
