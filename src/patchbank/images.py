@@ -105,9 +105,11 @@ def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 
 def thumbnail(image: Array, longest: int) -> bytes:
-    """(H, W, 3) RGB -> the bytes of a JPEG whose longer side is at most `longest` pixels."""
+    """(H, W, 3) RGB -> the bytes of a JPEG whose longer side is at most `longest` pixels; none at all for 0."""
     import cv2
 
+    if longest == 0:
+        return b""
     height, width = image.shape[:2]
     shrink = min(1.0, longest / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))

@@ -18,6 +18,7 @@ from patchbank import __version__, artifact, maps, scoring
 from patchbank.backbones import Backbone, BackboneInfo, Layer, load_backbone, restore_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
+from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, Runtime, memory_budget
 from patchbank.errors import BackboneError, ConfigError, DatasetError, ModelFileError
 from patchbank.images import Array, ImageSource, name_of, normalise, read_image, resize
@@ -57,6 +58,7 @@ class PatchCore:
         runtime: Runtime | None = None,
         backbone: Backbone | None = None,
         skip_unreadable: bool = False,
+        checkpoint: str | Path | None = None,
         progress: Progress = silent,
     ) -> PatchCore:
         """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
@@ -73,11 +75,20 @@ class PatchCore:
             return _features(image, network, config, {})
 
         budget = memory_budget(runtime.memory)
+        state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
         training = collect(
-            _listed(images), describe, config, budget=budget, skip_unreadable=skip_unreadable, progress=progress
+            _listed(images),
+            describe,
+            config,
+            budget=budget,
+            skip_unreadable=skip_unreadable,
+            progress=progress,
+            checkpoint=state,
         )
         searcher = build_searcher(training.bank.vectors, config)
         calibration = _calibrate(training, searcher, config, progress)
+        if state:
+            state.remove()
         return cls(config, network, training.bank, searcher, calibration, training.thumbnails, training.skipped)
 
     @overload
@@ -165,6 +176,14 @@ def _listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
         kind = type(images).__name__
         raise DatasetError(f"expected a sequence of images; got one {kind} (for a folder: patchbank.find_images)")
     return images
+
+
+def _checkpoint(
+    path: str | Path, images: Iterable[ImageSource], config: Config, budget: int, network: Backbone
+) -> Checkpoint:
+    if not isinstance(images, (list, tuple)) or not all(isinstance(image, (str, os.PathLike)) for image in images):
+        raise ConfigError("checkpoint: expected the images as a list of paths, which a later fit can recognise")
+    return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
 
 
 def _calibrate(training: Training, searcher: Searcher, config: Config, progress: Progress) -> Calibration | None:

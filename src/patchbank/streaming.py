@@ -10,7 +10,8 @@ the r-net of Gonzalez 1985).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -109,6 +110,45 @@ class PatchStream:
             covering_radius=chosen.covering_radius + self.radius,
         )
         return bank, self._calibration_patches()
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that `restore` needs to go on from here, as plain arrays."""
+        if not self.grids:
+            return {}
+        counters = [self.seen, self.net, self.used, self.chunks, self.offered, self._pool_size, self._capacity]
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "features": self._features[: self.used],
+            "image": self._image[: self.used],
+            "place": self._place[: self.used],
+            "key": self._key[: self.used],
+            "grids": np.array(self.grids, np.int64),
+            "counters": np.array(counters, np.int64),
+            "radius": np.array(self.radius),
+            "rng": np.array(json.dumps(self._rng.bit_generator.state)),
+            "pool_images": np.array([patches.image for patches in self.pool], np.int64),
+        }
+        return arrays | {f"pool_{number}": patches.features for number, patches in enumerate(self.pool)}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Continues from a state of the same fit."""
+        if not state:
+            return
+        self.grids = [(int(height), int(width)) for height, width in state["grids"]]
+        features = state["features"]
+        self._allocate(int(np.prod(self.grids[0])), features.shape[1])
+        counters = (int(value) for value in state["counters"])
+        self.seen, self.net, self.used, self.chunks, self.offered, self._pool_size, self._capacity = counters
+        used, self.used = self.used, 0
+        self._reserve(used)
+        self.used = used
+        self._features[:used], self._image[:used], self._place[:used] = features, state["image"], state["place"]
+        self._key[: len(state["key"])] = state["key"]
+        self.radius = float(state["radius"])
+        self._rng.bit_generator.state = json.loads(str(state["rng"]))
+        self.pool = [
+            CalibrationPatches(int(image), self.grids[image], state[f"pool_{number}"])
+            for number, image in enumerate(state["pool_images"])
+        ]
 
     def _calibration_patches(self) -> list[CalibrationPatches]:
         if self.chunks or self.config.calibration != "leave_one_out":

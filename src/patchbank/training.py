@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.bank import MemoryBank
+from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
 from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
@@ -47,38 +50,82 @@ def collect(
     budget: int,
     skip_unreadable: bool,
     progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> Training:
     """Reads, embeds and thins all images in one pass; `embed` turns (H, W, 3) RGB into (h, w, D). budget: bytes.
 
-    Raises ImageError for the first unusable image, unless `skip_unreadable`; DatasetError if there are too few usable
-    ones.
+    With a checkpoint, goes on where the same fit was interrupted, and saves its state when it is interrupted itself and
+    whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
+    DatasetError if there are too few usable ones.
     """
     total = len(images) if isinstance(images, Sized) else 0
     stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
-    names: list[str] = []
-    thumbnails: dict[int, bytes] = {}
-    skipped: list[Skipped] = []
-    for number, source in enumerate(images):
-        progress("embed", number, total)
-        try:
-            image = read_image(source)
-        except ImageError as error:
-            if not skip_unreadable:
-                raise
-            skipped.append(Skipped(name_of(source, number), str(error)))
-            continue
-        chunks = stream.chunks
-        stream.add(embed(image))
-        if config.thumbnail_size:
-            thumbnails[len(names)] = thumbnail(image, config.thumbnail_size)
-        names.append(name_of(source, number))
-        if stream.chunks > chunks:  # memory: a picture for each image that the bank may still need, no others
-            thumbnails = {image: thumbnails[image] for image in stream.images_in_use() if image in thumbnails}
+    run = _Run(stream)
+    if checkpoint and (state := checkpoint.load()):
+        run.restore(state)
+    try:
+        for number, source in enumerate(islice(images, run.done, None), start=run.done):
+            progress("embed", number, total)
+            try:
+                image = read_image(source)
+            except ImageError as error:
+                if not skip_unreadable:
+                    raise
+                run.skipped.append(Skipped(name_of(source, number), str(error)))
+            else:
+                if (
+                    run.add(embed(image), name_of(source, number), thumbnail(image, config.thumbnail_size))
+                    and checkpoint
+                ):
+                    checkpoint.save(run.state())
+            run.done = number + 1
+    except BaseException:
+        if checkpoint and run.intact:
+            checkpoint.save(run.state())
+        raise
     progress("embed", total, total)
-    _check_count(len(names), skipped, config)
-    bank, calibration = stream.finish(relative_names(names))
+    _check_count(len(run.names), run.skipped, config)
+    bank, calibration = stream.finish(relative_names(run.names))
     used = set(bank.image.tolist())
-    return Training(bank, calibration, {n: data for n, data in thumbnails.items() if n in used}, tuple(skipped))
+    thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
+    return Training(bank, calibration, thumbnails, tuple(run.skipped))
+
+
+@dataclass(eq=False)
+class _Run:
+    """How far a fit has come: `done` images of the sequence, usable or not."""
+
+    stream: PatchStream
+    done: int = 0
+    names: list[str] = field(default_factory=list)
+    thumbnails: dict[int, bytes] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    intact: bool = True  # False while an image is half-way into the stream
+
+    def add(self, features: FloatArray, name: str, picture: bytes) -> bool:
+        """Takes an image; True if that has reduced a chunk."""
+        chunks, self.intact = self.stream.chunks, False
+        self.stream.add(features)
+        if picture:
+            self.thumbnails[len(self.names)] = picture
+        self.names.append(name)
+        reduced = self.stream.chunks > chunks
+        if reduced:  # memory: a picture for each image that the bank may still need, no others
+            self.thumbnails = {n: self.thumbnails[n] for n in self.stream.images_in_use() if n in self.thumbnails}
+        self.intact = True
+        return reduced
+
+    def state(self) -> State:
+        texts = {"names": self.names, "skipped": [[s.name, s.reason] for s in self.skipped], "done": self.done}
+        return {**self.stream.state(), **pack_blobs(self.thumbnails), "run": np.array(json.dumps(texts))}
+
+    def restore(self, state: State) -> None:
+        texts = json.loads(str(state["run"]))
+        self.names, self.done = texts["names"], texts["done"]
+        self.skipped = [Skipped(*pair) for pair in texts["skipped"]]
+        self.thumbnails = unpack_blobs(state)
+        if self.names:
+            self.stream.restore(state)
 
 
 def held_out_images(total: int, config: Config) -> Callable[[int], bool]:

@@ -34,7 +34,9 @@ def register(app: typer.Typer) -> None:
         paths = read_dataset(data).train_paths
         start = time.perf_counter()
         with progress_bar() as progress:
-            model = PatchCore.fit(paths, config, runtime=runtime, skip_unreadable=True, progress=progress)
+            model = PatchCore.fit(
+                paths, config, runtime=runtime, skip_unreadable=True, checkpoint=f"{output}.partial", progress=progress
+            )
         model.save(output)
         seconds = time.perf_counter() - start
         typer.echo(
