@@ -1,4 +1,4 @@
-"""Interrupted fits: what is resumed ends as if it had never been interrupted, to the byte; other fits' files are not touched by mistake."""
+"""Interrupted fits: one that is resumed ends as if it had never been interrupted, to the byte."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def test_every_option_has_an_effect_and_survives_the_file(good, rng, tmp_path, o
 
 def test_unreadable_images_raise_or_are_listed(good, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 no")
-    with pytest.raises(ImageError, match="bad.jpg"):
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
         PatchCore.fit([*good, tmp_path / "bad.jpg"], SMALL, backbone=FakeBackbone())
     model = PatchCore.fit([tmp_path / "bad.jpg", *good], SMALL, backbone=FakeBackbone(), skip_unreadable=True)
     assert [s.name for s in model.skipped] == [str(tmp_path / "bad.jpg")]
@@ -321,3 +321,14 @@ def test_overlay_of_a_file_that_has_gone(model, rng, tmp_path):
     path.unlink()
     with pytest.raises(ImageError, match="no such file"):
         result.overlay()
+
+
+def test_predict_each_goes_on_after_an_unusable_image(model, rng, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no")
+    image = part(rng)
+    first, bad, last = model.predict_each([image, tmp_path / "bad.jpg", image])
+    assert first.score == last.score == model.predict(image).score
+    assert bad.name == str(tmp_path / "bad.jpg")
+    assert "bad.jpg" in bad.reason
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
+        model.predict([image, tmp_path / "bad.jpg"])

@@ -1,4 +1,4 @@
-"""Patches: neighbourhoods, alignment and both embeddings, against closed forms, brute force and the reference's numbers."""
+"""Patches: neighbourhoods, alignment and both embeddings, against closed forms, brute force and golden numbers."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_eq_7_is_the_paper_s_formula(rng):
 
 def test_eq_7_does_not_overflow(rng):
     """Printed as it is, exp of a distance of 10 000 is infinite and the score NaN."""
-    vectors, searcher = bank(rng)
+    vectors, _ = bank(rng)
     far = vectors * np.float32(5000)
     patch = np.full(4, 20_000, np.float32)
     distances = np.linalg.norm(far - patch, axis=1)

@@ -1,4 +1,4 @@
-"""Fit under a memory budget: one chunk loses nothing; many chunks keep the bank nearly as good, and the bound that they state holds."""
+"""Fit under a memory budget: one chunk loses nothing; many keep the bank nearly as good, within the bound they state."""
 
 from __future__ import annotations
 

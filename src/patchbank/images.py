@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -46,6 +50,34 @@ def read_image(source: ImageSource) -> Array:
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
     return to_rgb(_as_array(source))
+
+
+def read_ahead(
+    sources: Iterable[ImageSource], depth: int = 2
+) -> Iterator[tuple[ImageSource, Array | ImageError, float]]:
+    """Reads images in a thread of its own, up to `depth` ahead of the consumer: (source, image or why not, seconds), in
+    order."""
+    waiting: deque[tuple[ImageSource, Future[tuple[Array | ImageError, float]]]] = deque()
+    remaining = iter(sources)
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="patchbank-read")
+    try:
+        while True:
+            for source in islice(remaining, depth + 1 - len(waiting)):
+                waiting.append((source, pool.submit(_timed_read, source)))
+            if not waiting:
+                return
+            source, future = waiting.popleft()
+            yield source, *future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed_read(source: ImageSource) -> tuple[Array | ImageError, float]:
+    start = time.perf_counter()
+    try:
+        return read_image(source), time.perf_counter() - start
+    except ImageError as error:
+        return error, time.perf_counter() - start
 
 
 def decode(data: bytes) -> Array:

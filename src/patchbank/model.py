@@ -20,8 +20,8 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, Runtime, memory_budget
-from patchbank.errors import BackboneError, ConfigError, DatasetError, ModelFileError
-from patchbank.images import Array, ImageSource, name_of, normalise, read_image, resize
+from patchbank.errors import BackboneError, ConfigError, DatasetError, ImageError, ModelFileError
+from patchbank.images import Array, ImageSource, name_of, normalise, read_ahead, read_image, resize
 from patchbank.patches import embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
@@ -108,15 +108,30 @@ class PatchCore:
         Raises ImageError for an unusable image.
         """
         if isinstance(images, (list, tuple)):
-            return [self._inspect(image, number) for number, image in enumerate(images)]
+            return list(self._stream(images))
         if isinstance(images, Iterator):
-            return (self._inspect(image, number) for number, image in enumerate(images))
-        return self._inspect(images, 0)
+            return self._stream(images)
+        return self._inspect(images, name_of(images, 0), *_read(images))
 
-    def _inspect(self, source: ImageSource, number: int) -> Result:
-        timings: dict[str, float] = {}
-        with _Clock(timings, "decode"):
-            image = read_image(source)  # (H, W, 3)
+    def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
+        """Inspects images as they come, the next one being read meanwhile; an unusable image yields a Skipped and no
+        error."""
+        for number, (source, image, seconds) in enumerate(read_ahead(images)):
+            name = name_of(source, number)
+            if isinstance(image, ImageError):
+                yield Skipped(name, str(image))
+            else:
+                yield self._inspect(source, name, image, seconds)
+
+    def _stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
+        for result in self.predict_each(images):
+            if isinstance(result, Skipped):
+                raise ImageError(result.reason)
+            yield result
+
+    def _inspect(self, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
+        """image: (H, W, 3) RGB, which took so many seconds to read."""
+        timings = {"decode": seconds}
         features = _features(image, self.backbone, self.config, timings)  # (h, w, D)
         grid, flat = features.shape[:2], features.reshape(-1, features.shape[2])  # (P, D), P = h * w
         with _Clock(timings, "search"):
@@ -125,7 +140,7 @@ class PatchCore:
             scores = scoring.patch_scores(distances)  # (P,)
             score = scoring.image_score(scores, nearest, flat, self.bank.vectors, self.searcher, self.config)
         return Result(
-            path=name_of(source, number),
+            path=name,
             score=score,
             threshold=self.calibration.threshold if self.calibration else None,
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
@@ -151,6 +166,11 @@ class PatchCore:
             return _unpacked(cls, file, runtime or Runtime())
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
+
+
+def _read(source: ImageSource) -> tuple[Array, float]:
+    start = time.perf_counter()
+    return read_image(source), time.perf_counter() - start
 
 
 def _features(image: Array, backbone: Backbone, config: Config, timings: dict[str, float]) -> FloatArray:

@@ -16,7 +16,7 @@ from patchbank.bank import MemoryBank
 from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
-from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
+from patchbank.images import Array, ImageSource, name_of, read_ahead, thumbnail
 from patchbank.progress import Progress
 from patchbank.streaming import CalibrationPatches, PatchStream
 
@@ -64,19 +64,16 @@ def collect(
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        for number, source in enumerate(islice(images, run.done, None), start=run.done):
+        remaining = read_ahead(islice(images, run.done, None))
+        for number, (source, image, _) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
-            try:
-                image = read_image(source)
-            except ImageError as error:
+            if isinstance(image, ImageError):
                 if not skip_unreadable:
-                    raise
-                run.skipped.append(Skipped(name_of(source, number), str(error)))
+                    raise image
+                run.skipped.append(Skipped(name_of(source, number), str(image)))
             else:
-                if (
-                    run.add(embed(image), name_of(source, number), thumbnail(image, config.thumbnail_size))
-                    and checkpoint
-                ):
+                picture = thumbnail(image, config.thumbnail_size)
+                if run.add(embed(image), name_of(source, number), picture) and checkpoint:
                     checkpoint.save(run.state())
             run.done = number + 1
     except BaseException:

@@ -23,7 +23,9 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON 
         typer.echo(json.dumps([dataclasses.asdict(row) for row in zoo()]))
         return
     for row in zoo():
-        layers = ", ".join(f"{layer.name} ({layer.channels})" for layer in row.layers if layer.name in row.default_layers)
+        layers = ", ".join(
+            f"{layer.name} ({layer.channels})" for layer in row.layers if layer.name in row.default_layers
+        )
         typer.echo(f"{row.name:<20} {layers:<32} {row.licence:<13} {_availability(row)}")
 
 
@@ -57,7 +59,9 @@ def show(
 
 
 @command(app, "fetch")
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A zoo network whose weights are downloaded.")]) -> None:
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A zoo network whose weights are downloaded.")],
+) -> None:
     """Download a network's weights once, check them, and keep them in the cache."""
     from patchbank.backbones.fetch import fetch as run
 

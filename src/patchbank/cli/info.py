@@ -35,7 +35,8 @@ def register(app: typer.Typer) -> None:
             "written by": f"patchbank {manifest['patchbank_version']}",
             "backbone": f"{backbone['name']} ({backbone['licence']})",
             "layers": ", ".join(layers),
-            "bank": f"{bank['size']} vectors of {len(bank['images'])} images, covering radius {bank['covering_radius']:.4f}",
+            "bank": f"{bank['size']} vectors of {len(bank['images'])} images",
+            "radius": f"{bank['covering_radius']:.4f} (no training patch is farther from the bank)",
             "threshold": _threshold(calibration) if calibration else "none",
         }
         for name, value in rows.items():

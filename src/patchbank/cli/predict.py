@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.evaluation.datasets import find_images
         from patchbank.model import PatchCore
+        from patchbank.training import Skipped
 
         images = find_images(paths)
         detector = PatchCore.load(model, runtime=runtime)
@@ -52,14 +53,12 @@ def register(app: typer.Typer) -> None:
         found, skipped = 0, []
         if as_csv:
             typer.echo(_csv_line(_COLUMNS))
-        for path in images:
-            try:
-                result = detector.predict(path)
-                if output:
-                    output.add(result)
-            except ImageError as error:
-                skipped.append((str(path), str(error)))
+        for result in detector.predict_each(images):
+            if isinstance(result, Skipped):
+                skipped.append((result.name, result.reason))
                 continue
+            if output:
+                output.add(result)
             found += bool(result.is_anomalous)
             typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
         if output:
