@@ -323,6 +323,22 @@ def test_every_truncation_is_noticed(tmp_path: Path, name: str) -> None:
             read_checkpoint(path)
 
 
+def test_a_zip_entry_at_an_impossible_offset_is_refused(tmp_path: Path) -> None:
+    """Python 3.11's zipfile lets an OverflowError out for an offset of 2^64 - 1."""
+    path = tmp_path / "a.pth"
+    entry = zipfile.ZipInfo("archive/data.pkl")
+    entry.extra = struct.pack("<HHQ", 1, 8, (1 << 64) - 1)  # the 64-bit offset, used where the 32-bit one is all ones
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(entry, dumps({"w": tensor((2, 3), (3, 1))}))
+    content = bytearray(path.read_bytes())
+    offset = content.index(b"PK\x01\x02") + 42
+    content[offset : offset + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools, decoding a damaged text
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), name=st.sampled_from(FORMATS))
 def test_random_damage_never_raises_anything_but_checkpoint_errors(

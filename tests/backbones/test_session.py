@@ -269,7 +269,17 @@ def _in_sparse(model: Any) -> None:
     model.graph.sparse_initializer.append(sparse)
 
 
-@pytest.mark.parametrize("place", [_in_initializer, _in_constant, _in_subgraph, _in_function, _in_sparse])
+def _only_marked(model: Any) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+
+
+def _only_named(model: Any) -> None:
+    model.graph.initializer[0].external_data.add(key="location", value="weights.bin")
+
+
+@pytest.mark.parametrize(
+    "place", [_only_marked, _only_named, _in_initializer, _in_constant, _in_subgraph, _in_function, _in_sparse]
+)
 def test_weights_in_other_files_are_refused_wherever_they_hide(place: Any) -> None:
     """A model file must not read other files of the machine that opens it."""
     with pytest.raises(BackboneError, match="another file"):

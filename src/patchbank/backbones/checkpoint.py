@@ -36,6 +36,9 @@ MAX_DIMS = 8
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
+# What zipfile lets through for damaged archives (RuntimeError: encrypted; NotImplementedError is one too).
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, EOFError, OSError, OverflowError, RuntimeError, struct.error)
+
 # NumPy has no bfloat16: read as uint16, widened below.
 _DTYPES = {
     "DoubleStorage": "<f8",
@@ -152,7 +155,7 @@ def _read_zip(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
     """`<name>/data.pkl`, `<name>/data/<key>` and, since torch 2.1, `<name>/byteorder`; all stored, not compressed."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except _ZIP_ERRORS as error:
         raise CheckpointError(f"damaged or truncated zip archive ({error})") from error
     entries = {entry.filename: entry for entry in archive.infolist()}
     if len(entries) != len(archive.infolist()) or len(entries) > MAX_TENSORS:
@@ -172,7 +175,7 @@ def _read_zip(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
             raise CheckpointError(f"damaged: entry {name!r} is missing")
         try:
             return archive.read(entries[name])
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError, RuntimeError, struct.error) as error:
+        except _ZIP_ERRORS as error:
             raise CheckpointError(f"damaged: entry {name!r} cannot be read ({error})") from error
 
     if prefix + "byteorder" in entries and read(prefix + "byteorder").strip() != b"little":
