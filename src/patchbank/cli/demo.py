@@ -38,8 +38,8 @@ def register(app: typer.Typer) -> None:
         from patchbank.model import PatchCore
         from patchbank.report import ReportRow, write_report
 
-        folder = make_folder(out)
         train, good, defective = solar_cells()
+        folder = make_folder(out)
         typer.echo(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
         start = time.perf_counter()
         with progress_bar() as progress:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from patchbank.config import Config, Runtime, options, read_toml
-from patchbank.errors import ConfigError, PatchbankError
+from patchbank.errors import ConfigError, OutputError, PatchbankError
 from patchbank.progress import Progress, silent
 
 INTERRUPTED = 130
@@ -116,19 +118,29 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, debug: bool = False, **given: Any) -> None:
         try:
             function(**given)
+            sys.stdout.flush()  # a full disk behind a redirection shows itself here, not when the interpreter ends
         except PatchbankError as error:
-            if debug:
-                raise
-            fail(str(error), error.exit_code)
+            fail(str(error), error.exit_code, debug=debug)
         except KeyboardInterrupt:
-            fail("interrupted; nothing was written", INTERRUPTED)
+            fail("interrupted; what was written before is whole", INTERRUPTED)
         except BrokenPipeError:  # the reader of a pipe has gone: not an error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
             raise typer.Exit(0) from None
+        except OSError as error:
+            _drop_stdout()
+            fail(
+                f"{error.strerror or error}: {error.filename or 'standard output'}", OutputError.exit_code, debug=debug
+            )
         except MemoryError:
-            if debug:
-                raise
-            fail("not enough memory; use a smaller image_size or fewer images", PatchbankError.exit_code)
+            advice = "use a smaller image_size or fewer images"
+            fail(f"not enough memory; {advice}", PatchbankError.exit_code, debug=debug)
+        except typer.Exit:
+            raise
+        except Exception as error:  # noqa: BLE001  (a bug must not end with 1, the exit code of a found anomaly)
+            about = f"{type(error).__name__}: {error}"
+            fail(
+                f"internal error ({about}); please report it with the lines above", PatchbankError.exit_code, debug=True
+            )
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
     run.__signature__ = inspect.Signature([*parameters, debug_flag])  # type: ignore[attr-defined]
@@ -136,10 +148,20 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def fail(message: str, exit_code: int) -> None:
-    """Prints one line to stderr and ends the program."""
+def fail(message: str, exit_code: int, *, debug: bool = False) -> None:
+    """Prints one line to stderr, below the current exception's traceback if `debug`, and ends the program."""
+    if debug:
+        typer.echo(traceback.format_exc(), err=True)
     typer.echo("patchbank: " + " ".join(message.split()), err=True)
     raise typer.Exit(exit_code)
+
+
+def _drop_stdout() -> None:
+    """Sends what is still buffered to nowhere, so that the interpreter does not fail on it once more at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:  # stdout is no real file: nothing is buffered that could fail
+        sys.stdout = io.StringIO()
 
 
 def note(message: str) -> None:
