@@ -1,0 +1,254 @@
+"""What each command does when all is well: its output, its files, its exit code."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from patchbank import Config, PatchCore, __version__
+from patchbank.backbones.zoo import zoo
+
+from .conftest import SMALL, make_category, part, run, write
+
+EVALUATION_KEYS = [
+    "image_auroc",
+    "image_ap",
+    "image_f1",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro",
+    "n_test",
+    "ms_per_image",
+    "threshold",
+    "false_alarm_rate",
+    "miss_rate",
+]
+
+
+def test_version():
+    assert run("--version").stdout == f"patchbank {__version__}\n"
+
+
+def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
+    result = run("fit", category, "-o", tmp_path / "m.patchbank", *SMALL)
+    assert "8 images, 40 bank vectors" in result.stdout
+    model = PatchCore.load(tmp_path / "m.patchbank")
+    assert model.config == Config(image_size=64, coreset_size=40, layers=("blocks.2", "blocks.4"), embedding="mean")
+    assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
+    assert "8 images support a false-alarm rate of 0.111 at best" in result.stderr
+
+
+def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
+    result = run("fit", category, "-o", tmp_path / "m", *SMALL, "--calibration", "none")
+    assert "threshold" not in result.output
+    lines = run("predict", tmp_path / "m", category / "test/good/000.png").stdout.splitlines()
+    assert lines[0].startswith("- ")
+    row = json.loads(run("predict", tmp_path / "m", category / "test/good/000.png", "--json").stdout)
+    assert (row["threshold"], row["is_anomalous"], row["regions"]) == (None, None, [])
+
+
+def test_fit_takes_a_flat_folder_and_a_csv_too(category, tmp_path):
+    flat, listed = tmp_path / "flat.patchbank", tmp_path / "list.patchbank"
+    run("fit", category / "train/good", "-o", flat, *SMALL)
+    paths = sorted((category / "train/good").iterdir())
+    table = tmp_path / "parts.csv"
+    table.write_text("path,label\n" + "".join(f"{path},good\n" for path in paths))
+    run("fit", table, "-o", listed, *SMALL)
+    assert flat.read_bytes() == listed.read_bytes()
+
+
+def test_info_shows_every_option_and_checks_the_file(fitted):
+    text = run("info", fitted).stdout
+    for shown in ("efficientnet_lite0 (Apache-2.0)", "blocks.2 (40 channels, stride 8)", "40 vectors of 8 images"):
+        assert shown in text
+    for name in Config().to_dict():
+        assert f"\n  {name} " in text
+    manifest = json.loads(run("info", fitted, "--json").stdout)
+    assert manifest["bank"]["size"] == 40
+    assert manifest["config"]["image_size"] == [64, 64]
+
+
+def test_predict_tells_good_from_scratched(fitted, good, scratched):
+    lines = run("predict", fitted, good, scratched).stdout.splitlines()
+    assert lines[0].startswith("ok ")
+    assert lines[0].endswith(str(good))
+    assert lines[1].startswith("ANOMALOUS ")
+    assert "region" in lines[1]
+
+
+def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratched):
+    result = run("predict", fitted, good, scratched, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [list(row) for row in rows] == [["path", "score", "threshold", "is_anomalous", "regions"]] * 2
+    assert [row["path"] for row in rows] == [str(good), str(scratched)]
+    assert [row["is_anomalous"] for row in rows] == [False, True]
+    assert rows[0]["score"] == PatchCore.load(fitted).predict(good).score
+    assert result.stderr == ""
+    x, y, width, height = rows[1]["regions"][0]["box"]
+    assert x <= 48 <= x + width  # the scratch crosses the middle of the 96x72 image
+    assert y <= 36 <= y + height
+
+
+def test_predict_csv_has_a_header_and_quotes(fitted, scratched, tmp_path):
+    odd = write(tmp_path / "a, b.png", cv2.imread(str(scratched)))
+    rows = list(csv.DictReader(io.StringIO(run("predict", fitted, odd, "--csv").stdout)))
+    assert list(rows[0]) == ["path", "score", "threshold", "is_anomalous", "regions"]
+    assert rows[0]["path"] == str(odd)
+    assert rows[0]["is_anomalous"] == "true"
+    assert int(rows[0]["regions"]) >= 1
+    assert float(rows[0]["score"]) > float(rows[0]["threshold"])
+
+
+def test_predict_out_writes_overlay_mask_and_report(fitted, category, tmp_path):
+    out = tmp_path / "new" / "out"
+    run("predict", fitted, category / "test", "--out", out)
+    for name in ("good/000.png", "scratch/003.png"):
+        assert cv2.imread(str(out / f"{name}.overlay.png")).shape == (72, 96, 3)
+    found = cv2.imread(str(out / "scratch/000.png.mask.png"), cv2.IMREAD_GRAYSCALE)
+    assert set(np.unique(found)) == {0, 255}
+    assert len(list(out.rglob("*.overlay.png"))) == 8
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "scratch/000.png" in report
+    assert "disc.patchbank" in report
+    assert not list(out.rglob("*.part"))
+
+
+def test_fail_on_anomaly(fitted, good, scratched):
+    run("predict", fitted, good, "--fail-on-anomaly")
+    run("predict", fitted, good, scratched, code=0)
+    run("predict", fitted, good, scratched, "--fail-on-anomaly", code=1)
+
+
+def test_evaluate_json_has_the_promised_keys_in_order(fitted, category):
+    values = json.loads(run("evaluate", fitted, category, "--json").stdout)
+    assert list(values) == EVALUATION_KEYS
+    assert values["image_auroc"] == 1.0
+    assert values["n_test"] == 8
+    assert values["miss_rate"] == 0.0
+    assert 0.9 < values["pixel_auroc"] <= 1.0
+    assert values["threshold"] == PatchCore.load(fitted).calibration.threshold
+    assert values["ms_per_image"] > 0
+
+
+def test_evaluate_for_people_and_without_masks(fitted, category, tmp_path):
+    table = tmp_path / "test.csv"
+    good, bad = category / "test/good/000.png", category / "test/scratch/000.png"
+    table.write_text(f"path,label,split\n{good},good,test\n{bad},scratch,test\n")
+    lines = dict(line.split() for line in run("evaluate", fitted, table).stdout.splitlines())
+    assert list(lines) == EVALUATION_KEYS
+    assert lines["pixel_auroc"] == "-"
+    assert lines["image_auroc"] == "1.0000"
+    values = json.loads(run("evaluate", fitted, table, "--json").stdout)
+    assert values["aupro"] is None
+
+
+def test_benchmark_fits_every_category(tmp_path, rng):
+    for name in ("a", "b"):
+        make_category(tmp_path / name, rng, train=4, good=2, bad=2)
+    report = json.loads(run("benchmark", tmp_path, *SMALL, "--json").stdout)
+    assert set(report["categories"]) == {"a", "b"}
+    assert set(EVALUATION_KEYS) <= set(report["categories"]["a"])
+    expected = np.mean([report["categories"][name]["image_auroc"] for name in "ab"])
+    assert report["mean"]["image_auroc"] == pytest.approx(expected)
+    lines = run("benchmark", tmp_path, *SMALL).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["category", "a", "b", "mean"]
+    assert len({len(line.split()) for line in lines}) == 1
+
+
+def test_backbones_list_names_them_all_with_their_licences(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATCHBANK_CACHE", str(tmp_path))
+    lines = run("backbones", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [row.name for row in zoo()]
+    assert "Apache-2.0" in lines[0]
+    assert "patchbank backbones fetch wide_resnet50_2" in lines[-2]
+    rows = json.loads(run("backbones", "list", "--json").stdout)
+    assert [row["name"] for row in rows] == [row.name for row in zoo()]
+
+
+def test_backbones_show_works_without_the_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATCHBANK_CACHE", str(tmp_path))
+    text = run("backbones", "show", "resnet18").stdout
+    assert "BSD-3-Clause" in text
+    assert any(line.split() == ["layer2", "128", "8", "default"] for line in text.splitlines())
+    about = json.loads(run("backbones", "show", "efficientnet_lite0", "--json").stdout)
+    assert about["mean"] == [127.0, 127.0, 127.0]
+    assert about["default_layers"] == ["blocks.2", "blocks.4"]
+
+
+def test_backbones_show_of_an_onnx_file_and_a_fit_with_it(category, fitted, tmp_path):
+    network = tmp_path / "own.onnx"
+    network.write_bytes(PatchCore.load(fitted).backbone.to_onnx())
+    text = run("backbones", "show", network).stdout
+    assert any(line.split()[:3] == ["blocks.4", "112", "16"] for line in text.splitlines())
+    run("fit", category, "-o", tmp_path / "m", *SMALL, "--backbone", network, "--layers", "blocks.2")
+    assert [layer.name for layer in PatchCore.load(tmp_path / "m").backbone.info.layers] == ["blocks.2"]
+
+
+def test_fetch_of_an_installed_network_names_its_file():
+    path = run("backbones", "fetch", "efficientnet_lite0").stdout.strip()
+    assert path.endswith(".pth")
+
+
+def test_toml_is_read_and_flags_win(category, tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text('image_size = [64, 96]\ncoreset_size = 30\nlayers = ["blocks.2"]\nthreads = 1\n')
+    run("fit", category, "-o", tmp_path / "m", "--config", file, "--coreset-size", "20")
+    config = PatchCore.load(tmp_path / "m").config
+    assert config.image_size == (64, 96)
+    assert config.coreset_size == 20
+    assert config.layers == ("blocks.2",)
+
+
+def test_one_bad_image_among_good_ones_is_skipped_counted_and_named(mixed, fitted, tmp_path):
+    result = run("fit", mixed, "-o", tmp_path / "m", *SMALL)
+    assert "6 images" in result.stdout
+    assert "1 image could not be used" in result.stderr
+    assert "cut.jpg: is truncated" in result.stderr
+    predicted = run("predict", fitted, mixed, "--json", code=3)
+    assert len([json.loads(line) for line in predicted.stdout.splitlines()]) == 6
+    assert "1 image could not be used" in predicted.stderr
+    assert "cut.jpg: is truncated" in predicted.stderr
+
+
+def test_a_benchmark_names_what_it_could_not_use(tmp_path, rng, truncated):
+    make_category(tmp_path / "root/fine", rng, train=4, good=2, bad=2)
+    (tmp_path / "root/fine/train/good/cut.jpg").write_bytes(truncated.read_bytes())
+    make_category(tmp_path / "root/empty", rng, train=0, good=1, bad=1)
+    (tmp_path / "root/empty/train/good").mkdir(parents=True)
+    result = run("benchmark", tmp_path / "root", *SMALL, code=3)
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["category", "fine", "mean"]
+    assert "cut.jpg: is truncated" in result.stderr
+    assert "1 category could not be used" in result.stderr
+    assert "  empty: " in result.stderr
+
+
+def test_an_evaluation_names_the_images_that_it_left_out(fitted, tmp_path, rng, truncated):
+    make_category(tmp_path / "c", rng, train=1, good=2, bad=2)
+    (tmp_path / "c/test/good/cut.jpg").write_bytes(truncated.read_bytes())
+    result = run("evaluate", fitted, tmp_path / "c", "--json")
+    assert json.loads(result.stdout)["n_test"] == 4
+    assert "cut.jpg: is truncated" in result.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("elpv_dataset") is None, reason="needs the extra `demo` (elpv-dataset)")
+def test_demo_learns_solar_cells_and_writes_a_report(tmp_path):
+    out = tmp_path / "demo"
+    text = run("demo", "--out", out, *SMALL).stdout
+    assert "learning 200 functional solar cells" in text
+    assert "image AUROC" in text
+    assert (out / "report.html").is_file()
+    assert len(list((out / "overlays").rglob("*.png"))) == 80
+    again = PatchCore.load(out / "solar.patchbank")
+    assert len(again.bank) == 40
+    assert str(out / "report.html") in text
+
+
+def test_sizes_may_differ_from_image_to_image(fitted, tmp_path, rng):
+    paths = [write(tmp_path / f"{h}x{w}.png", part(rng, size=(h, w))) for h, w in ((72, 96), (100, 80))]
+    assert len(run("predict", fitted, *paths, "--json").stdout.splitlines()) == 2
