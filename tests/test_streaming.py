@@ -1,4 +1,4 @@
-"""Fit under a memory budget: one chunk loses nothing; many keep the bank nearly as good, within the bound they state."""
+"""Fit under a memory budget: one chunk loses nothing; many keep the bank nearly as good, within their stated bound."""
 
 from __future__ import annotations
 

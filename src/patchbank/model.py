@@ -22,6 +22,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, Runtime, memory_budget
 from patchbank.errors import BackboneError, ConfigError, DatasetError, ImageError, ModelFileError
 from patchbank.images import Array, ImageSource, name_of, normalise, read_ahead, read_image, resize
+from patchbank.parallel import one_blas_thread
 from patchbank.patches import embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
@@ -179,7 +180,7 @@ def _features(image: Array, backbone: Backbone, config: Config, timings: dict[st
         batch = normalise(resize(image, config.image_size), backbone.info.mean, backbone.info.std)  # (1, 3, H', W')
     with _Clock(timings, "backbone"):
         layers = backbone.features(batch)  # (1, C_l, H_l, W_l) for each layer
-    with _Clock(timings, "embed"):
+    with _Clock(timings, "embed"), one_blas_thread():
         return embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
 
 
