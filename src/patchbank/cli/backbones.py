@@ -37,11 +37,13 @@ def show(
 ) -> None:
     """Show a network's layers, channels, strides, input statistics and licence."""
     from patchbank.backbones import load_backbone
+    from patchbank.backbones.custom import list_layers
     from patchbank.backbones.zoo import find
 
     if name.lower().endswith(".onnx"):
         info = load_backbone(name, (), runtime).info
         about: dict[str, Any] = dataclasses.asdict(info) | {"default_layers": [layer.name for layer in info.layers]}
+        about["layers"] = [dataclasses.asdict(layer) for layer in list_layers(name)]
         weights = name
     else:
         row = find(name)
@@ -83,13 +85,12 @@ def export(
 
 
 def _availability(row: Any) -> str:
-    from patchbank.backbones.weights import locate
-    from patchbank.errors import WeightsNotFoundError
+    from patchbank.backbones.weights import expected_path
 
-    try:
-        return str(locate(row))
-    except WeightsNotFoundError:
-        return "not on this machine; " + getattr(row.weights, "install", f"patchbank backbones fetch {row.name}")
+    path = expected_path(row)
+    if path is not None and path.is_file():
+        return str(path)
+    return "not on this machine; " + getattr(row.weights, "install", f"patchbank backbones fetch {row.name}")
 
 
 def _triple(values: Any) -> str:
