@@ -1,0 +1,108 @@
+"""The public surface, pinned: a name or a signature that changes here changes for everybody who uses patchbank."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+import patchbank
+
+NAMES = [
+    "Backbone",
+    "BackboneError",
+    "Calibration",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Dataset",
+    "DatasetError",
+    "Evaluation",
+    "ImageError",
+    "MemoryBank",
+    "MissingExtraError",
+    "ModelFileError",
+    "OutputError",
+    "PatchCore",
+    "PatchbankError",
+    "Region",
+    "Result",
+    "Runtime",
+    "WeightsNotFoundError",
+    "benchmark",
+    "evaluate",
+    "find_images",
+    "load_backbone",
+    "read_dataset",
+]
+
+
+def parameters(function) -> str:
+    """Names, with defaults marked by =, keyword-only ones after *."""
+    words, star = [], False
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and not star:
+            words.append("*")
+            star = True
+        words.append(p.name + ("" if p.default is p.empty else "="))
+    return " ".join(words)
+
+
+def test_public_names():
+    assert patchbank.__all__ == NAMES
+    assert set(NAMES) <= set(dir(patchbank))
+    for name in NAMES:
+        assert getattr(patchbank, name).__name__ == name
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'Patchcore'"):
+        _ = patchbank.Patchcore
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("PatchCore.fit", "images config= * runtime= backbone= skip_unreadable= checkpoint= progress="),
+        ("PatchCore.predict", "self images"),
+        ("PatchCore.save", "self path"),
+        ("PatchCore.load", "path * runtime="),
+        ("evaluate", "model dataset progress= * each="),
+        ("benchmark", "root config= runtime= progress= * fit="),
+        ("find_images", "paths"),
+        ("read_dataset", "path"),
+        ("load_backbone", "name_or_path layers= runtime="),
+        ("Config.from_dict", "values"),
+        ("Config.from_toml", "path"),
+    ],
+)
+def test_signatures(name, expected):
+    owner, _, method = name.partition(".")
+    value = getattr(patchbank, owner)
+    assert parameters(getattr(value, method) if method else value) == expected
+
+
+def test_results_are_frozen():
+    for name in (
+        "PatchCore",
+        "MemoryBank",
+        "Calibration",
+        "Result",
+        "Region",
+        "Dataset",
+        "Evaluation",
+        "Config",
+        "Runtime",
+    ):
+        assert dataclasses.fields(getattr(patchbank, name))
+        assert getattr(patchbank, name).__dataclass_params__.frozen, name
+
+
+def test_every_error_is_one_of_ours_and_of_the_kind_that_python_expects():
+    for name in NAMES:
+        if name.endswith("Error"):
+            assert issubclass(getattr(patchbank, name), patchbank.PatchbankError)
+    assert issubclass(patchbank.ConfigError, ValueError)
+    assert issubclass(patchbank.OutputError, OSError)
+    assert issubclass(patchbank.MissingExtraError, ImportError)
