@@ -58,7 +58,7 @@ class KCenter:
         self.picked_squared: list[float] = []
         self._met = np.zeros(n, np.int32)  # how much of its cell's list of centres each point has met
         self._rounding = np.float32(2.0**-23 * (d + 16))  # of a squared distance, as a share of the squares' sum
-        self._pivots = _spread_out(points, max(1, min(_CELLS, n // 64)))
+        self._pivots = spread_out(points, max(1, min(_CELLS, n // 64)))
         self._cell = np.empty(n, np.int32)
         self._to_pivot = np.empty(n, np.float32)
         spread(self._assign, range(0, n, _BLOCK_ROWS))
@@ -369,7 +369,7 @@ def _lowest(
     return [(rows[first], columns[first], squared[first])]
 
 
-def _spread_out(points: FloatArray, count: int) -> FloatArray:
+def spread_out(points: FloatArray, count: int) -> FloatArray:
     """(count, D) pivots: a farthest-first traversal of an evenly spaced sample."""
     sample = points[:: max(1, len(points) // 2048)]
     bound = np.full(len(sample), np.inf, np.float32)

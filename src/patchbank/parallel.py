@@ -60,7 +60,7 @@ def one_blas_thread() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _controller() -> Any:
-    """The BLAS libraries of this process; None without threadpoolctl, where BLAS keeps its threads: right, but slower."""
+    """The BLAS libraries of this process; None without threadpoolctl, where BLAS keeps its threads (slower)."""
     try:
         from threadpoolctl import ThreadpoolController
     except ImportError:
