@@ -267,3 +267,15 @@ def test_real_layout(data_root: Path) -> None:
     assert sum(sample.defective for sample in dataset.test) == 63
     assert dataset.has_masks
     assert set(read_categories(data_root)) >= {"bottle", "screw", "mtd"}
+
+
+def test_the_documentation_names_every_suffix_and_every_refused_word() -> None:
+    """docs/datasets.md is the specification; it must not drift from the code."""
+    from patchbank.evaluation.datasets import AMBIGUOUS, COLUMNS
+    from patchbank.images import SUFFIXES
+
+    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text("utf-8")
+    for suffix in SUFFIXES:
+        assert re.search(rf"{re.escape(suffix)}\b", text), suffix
+    for word in (*AMBIGUOUS, *COLUMNS):
+        assert f"`{word}`" in text, word

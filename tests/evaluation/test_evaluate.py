@@ -141,3 +141,14 @@ def test_each_image_is_shown_and_progress_ends(category: Path) -> None:
     )
     assert shown == [("dent", 3.0), ("dent", 2.0), ("good", 0.5), ("good", 1.5), ("scratch", 1.0)]
     assert (steps[0], steps[-1]) == (("evaluate", 0, 5), ("evaluate", 5, 5))
+
+
+def test_the_documentation_defines_every_key_in_order_and_the_limits() -> None:
+    """docs/metrics.md is what readers of the figures rely on."""
+    from patchbank.evaluation import metrics
+
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == KEYS
+    for limit in (metrics.EXACT_NORMAL, metrics.EXACT_ANOMALOUS):
+        assert f"{limit:,}".replace(",", " ") in text
+    assert f"rate of {metrics.FPR_LIMIT}" in text
