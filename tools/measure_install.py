@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 NOT_OURS = {"pip", "setuptools", "wheel"}
-IMPORTS = ("patchbank", "numpy", "onnxruntime", "onnx", "cv2", "faiss", "safetensors.numpy", "typer", "rich")
+IMPORTS = ("patchbank", "numpy", "onnxruntime", "onnx", "cv2", "safetensors.numpy", "threadpoolctl", "typer", "rich")
 MIB = 1 << 20
 
 

@@ -1,0 +1,239 @@
+"""Documentation that cannot lie: generated pages are current, links resolve, commands exist, snippets run."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import typer
+
+import patchbank
+from patchbank.config import Config, Runtime, options
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
+# Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
+RUN = ("README.md", "docs/concepts.md", "docs/configuration.md", "docs/model-file.md", "docs/paper.md")
+
+
+def load_tool(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+make_docs = load_tool("make_docs")
+
+
+def command_tree() -> dict[str, object]:
+    from patchbank.cli.app import app
+
+    return dict(make_docs.commands(typer.main.get_command(app), "patchbank"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", make_docs.PAGES)
+def test_generated_pages_are_current(page):
+    found = (DOCS / page).read_text(encoding="utf-8")
+    assert found == make_docs.PAGES[page](), f"docs/{page} is not current; run: python tools/make_docs.py"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_internal_links_resolve(name):
+    text = TEXTS[name].read_text(encoding="utf-8")
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (TEXTS[name].parent / file).resolve() if file else TEXTS[name]
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_is_in_the_index():
+    linked = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert [path.name for path in DOCS.glob("*.md") if path.name != "index.md" and f"({path.name})" not in linked] == []
+    decisions = (DOCS / "adr" / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in (DOCS / "adr").glob("0*.md") if f"({path.name})" not in decisions] == []
+
+
+def test_every_command_and_option_is_documented():
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    commands = command_tree()
+    assert {"patchbank fit", "patchbank backbones fetch"} <= set(commands)
+    for path, command in commands.items():
+        section = re.search(rf"^## {path}\n(.*?)(?=^## )", text, flags=re.MULTILINE | re.DOTALL)
+        assert section, path
+        own = [p for p in command.params if p.name not in make_docs.CONFIG_NAMES | make_docs.RUNTIME_NAMES]
+        for parameter in own:
+            assert parameter.help or parameter.name == "help", f"{path}: {parameter.name} has no help"
+            if parameter.name != "help":
+                name = parameter.metavar if parameter.param_type_name == "argument" else parameter.opts[-1]
+                assert f"{name}" in section[1], f"{path} {name}"
+    for option in (*options(Config), *options(Runtime)):
+        assert f"`--{option.name.replace('_', '-')}`" in text
+        assert f"`{option.name}`" in (DOCS / "configuration.md").read_text(encoding="utf-8")
+
+
+def test_every_public_name_is_documented():
+    text = (DOCS / "python-api.md").read_text(encoding="utf-8")
+    for name in patchbank.__all__:
+        assert f"## {name}\n" in text or f"| `{name}` |" in text, name
+
+
+def test_every_exit_code_is_documented():
+    from patchbank import errors
+
+    table = (DOCS / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
+    for name in patchbank.__all__:
+        if name.endswith("Error") and name != "PatchbankError":
+            row = next(line for line in table.splitlines() if f"`{name}`" in line)
+            assert row.startswith(f"| {getattr(errors, name).exit_code} |")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_in_the_texts_exist(name):
+    """Every `patchbank ...` line of a shell block names a command that exists, with flags that it has, given once."""
+    commands = command_tree()
+    for block in blocks(TEXTS[name].read_text(encoding="utf-8"), "(?:sh|bash|console)"):
+        for line in block.splitlines():
+            for part in line.removeprefix("$ ").split("#")[0].split("&&"):
+                words = shlex.split(part)
+                if words[:1] != ["patchbank"]:
+                    continue
+                if words[1].startswith("-"):
+                    assert words[1] in ("--version", "--help", "--install-completion", "--show-completion")
+                    continue
+                path = " ".join(words[:3] if words[1] == "backbones" else words[:2])
+                assert path in commands, line
+                known = {opt for p in commands[path].params for opt in [*p.opts, *p.secondary_opts]}
+                flags = [word.split("=")[0] for word in words if word.startswith("-")]
+                assert set(flags) <= known, line
+                assert len(set(flags)) == len(flags), f"a flag given twice: {line}"
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_snippets_are_python_with_names_that_exist(name):
+    for block in blocks(TEXTS[name].read_text(encoding="utf-8"), "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "patchbank":
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{name}: from {node.module} import {alias.name}"
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """What the snippets find: eight good images, a new one, and a model of the good ones."""
+    folder, rng = tmp_path_factory.mktemp("snippets"), np.random.default_rng(0)
+    (folder / "good").mkdir()
+    for number in range(8):
+        picture = np.clip(rng.normal(150, 6, (80, 80, 3)), 0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(folder / "good" / f"{number}.png"), picture)
+    picture[30:50, 30:50] = 0
+    assert cv2.imwrite(str(folder / "new.png"), picture)
+    small = Config(image_size=64)
+    patchbank.PatchCore.fit(sorted((folder / "good").glob("*.png")), small).save(folder / "part.patchbank")
+    return folder
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_snippets_run(name, workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    found = blocks(TEXTS[name].read_text(encoding="utf-8"), "python")
+    assert found
+    namespace: dict[str, object] = {}
+    for block in found:
+        exec(compile(block, name, "exec"), namespace)
+    if name == "README.md":
+        result = namespace["result"]
+        assert result.is_anomalous is True
+        assert result.regions
+        assert namespace["picture"].shape == (80, 80, 3)
+        assert namespace["image"].endswith(".png")
+        assert "True" in capsys.readouterr().out
+
+
+def test_the_toml_page_is_the_defaults(tmp_path):
+    (block,) = blocks((DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
+    runtime = {option.name for option in options(Runtime)}
+    lines = [line for line in block.splitlines() if line.split(" = ")[0] not in runtime]
+    file = tmp_path / "a.toml"
+    file.write_text("\n".join(lines))
+    assert Config.from_toml(file) == Config()
+
+
+def test_the_format_page_names_what_the_file_has(workplace):
+    from patchbank.artifact import FORMAT, FORMAT_VERSION, ModelFile
+
+    text = (DOCS / "model-file.md").read_text(encoding="utf-8")
+    file = ModelFile(workplace / "part.patchbank")
+    for key, value in file.manifest.items():
+        assert f"| `{key}` |" in text
+        if isinstance(value, dict) and key in ("backbone", "bank", "calibration"):
+            row = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
+            assert [name for name in value if f"`{name}`" not in row] == []
+    assert f'| `format` | `"{FORMAT}"` |' in text
+    assert f"| `format_version` | `{FORMAT_VERSION}` |" in text
+    assert f"format version {FORMAT_VERSION}" in text
+    for name in file.names():
+        assert f"`{name if not name.startswith('thumbnails/') else 'thumbnails/NNNNNN.jpg'}`" in text
+
+
+def test_the_readme_installs_and_tests_in_one_line():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pip install '.[demo]' && patchbank demo\n" in text
+    assert "pip install -e '.[dev]' && pytest\n" in text
+
+
+def test_readme_figures_are_those_of_the_committed_results():
+    """The table of the README, if it has one, recomputed from what benchmarks/default_size.py wrote."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if "<!-- figures:" not in text:
+        assert not re.search(r"AUROC.*\d\d\.\d \|", text), "figures need the markers that say where they come from"
+        pytest.skip("the README has no table of figures")
+    rows = json.loads((ROOT / "benchmarks/results/default_size.json").read_text())["rows"]
+    measured = {row["set"]: row for row in rows if (row["size"], row["size"]) == Config().image_size}
+    assert Config().image_score == "top_fraction"
+    assert Config().top_fraction == 0.01
+    table = text.split("<!-- figures:")[1].split("<!-- /figures -->")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")][2:]
+    names = {"MVTec AD bottle": "bottle", "MVTec AD screw": "screw", "magnetic tiles": "mtd"}
+    assert len(lines) >= len(names)
+    for line in lines:
+        title, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        row = measured[next(name for start, name in names.items() if title.startswith(start))]
+        expected = [row["image AUROC, top 1 %"], row["pixel AUROC"], row["AUPRO"]]
+        assert cells == [f"{100 * value:.1f}" for value in expected]
+
+
+def test_the_licences_of_the_weights_are_in_the_notice():
+    from patchbank.backbones.zoo import zoo
+
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for row in zoo():
+        assert row.licence in notice
+    for needed in ("ELPV", "CC BY-NC-SA 4.0", "torchvision"):
+        assert needed in notice
