@@ -223,3 +223,10 @@ def test_read_ahead_reads_only_a_little_ahead(picture):
         next(stream)
     stream.close()
     assert len(taken) <= 5 + 3 + 1
+
+
+def test_resize_averages_along_an_axis_that_shrinks_though_the_other_grows():
+    """Bilinear sampling alone would skip three of four columns: aliasing."""
+    stripes = np.zeros((20, 128, 3), np.float32)
+    stripes[:, ::4] = 200
+    np.testing.assert_allclose(resize(stripes, (40, 32)), 50, atol=1e-3)

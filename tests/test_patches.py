@@ -71,18 +71,19 @@ def test_bilinear_rows_sum_to_one_and_keep_straight_lines_inside(size, target):
     np.testing.assert_allclose(matrix @ np.arange(size), np.clip(centres, 0, size - 1), atol=1e-4)
 
 
-def test_neighbourhood_mean_counts_only_what_exists():
-    np.testing.assert_allclose(
-        neighbourhood_mean_matrix(3, 3, 1), [[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3], [0, 1 / 2, 1 / 2]]
-    )
+def test_neighbourhood_mean_counts_zeros_beyond_the_border():
+    third = 1 / 3
+    expected = [[third, third, 0], [third, third, third], [0, third, third]]
+    np.testing.assert_allclose(neighbourhood_mean_matrix(3, 3, 1), expected)
 
 
-def test_mean_embedding_of_a_constant_is_that_constant():
-    maps = [np.full((2, 3, 8, 6), 2.0, np.float32), np.full((2, 5, 4, 3), -1.0, np.float32)]
+def test_mean_embedding_of_a_constant_is_that_constant_inside():
+    maps = [np.full((2, 3, 8, 12), 2.0, np.float32), np.full((2, 5, 4, 6), -1.0, np.float32)]
     features = mean_embedding(maps, 3, 1)
-    assert features.shape == (2, 8, 6, 8)
-    np.testing.assert_allclose(features[..., :3], 2, rtol=1e-6)
-    np.testing.assert_allclose(features[..., 3:], -1, rtol=1e-6)
+    assert features.shape == (2, 8, 12, 8)
+    np.testing.assert_allclose(features[:, 1:-1, 1:-1, :3], 2, rtol=1e-6)
+    np.testing.assert_allclose(features[:, 3:-3, 3:-3, 3:], -1, rtol=1e-6)
+    np.testing.assert_allclose(features[:, 0, 0, :3], 2 * 4 / 9, rtol=1e-6)  # five of nine positions are zeros
 
 
 @pytest.mark.parametrize(("p", "s"), [(1, 1), (3, 1), (5, 2), (2, 1), (3, 3)])
@@ -96,7 +97,7 @@ def test_mean_embedding_equals_the_loop_over_neighbourhoods(rng, p, s):
         for i in range(rows):
             for j in range(columns):
                 window = m[0, :, max(i * s - pad, 0) : i * s - pad + p, max(j * s - pad, 0) : j * s - pad + p]
-                out[i, j] = window.mean(axis=(1, 2))
+                out[i, j] = window.sum(axis=(1, 2)) / p**2
         return out
 
     low = local_mean(deep)

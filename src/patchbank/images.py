@@ -116,14 +116,16 @@ def to_rgb(array: Array) -> Array:
 
 
 def resize(image: Array, size: tuple[int, int]) -> Array:
-    """(H, W, 3) -> (height, width, 3), same dtype: area averaging where it shrinks, bilinear where it grows."""
+    """(H, W, 3) -> (height, width, 3), same dtype: area averaging along an axis that shrinks, bilinear along one that grows."""
     import cv2
 
     height, width = size
-    if image.shape[:2] == (height, width):
-        return image
-    shrinks = height <= image.shape[0] and width <= image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    smaller = (min(height, image.shape[0]), min(width, image.shape[1]))
+    if image.shape[:2] != smaller:
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:

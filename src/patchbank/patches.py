@@ -42,7 +42,7 @@ def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
 def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: int) -> FloatArray:
     """Locally averaged features of each layer, aligned and concatenated (paper's Eq. 1-3, f_agg = mean).
 
-    A neighbourhood that reaches over the border averages the positions that exist. Shapes as in `embed`.
+    Positions beyond the border count as zeros, as in the reference implementation. Shapes as in `embed`.
     """
     grid = patch_grid(maps[0].shape[2:], patch_size, patch_stride)
     batch, channels = len(maps[0]), [m.shape[1] for m in maps]
@@ -138,14 +138,13 @@ def bilinear_matrix(size: int, target: int) -> FloatArray:
 
 @functools.lru_cache(maxsize=64)
 def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> FloatArray:
-    """(patches, size): the mean of each patch's neighbourhood along one axis, over the positions that exist."""
+    """(patches, size): the mean of each patch's neighbourhood along one axis; positions beyond the border count as zeros."""
     padding = (patch_size - 1) // 2
     patches = (size + 2 * padding - patch_size) // patch_stride + 1
     matrix = np.zeros((patches, size))
     for patch in range(patches):
         first = patch * patch_stride - padding
-        inside = slice(max(first, 0), min(first + patch_size, size))
-        matrix[patch, inside] = 1 / (inside.stop - inside.start)
+        matrix[patch, max(first, 0) : first + patch_size] = 1 / patch_size
     return _frozen(matrix)
 
 
