@@ -16,6 +16,8 @@ from patchbank.config import Runtime
 from patchbank.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from patchbank.result import Result
 
 FOUND_ANOMALY = 1
@@ -62,7 +64,7 @@ def register(app: typer.Typer) -> None:
             found += bool(result.is_anomalous)
             typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
         if output:
-            output.finish(detector.calibration.scores if detector.calibration else None, Path(model).name)
+            output.finish(Path(model).name, detector.calibration.scores if detector.calibration else None, skipped)
         report_skipped(skipped)
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)
@@ -93,15 +95,15 @@ class _Output:
         write_png(stem.with_name(stem.name + ".mask.png"), result.mask)
         self._rows.append(ReportRow.of(result, name=name, overlay=picture))
 
-    def finish(self, calibration_scores: object, model: str) -> None:
+    def finish(self, model: str, scores: npt.ArrayLike | None, skipped: list[tuple[str, str]]) -> None:
         from patchbank.report import write_report
 
         write_report(
             self._folder / "report.html",
             self._rows,
             title=f"Inspection with {model}",
-            summary={},
-            calibration_scores=calibration_scores,
+            calibration_scores=scores,
+            skipped=[reason for _, reason in skipped],
         )
 
 
