@@ -116,7 +116,8 @@ def to_rgb(array: Array) -> Array:
 
 
 def resize(image: Array, size: tuple[int, int]) -> Array:
-    """(H, W, 3) -> (height, width, 3), same dtype: area averaging along an axis that shrinks, bilinear along one that grows."""
+    """(H, W, 3) -> (height, width, 3), same dtype: area averaging along an axis that shrinks, bilinear along one that
+    grows."""
     import cv2
 
     height, width = size

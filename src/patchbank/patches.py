@@ -138,7 +138,8 @@ def bilinear_matrix(size: int, target: int) -> FloatArray:
 
 @functools.lru_cache(maxsize=64)
 def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> FloatArray:
-    """(patches, size): the mean of each patch's neighbourhood along one axis; positions beyond the border count as zeros."""
+    """(patches, size): the mean of each patch's neighbourhood along one axis; positions beyond the border count as
+    zeros."""
     padding = (patch_size - 1) // 2
     patches = (size + 2 * padding - patch_size) // patch_stride + 1
     matrix = np.zeros((patches, size))
