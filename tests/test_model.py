@@ -208,6 +208,8 @@ def test_timings_name_the_stages(model, rng):
 )
 def test_every_option_has_an_effect_and_survives_the_file(good, rng, tmp_path, options):
     """No option is accepted and ignored: scores differ from the default's, and the loaded model repeats them."""
+    if "search" in options:
+        pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
 
     def fit(config):
         layers = FakeBackbone().info.layers[:1] if config.layers else FakeBackbone().info.layers
@@ -333,3 +335,11 @@ def test_predict_each_goes_on_after_an_unusable_image(model, rng, tmp_path):
     assert "bad.jpg" in bad.reason
     with pytest.raises(ImageError, match=r"bad\.jpg"):
         model.predict([image, tmp_path / "bad.jpg"])
+
+
+@pytest.mark.parametrize(("search", "least"), [("exact", 1.0), ("hnsw", 0.8)])
+def test_recall_is_measured(good, search, least):
+    if search != "exact":
+        pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
+    model = PatchCore.fit(good, dataclasses.replace(SMALL, search=search), backbone=FakeBackbone())
+    assert least <= model.search_recall(good[:3]) <= 1

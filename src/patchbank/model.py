@@ -26,7 +26,7 @@ from patchbank.parallel import one_blas_thread
 from patchbank.patches import embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
-from patchbank.search import Searcher, build_searcher, search_excluding
+from patchbank.search import Searcher, build_searcher, measured_recall, search_excluding
 from patchbank.training import Skipped, Training, collect
 
 FloatArray = npt.NDArray[np.float32]
@@ -153,6 +153,13 @@ class PatchCore:
             timings=timings,
             source=source,
         )
+
+    def search_recall(self, images: Iterable[ImageSource]) -> float:
+        """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
+        search."""
+        patches = [_features(read_image(image), self.backbone, self.config, {}) for image in images]
+        queries = np.concatenate([features.reshape(-1, features.shape[-1]) for features in patches])  # (Q, D)
+        return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
         """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""

@@ -8,16 +8,15 @@ number of threads, nor on which other queries are searched at the same time.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import Config
-from patchbank.errors import ConfigError
-from patchbank.kcenter import spread_out, squared_distances
-from patchbank.parallel import spread, workers
+from patchbank.errors import ConfigError, MissingExtraError
+from patchbank.kcenter import squared_distances
+from patchbank.parallel import one_blas_thread, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -27,13 +26,14 @@ Pairs = tuple[IndexArray, IndexArray]  # queries, bank vectors
 Task = tuple[int, IndexArray]  # a cell, and the queries that are compared with it
 
 _ONE_CELL = 2048  # banks up to this size are searched as one cell: a plain product
-_PER_CELL = 80  # bank vectors in a cell, about
-_MOST_CELLS = 384
+_PER_CELL = 150  # bank vectors in a cell, about
+_MOST_CELLS = 160
 _SAMPLE = 4096  # bank vectors that the cells are made from
 _QUERIES = 4096  # rows that are searched together
 _BLOCK = 1 << 19  # numbers in a block of products
 _LARGEST = 1e15  # squares of larger values, summed, leave float32's range
 _HUGE = np.float32(3e38)  # finite: excluded vectors are at infinity
+_CROWD = 64  # candidates a neighbour, from which on a block is thinned at once
 _MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
 
 
@@ -61,13 +61,21 @@ class ExactSearcher:
 
     def __init__(self, vectors: FloatArray) -> None:
         self.vectors = _checked("bank vectors", vectors)
-        self._rounding = np.float32(2.0**-23 * (self.vectors.shape[1] + 16))  # as a share of the squares' sum
-        self._pivots, cell = _cells(self.vectors)
+        m, d = self.vectors.shape
+        pivots, cell = _cells(self.vectors)
         self._order = np.argsort(cell, kind="stable")  # (M,) the bank's vectors, cell by cell
-        self._starts = np.searchsorted(cell[self._order], np.arange(len(self._pivots) + 1))
-        self._relative = self.vectors[self._order] - self._pivots[cell[self._order]]  # small numbers, small errors
-        self._squares: FloatArray = np.einsum("ij,ij->i", self._relative, self._relative)
-        self._radii = np.sqrt(np.maximum.reduceat(self._squares, self._starts[:-1])) * np.float32(1 + _MARGIN)
+        self._starts = np.searchsorted(cell[self._order], np.arange(len(pivots) + 1))
+        self._sizes = np.diff(self._starts)
+        self._middle = self.vectors.mean(axis=0)  # centred numbers are smaller, and so are products' rounding errors
+        self._rounding = np.float32(2.0**-23 * (d + 16))  # of a squared distance, as a share of the squares' sum
+        self._pivots = pivots - self._middle
+        self._bank = np.empty((m, d + 1), np.float32)  # [b, |b|^2], so that [-2q, 1] . [b, |b|^2] = |q - b|^2 - |q|^2
+        np.subtract(self.vectors[self._order], self._middle, out=self._bank[:, :d])
+        self._bank[:, d] = np.einsum("ij,ij->i", self._bank[:, :d], self._bank[:, :d])
+        self._errors = self._rounding * np.maximum.reduceat(self._bank[:, d], self._starts[:-1])  # (cells,)
+        offsets = self.vectors[self._order] - pivots[cell[self._order]]
+        squared = np.einsum("ij,ij->i", offsets, offsets)
+        self._radii = np.sqrt(np.maximum.reduceat(squared, self._starts[:-1])) * np.float32(1 + _MARGIN)
 
     def search(self, queries: FloatArray, k: int, *, exclude: BoolArray | None = None) -> Neighbours:
         """queries: (Q, D) float32. Returns distances (Q, k) float32, ascending, and indices (Q, k) int64.
@@ -77,88 +85,119 @@ class ExactSearcher:
         allowed = len(self.vectors) if exclude is None else int(np.count_nonzero(~exclude))
         queries = _checked_queries(queries, self.vectors.shape[1], k, allowed)
         hidden = None if exclude is None else exclude[self._order]
-        parts = [self._search(queries[a : a + _QUERIES], k, hidden) for a in range(0, len(queries), _QUERIES)]
+        with one_blas_thread():
+            parts = [self._search(queries[a : a + _QUERIES], k, hidden) for a in range(0, len(queries), _QUERIES)]
         if not parts:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
     def _search(self, queries: FloatArray, k: int, hidden: BoolArray | None) -> Neighbours:
-        limit = np.full(len(queries), np.inf, np.float32)  # upper bounds of each query's k-th squared distance
-        lower, upper = self._pivot_distances(queries)  # (Q, cells)
-        nearest = lower.argmin(axis=1)
-        cells = range(len(self._pivots))
-        pairs = self._scan(queries, k, limit, hidden, ((c, np.flatnonzero(nearest == c)) for c in cells))
-        if len(cells) > 1:
-            self._bound_unbounded(upper, k, limit, hidden)
-            needed = lower - self._radii <= np.sqrt(limit)[:, None] * np.float32(1 + _MARGIN)
-            needed[np.arange(len(queries)), nearest] = False
-            pairs += self._scan(queries, int(k == 1), limit, hidden, ((c, np.flatnonzero(needed[:, c])) for c in cells))
+        scan = _Scan(self, queries, k, hidden)
+        cells = len(self._pivots)
+        if cells == 1:
+            pairs = scan.run([(0, np.arange(len(queries)))])
+        else:
+            lower, upper = self._pivot_distances(scan.centred)  # (Q, cells)
+            nearest = lower.argmin(axis=1)
+            order = np.argsort(nearest, kind="stable")
+            cuts = np.searchsorted(nearest[order], np.arange(1, cells))
+            pairs = scan.run(list(enumerate(np.split(order, cuts))))
+            self._bound_unbounded(scan, upper)
+            reach = np.sqrt(np.maximum(scan.bar + scan.own, 0)) * np.float32(1 + _MARGIN)
+            needed = reach + self._radii[:, None] >= lower.T  # (cells, Q)
+            needed[nearest, np.arange(len(queries))] = False
+            pairs += scan.run([(cell, np.flatnonzero(rows)) for cell, rows in enumerate(needed)])
         rows, found = (np.concatenate(part) for part in zip(*pairs, strict=True))
         return _k_smallest(queries, self.vectors, rows, self._order[found], k)
 
-    def _pivot_distances(self, queries: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _pivot_distances(self, centred: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lower and upper bounds, (Q, cells), of the distances of queries to pivots: apart by rounding."""
-        middle = self._pivots.mean(axis=0)
-        a, b = queries - middle, self._pivots - middle
-        sizes = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
-        squared = sizes - 2 * (a @ b.T)
+        sizes = _squares(centred)[:, None] + _squares(self._pivots)
+        squared = centred @ (-2 * self._pivots).T
+        squared += sizes
         sizes *= self._rounding
         return np.sqrt(np.maximum(squared - sizes, 0)), np.sqrt(np.maximum(squared + sizes, 0))
 
-    def _scan(
-        self, queries: FloatArray, k: int, limit: FloatArray, hidden: BoolArray | None, tasks: Iterable[Task]
-    ) -> list[Pairs]:
-        """Scans each task's cell for its queries, in blocks that fit the cache, large ones first, over the workers."""
-        blocks: list[Task] = []
-        for cell, rows in tasks:
-            step = max(32, min(_BLOCK // self._size(cell), -(-len(queries) // workers())))
-            blocks += [(cell, rows[a : a + step]) for a in range(0, len(rows), step)]
-        blocks.sort(key=lambda task: -len(task[1]) * self._size(task[0]))
-
-        def share(part: list[Task]) -> list[Pairs]:
-            return [self._scan_cell(queries, rows, cell, k, limit, hidden) for cell, rows in part]
-
-        shares = [blocks[w :: workers()] for w in range(workers())]
-        return [pairs for found in spread(share, [s for s in shares if s]) for pairs in found]
-
-    def _scan_cell(
-        self, queries: FloatArray, rows: IndexArray, cell: int, k: int, limit: FloatArray, hidden: BoolArray | None
-    ) -> Pairs:
-        """The pairs (row, sorted bank vector) within the rows' limits, which are first lowered to the k-th found here.
-
-        Threads that lower the same limit may overwrite each other's value; either is a valid upper bound.
-        """
-        start, end = int(self._starts[cell]), int(self._starts[cell + 1])
-        squares = self._squares[start:end]
-        offsets = queries[rows] - self._pivots[cell]
-        own: FloatArray = np.einsum("ij,ij->i", offsets, offsets)
-        margin = self._rounding * (own + squares.max())
-        offsets *= -2
-        products = offsets @ self._relative[start:end].T  # (rows, cell's vectors)
-        products += squares  # and with `own` added, these are the squared distances, but for rounding
-        if hidden is not None:
-            products[:, hidden[start:end]] = np.inf
-        if 0 < k <= end - start:
-            kth = products.min(axis=1) if k == 1 else np.partition(products, k - 1, axis=1)[:, k - 1]
-            limit[rows] = np.minimum(limit[rows], np.maximum(kth + own + margin, 0))
-        q, b = np.nonzero(products <= np.minimum(limit[rows] + margin - own, _HUGE)[:, None])
-        return rows[q], b + start
-
-    def _bound_unbounded(self, upper: FloatArray, k: int, limit: FloatArray, hidden: BoolArray | None) -> None:
-        """Limits for queries whose nearest cell holds fewer than k vectors: cells' far ends, until they hold k."""
-        rows = np.flatnonzero(np.isinf(limit))
+    def _bound_unbounded(self, scan: _Scan, upper: FloatArray) -> None:
+        """Bars for queries whose nearest cell holds fewer than k vectors: cells' far ends, until they hold k."""
+        rows = np.flatnonzero(np.isinf(scan.bar))
         if len(rows) == 0:
             return
-        counts = np.diff(self._starts)
-        if hidden is not None:
-            counts = np.add.reduceat(~hidden, self._starts[:-1], dtype=np.int64)
-        far_ends = np.sort(upper[rows] + self._radii, axis=1)
-        order = np.argsort(upper[rows] + self._radii, axis=1)
-        enough = (np.cumsum(counts[order], axis=1) >= k).argmax(axis=1)
-        limit[rows] = np.square(far_ends[np.arange(len(rows)), enough]) * np.float32(1 + _MARGIN)
+        counts = self._sizes
+        if scan.hidden is not None:
+            counts = np.add.reduceat(~scan.hidden, self._starts[:-1], dtype=np.int64)
+        far_ends = upper[rows] + self._radii
+        order = np.argsort(far_ends, axis=1)
+        enough = (np.cumsum(counts[order], axis=1) >= scan.k).argmax(axis=1)
+        limit = far_ends[np.arange(len(rows)), order[np.arange(len(rows)), enough]]
+        scan.bar[rows] = np.square(limit) * np.float32(1 + _MARGIN) - scan.own[rows] + scan.errors[rows]
 
-    def _size(self, cell: int) -> int:
-        return int(self._starts[cell + 1] - self._starts[cell])
+
+class _Scan:
+    """One search under way.
+
+    `bar` + `own` is an upper bound of each query's k-th squared distance; vectors above it are out.
+    """
+
+    def __init__(self, searcher: ExactSearcher, queries: FloatArray, k: int, hidden: BoolArray | None) -> None:
+        self.searcher, self.queries, self.k, self.hidden = searcher, queries, k, hidden
+        self.centred = queries - searcher._middle
+        self.own = _squares(self.centred)
+        self.errors = searcher._rounding * self.own
+        self.bar = np.full(len(queries), np.inf, np.float32)
+        self._rows = np.ones((len(queries), queries.shape[1] + 1), np.float32)  # [-2q, 1]
+        np.multiply(self.centred, -2, out=self._rows[:, :-1])
+
+    def run(self, tasks: list[Task]) -> list[Pairs]:
+        """Compares queries with cells, in blocks that fit the cache, over the workers."""
+        blocks: list[Task] = []
+        for cell, rows in tasks:
+            step = max(32, min(_BLOCK // int(self.searcher._sizes[cell]), -(-len(self.queries) // workers())))
+            blocks += [(cell, rows[a : a + step]) for a in range(0, len(rows), step)]
+        shares = [share for w in range(workers()) if (share := blocks[w :: workers()])]
+        return [pairs for found in spread(self._share, shares) for pairs in found]
+
+    def _share(self, blocks: list[Task]) -> list[Pairs]:
+        largest = max(len(rows) * int(self.searcher._sizes[cell]) for cell, rows in blocks)
+        products, close = np.empty(largest, np.float32), np.empty(largest, np.bool_)  # fresh memory is slow: reused
+        return [self._block(cell, rows, products, close) for cell, rows in blocks]
+
+    def _block(self, cell: int, rows: IndexArray, products: FloatArray, close: BoolArray) -> Pairs:
+        """The pairs (row, bank vector in cell order) under the rows' bars, which are first lowered to the k-th found.
+
+        Threads that lower the same bar may overwrite each other's value; either is a valid upper bound.
+        """
+        searcher, k = self.searcher, self.k
+        start, end = int(searcher._starts[cell]), int(searcher._starts[cell + 1])
+        shape = (len(rows), end - start)
+        products = products[: shape[0] * shape[1]].reshape(shape)
+        close = close[: shape[0] * shape[1]].reshape(shape)
+        np.matmul(self._rows[rows], searcher._bank[start:end].T, out=products)
+        errors = self.errors[rows] + searcher._errors[cell]
+        if self.hidden is not None:
+            products[:, self.hidden[start:end]] = np.inf
+        bar = self.bar[rows]
+        if k == 1:
+            bar = np.minimum(bar, products.min(axis=1) + errors)
+        elif k <= end - start and np.isinf(bar).any():
+            bar = np.minimum(bar, np.partition(products, k - 1, axis=1)[:, k - 1] + errors)
+        self.bar[rows] = bar
+        np.less_equal(products, np.minimum(bar + errors, _HUGE)[:, None], out=close)
+        found = np.flatnonzero(close)
+        if len(found) > _CROWD * k * len(rows):
+            return self._nearest_of_crowd(rows, found, start, end)
+        row, column = np.divmod(found, end - start)
+        return rows[row], column + start
+
+    def _nearest_of_crowd(self, rows: IndexArray, found: IndexArray, start: int, end: int) -> Pairs:
+        """The k nearest of each row's pairs: where very many are as near as rounding can tell, they are not kept."""
+        row, column = np.divmod(found, end - start)
+        numbers = self.searcher._order[start + column]
+        squared = _pair_distances(self.queries, self.searcher.vectors, rows[row], numbers)
+        order = np.lexsort((numbers, squared, row))
+        rank = np.arange(len(row)) - np.searchsorted(row[order], row[order])
+        kept = order[rank < self.k]
+        return rows[row[kept]], column[kept] + start
 
 
 class FaissSearcher:
@@ -213,9 +252,10 @@ def _cells(vectors: FloatArray) -> tuple[FloatArray, IndexArray]:
     m = len(vectors)
     if m <= _ONE_CELL:
         return vectors.mean(axis=0, keepdims=True), np.zeros(m, np.int64)
+    count = min(_MOST_CELLS, m // _PER_CELL)
     sample = vectors[:: -(-m // _SAMPLE)]
-    pivots = spread_out(sample, min(_MOST_CELLS, m // _PER_CELL))
-    for _ in range(3):  # Lloyd's iterations make the cells' radii smaller
+    pivots = sample[:: len(sample) // count][:count]
+    for _ in range(4):  # Lloyd's iterations (k-means)
         cell = _nearest_pivot(sample, pivots)
         used, cell = np.unique(cell, return_inverse=True)
         order = np.argsort(cell, kind="stable")
@@ -230,7 +270,7 @@ def _nearest_pivot(vectors: FloatArray, pivots: FloatArray) -> IndexArray:
     """(M,) the nearest pivot, but for rounding."""
     middle = pivots.mean(axis=0)
     centred = pivots - middle
-    squares = np.einsum("ij,ij->i", centred, centred)
+    squares = _squares(centred)
 
     def block(a: int) -> IndexArray:
         products = (vectors[a : a + 1024] - middle) @ (-2 * centred).T  # (rows, cells)
@@ -243,17 +283,31 @@ def _nearest_pivot(vectors: FloatArray, pivots: FloatArray) -> IndexArray:
 
 def _k_smallest(queries: FloatArray, vectors: FloatArray, q: IndexArray, b: IndexArray, k: int) -> Neighbours:
     """The k nearest among candidate pairs (query q, vector b), measured by direct differences."""
-    squared = np.concatenate(
-        [squared_distances(queries[q[a : a + 1024]], vectors[b[a : a + 1024]]) for a in range(0, len(q), 1024)]
-    )
+    squared = _pair_distances(queries, vectors, q, b)
     order = np.lexsort((b, squared, q))
     first = np.searchsorted(q[order], np.arange(len(queries)))
     chosen = order[first[:, None] + np.arange(k)]  # (Q, k)
     return np.sqrt(squared[chosen]), b[chosen].astype(np.int64)
 
 
+def _pair_distances(queries: FloatArray, vectors: FloatArray, q: IndexArray, b: IndexArray) -> FloatArray:
+    """(P,) squared distances of pairs (query q, vector b) by direct differences."""
+    step = 1024
+    blocks = [squared_distances(queries[q[a : a + step]], vectors[b[a : a + step]]) for a in range(0, len(q), step)]
+    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+
+
+def _squares(rows: FloatArray) -> FloatArray:
+    """(n, D) -> (n,) squared norms."""
+    result: FloatArray = np.einsum("ij,ij->i", rows, rows)
+    return result
+
+
 def _faiss_index(vectors: FloatArray, kind: str, seed: int) -> Any:
-    faiss: Any = importlib.import_module("faiss")  # here, because it takes a third of a second
+    try:
+        faiss: Any = importlib.import_module("faiss")  # here, because it takes a third of a second
+    except ImportError as error:
+        raise MissingExtraError(f"search = {kind!r} needs faiss; run: pip install 'patchbank[ann]'") from error
     m, d = vectors.shape
     if kind == "hnsw":
         index = faiss.IndexHNSWFlat(d, 32)
@@ -286,9 +340,7 @@ def _checked_queries(queries: FloatArray, dim: int, k: int, allowed: int) -> Flo
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise ConfigError(f"queries: expected an array of shape (q, {dim}), got shape {queries.shape}")
     if not 1 <= k <= allowed:
-        raise ConfigError(
-            f"k: expected 1 to {allowed} (the bank's vectors), got {k}; lower k or enlarge the bank"
-        )
+        raise ConfigError(f"k: expected 1 to {allowed} (the bank's vectors), got {k}; lower k or enlarge the bank")
     if not _in_range(queries):
         raise ConfigError("queries: expected finite numbers, got NaN, infinity or values beyond 1e15; check the image")
     return queries

@@ -50,6 +50,12 @@ def register(app: typer.Typer) -> None:
                 note(
                     f"{count} images support a false-alarm rate of {finest:.3f} at best; the threshold is their largest"
                 )
+        if model.config.search != "exact":
+            unusable = {skipped.name for skipped in model.skipped}
+            recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
+            typer.echo(
+                f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
+            )
         report_skipped([(s.name, s.reason) for s in model.skipped])
 
 

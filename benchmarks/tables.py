@@ -1,0 +1,139 @@
+"""Rewrites the tables of the documentation from the results in benchmarks/results.
+
+    python benchmarks/tables.py
+
+Each table stands between `<!-- figures: benchmarks/results/NAME.json -->` and `<!-- /figures -->`; which of the tables
+below it is follows from NAME and the page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/benchmarks.md", "docs/adr/0005-defaults.md")
+SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The README's: the default size and score."""
+    from patchbank import Config
+
+    rows = [row for row in results["rows"] if row["size"] == Config().image_size[0] and "pixel AUROC" in row]
+    cells = [[SETS[r["set"]], *(percent(r[k]) for k in ("image AUROC, top 1 %", "pixel AUROC", "AUPRO"))] for r in rows]
+    return table(["data set", "image AUROC", "pixel AUROC", "AUPRO"], cells)
+
+
+def default_size(results: dict[str, Any]) -> str:
+    scores = [key for key in results["rows"][0] if key.startswith("image AUROC, ")]
+    header = ["data set", "size", *(score.removeprefix("image AUROC, ") for score in scores), "pixel AUROC", "AUPRO"]
+    rows = sorted(results["rows"], key=lambda row: (list(SETS).index(row["set"]), row["size"]))
+    cells = [
+        [
+            SETS[row["set"]],
+            row["size"],
+            *(percent(row[s]) for s in scores),
+            percent(row.get("pixel AUROC")),
+            percent(row.get("AUPRO")),
+        ]
+        for row in rows
+    ]
+    return table(header, cells)
+
+
+def predict(results: dict[str, Any]) -> str:
+    header = [
+        "bank vectors",
+        "decode + network, ms",
+        "whole prediction, ms",
+        "ratio",
+        "ratio with faiss' flat index",
+        "stream, ms an image",
+    ]
+    keys = ("bank", "decode_and_backbone_ms", "whole_ms", "ratio", "ratio_with_faiss_flat", "stream_ms_per_image")
+    cold = f"\n\nFrom the start of `patchbank predict` to its first line of JSON: {results['cold_start_s']:.2f} s."
+    return table(header, [[row[key] for key in keys] for row in results["rows"]]) + cold
+
+
+def fit(results: dict[str, Any]) -> str:
+    keys = ("images", "bank", "embed_s", "coreset_s", "calibrate_s", "fit_s", "with_textbook_coreset_s")
+    header = [
+        "data set",
+        "images",
+        "bank",
+        "read and embed, s",
+        "coreset, s",
+        "calibrate, s",
+        "whole fit, s",
+        "with the textbook coreset, s",
+    ]
+    return table(
+        header, [[SETS.get(row["set"], row["set"]), *(row.get(key, "-") for key in keys)] for row in results["rows"]]
+    )
+
+
+def memory(results: dict[str, Any]) -> str:
+    names = {"none": "import, load, run the network (the constant)", "64GB": "everything in memory"}
+    rows = [
+        [names.get(r["memory"], f"`--memory {r['memory']}`"), f"{r['images']:,}", r["peak_rss_mb"], r["seconds"]]
+        for r in results["memory"]
+    ]
+    text = table(["fit", "images", "peak memory, MB", "seconds"], rows)
+    if "quality" in results:
+        header = ["data set", "budget", "covering radius", "against one shot", "stated bound", "image AUROC"]
+        cells = [
+            [
+                SETS[r["set"]],
+                r["memory"],
+                f"{r['covering_radius']:.2f}",
+                f"{r['radius_over_one_shot']:.3f}",
+                f"{r['stated_bound']:.2f}",
+                percent(r["image_auroc"]),
+            ]
+            for r in results["quality"]
+        ]
+        text += "\n\n" + table(header, cells)
+    return text
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "default_size": default_size,
+    "predict": predict,
+    "fit": fit,
+    "memory": memory,
+}
+BLOCK = re.compile(r"(<!-- figures: benchmarks/results/(\w+)\.json -->\n).*?(<!-- /figures -->)", re.DOTALL)
+
+
+def refreshed(page: str, text: str) -> str:
+    """The page with its tables as the results have them."""
+
+    def fill(match: re.Match[str]) -> str:
+        results = json.loads((ROOT / "benchmarks" / "results" / f"{match[2]}.json").read_text())
+        make = summary if (page, match[2]) == ("README.md", "default_size") else TABLES[match[2]]
+        return f"{match[1]}\n{make(results)}\n\n{match[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> None:
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(refreshed(page, path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
