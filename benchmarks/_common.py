@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -32,17 +33,13 @@ def arguments(description: str) -> argparse.Namespace:
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on."""
-    import faiss
-    import onnxruntime
-
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),
         "numpy": np.__version__,
-        "faiss": faiss.__version__,
-        "onnxruntime": onnxruntime.__version__,
+        **{name: _version(name) for name in ("faiss-cpu", "onnxruntime", "patchbank")},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -104,6 +101,13 @@ def clustered(n: int, d: int, seed: int = 0) -> FloatArray:
     return (points @ basis + 0.02 * rng.standard_normal((n, d))).astype(np.float32)
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _once(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
@@ -113,7 +117,9 @@ def _once(call: Callable[[], object]) -> float:
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor() or platform.machine()

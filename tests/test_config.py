@@ -72,6 +72,9 @@ def test_toml(tmp_path):
     path.write_text("image_size = = 3")
     with pytest.raises(ConfigError, match="not valid TOML"):
         Config.from_toml(path)
+    path.write_bytes(b"seed = 1 # \xff")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        Config.from_toml(path)
     with pytest.raises(ConfigError, match="No such file"):
         Config.from_toml(tmp_path / "none.toml")
 

@@ -14,6 +14,7 @@ import mmap
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class ModelFile:
         self._views = {info.filename: self._view(info) for info in infos}
         if len(self._views) != len(infos):
             raise self._bad("holds two entries of one name")
-        self.manifest = self._read_manifest()
+        self.manifest = self._read_manifest({info.filename: info.CRC for info in infos}.get(MANIFEST))
         self._check_entries()
 
     def __contains__(self, name: str) -> bool:
@@ -121,10 +122,12 @@ class ModelFile:
             raise self._bad(f"entry {info.filename!r} reaches beyond the end of the file; it is truncated")
         return memoryview(self._map)[start : start + info.file_size]
 
-    def _read_manifest(self) -> dict[str, Any]:
+    def _read_manifest(self, checksum: int | None) -> dict[str, Any]:
         data = self.entry(MANIFEST)
         if len(data) > MAX_MANIFEST_BYTES:
             raise self._bad(f"has a manifest of {len(data):,} bytes; expected at most {MAX_MANIFEST_BYTES:,}")
+        if zlib.crc32(data) != checksum:
+            raise self._bad("has a damaged manifest (its checksum differs); copy or fit it again")
         try:
             manifest = json.loads(bytes(data))
         except (ValueError, RecursionError) as error:

@@ -60,7 +60,10 @@ def register(app: typer.Typer) -> None:
                 skipped.append((result.name, result.reason))
                 continue
             if output:
-                output.add(result)
+                try:
+                    output.add(result)
+                except ImageError as error:  # the file has gone, or changed, since it was inspected
+                    skipped.append((result.path, str(error)))
             found += bool(result.is_anomalous)
             typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
         if output:
