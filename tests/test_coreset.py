@@ -1,166 +1,297 @@
-"""Samplers: the block method makes the textbook loop's selections, and the covering radius is what it says."""
+"""Samplers: closed-form picks, the textbook loop as oracle (bit for bit), covering radii, real features."""
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
+from patchbank import coreset, kcenter
 from patchbank.config import Config
-from patchbank.coreset import covering_radius, greedy_kcenter, project, sample
 from patchbank.errors import ConfigError
 
+Array = npt.NDArray[np.float32]
 
-def textbook(points, m, start=None):
-    """One pass over all points for each pick, by direct differences in float32; of equals, the first."""
-    if start is None:
-        centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
-        norms = np.square(centred).sum(axis=1)
-        bound = np.full(len(points), np.inf, np.float32)
-        bound[int(np.argmax(norms >= norms.max() * (1 - 1e-9)))] = np.finfo(np.float32).max
-        bound[np.isinf(bound)] = 3e38
+
+def textbook(
+    points: Array, m: int, start: Array | None = None, seeds: Array | None = None
+) -> tuple[list[int], list[float]]:
+    """Farthest-first traversal, one pass over all points for each pick. Distances are direct differences in float32."""
+    if seeds is not None:
+        bound = np.min([kcenter.squared_distances(points, seed) for seed in seeds], axis=0)
+    elif start is not None:
+        bound = np.square(start)
     else:
-        bound = np.square(start.astype(np.float32))
-    picks = []
+        bound = np.full(len(points), np.inf, np.float32)
+    indices: list[int] = []
+    distances: list[float] = []
     for _ in range(m):
-        pick = int(bound.argmax())
-        picks.append(pick)
-        difference = points - points[pick]
-        np.minimum(bound, np.einsum("ij,ij->i", difference, difference), out=bound)
-        bound[pick] = -1
-    return np.array(picks)
+        first = seeds is None and start is None and not indices
+        i = _largest_row(points) if first else int(bound.argmax())
+        indices.append(i)
+        distances.append(float(np.sqrt(bound[i])))
+        bound = np.minimum(bound, kcenter.squared_distances(points, points[i]))
+        bound[indices] = -1
+    return indices, distances
 
 
-def clustered(rng, n, d):
-    centres = rng.standard_normal((30, d)) * 3
-    return (centres[rng.integers(0, 30, n)] + 0.5 * rng.standard_normal((n, d))).astype(np.float32)
+def _largest_row(points: Array) -> int:
+    matrix = np.square(points[:, None].astype(np.float64) - points).sum(axis=2)
+    rows = matrix.sum(axis=1)  # the norm's order is that of the sums of squares
+    return int(np.argmax(rows >= rows.max() * (1 - 1e-12)))
 
 
-def test_closed_form_on_a_line():
-    points = np.array([[0], [1], [2], [3], [10]], np.float32)
-    chosen = greedy_kcenter(points, 3)
-    assert chosen.indices.tolist() == [4, 0, 3]
-    np.testing.assert_allclose(chosen.distances[1:], [10, 3])
-    assert chosen.covering_radius == 1.0
+def brute_radius(points: Array, centres: Array) -> float:
+    return float(np.sqrt(np.square(points[:, None].astype(np.float64) - centres).sum(axis=2)).min(axis=1).max())
 
 
-@pytest.mark.parametrize(("n", "d", "m"), [(50, 3, 50), (1000, 8, 100), (6000, 16, 600), (20_000, 24, 300)])
-def test_greedy_makes_the_textbook_s_selections(rng, n, d, m):
-    points = clustered(rng, n, d)
-    chosen = greedy_kcenter(points, m)
-    np.testing.assert_array_equal(chosen.indices, textbook(points, m))
-    assert len(set(chosen.indices.tolist())) == m
-    assert (np.diff(chosen.distances[1:]) <= 0).all()  # farthest first
-
-
-@pytest.mark.parametrize(("n", "m"), [(800, 200), (9000, 500)])
-def test_start_bounds_count_until_a_pick_is_nearer(rng, n, m):
-    points = clustered(rng, n, 12)
-    start = np.linalg.norm(points - points[:10].mean(axis=0), axis=1)
-    np.testing.assert_array_equal(greedy_kcenter(points, m, start_bounds=start).indices, textbook(points, m, start))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 80), st.integers(1, 4), st.integers(0, 10**6))
-def test_ties_and_duplicates_go_to_the_first(n, d, seed):
-    """Points on a small grid: most distances occur many times."""
+def clustered(n: int, d: int, seed: int = 0) -> Array:
     rng = np.random.default_rng(seed)
-    points = rng.integers(0, 3, (n, d)).astype(np.float32)
-    m = int(rng.integers(1, n + 1))
-    np.testing.assert_array_equal(greedy_kcenter(points, m).indices, textbook(points, m))
+    return (rng.standard_normal((20, d))[rng.integers(0, 20, n)] * 4 + rng.standard_normal((n, d))).astype(np.float32)
 
 
-def test_seeds_are_centres_that_are_not_chosen_again(rng):
-    points, seeds = clustered(rng, 3000, 6), clustered(rng, 40, 6)
-    chosen = greedy_kcenter(points, 50, seeds=seeds)
-    start = np.linalg.norm(points[:, None] - seeds[None], axis=2).min(axis=1)
-    assert chosen.indices[0] == start.argmax()
-    both = np.concatenate([seeds, points[chosen.indices]])
-    assert chosen.covering_radius == pytest.approx(covering_radius(points, both), rel=1e-5)
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools, cells and blocks so small that a few hundred points go through all of the machinery."""
+    for name, value in {"_CELLS": 5, "_POOL": 24, "_FEW_CENTRES": 8, "_CANDIDATES": 10, "_BLOCK_ROWS": 7}.items():
+        monkeypatch.setattr(kcenter, name, value)
 
 
-@pytest.mark.parametrize("sampler", ["random", "greedy_coreset", "approx_greedy_coreset"])
-def test_covering_radius_is_the_largest_distance_to_the_coreset(rng, sampler):
-    points = clustered(rng, 2500, 20)
-    chosen = sample(points, Config(sampler=sampler, coreset_size=70, projection_dim=10))
-    distances = np.linalg.norm(points[:, None].astype(np.float64) - points[chosen.indices][None], axis=2).min(axis=1)
-    assert chosen.covering_radius == pytest.approx(distances.max(), rel=1e-5)
+def test_picks_on_a_line_are_those_found_by_hand() -> None:
+    """0, 1, 4, 10: the outlier has the largest row; then the other end; then the widest gap's point."""
+    line = np.array([[0.0], [1.0], [4.0], [10.0]], np.float32)
+    picked = coreset.greedy_kcenter(line, 3)
+    assert picked.indices.tolist() == [3, 0, 2]
+    assert picked.distances.tolist() == [np.inf, 10.0, 4.0]
+    assert picked.covering_radius == 1.0
 
 
-def test_greedy_radius_is_at_most_twice_the_best(rng):
-    """Gonzalez 1985: 30 balls cover 30 clusters, so 30 picks may take at most twice the balls' radius."""
-    centres = rng.standard_normal((30, 8)) * 50
-    points = (np.repeat(centres, 40, axis=0) + rng.uniform(-1, 1, (1200, 8))).astype(np.float32)
-    best = np.linalg.norm(points - np.repeat(centres, 40, axis=0), axis=1).max()
-    assert greedy_kcenter(points, 30).covering_radius <= 2 * best
+def test_start_distances_count_until_a_pick_is_nearer() -> None:
+    line = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+    picked = coreset.greedy_kcenter(line, 3, start_bounds=np.array([5.0, 9.0, 0.25, 1.5]))
+    assert picked.indices.tolist() == [1, 3, 0]  # 9; then 1.5 (a start value, below its distance 2); then 1
+    assert picked.distances.tolist() == [9.0, 1.5, 1.0]
+    assert picked.covering_radius == 1.0  # of point 2: its start value 0.25 is no distance to a pick
 
 
-def test_greedy_covers_better_than_chance(rng):
-    points = clustered(rng, 4000, 10)
-    greedy, random = (
-        sample(points, Config(sampler=name, coreset_size=80)).covering_radius for name in ("greedy_coreset", "random")
-    )
-    assert greedy < random
+def test_seeds_are_covered_already_and_are_not_picked() -> None:
+    line = np.array([[0.0], [5.0], [11.0]], np.float32)
+    picked = coreset.greedy_kcenter(line, 1, seeds=np.array([[10.0]], np.float32))
+    assert (picked.indices.tolist(), picked.distances.tolist(), picked.covering_radius) == ([0], [10.0], 5.0)
 
 
-def test_identity_keeps_everything(rng):
-    points = clustered(rng, 20, 3)
-    chosen = sample(points, Config(sampler="identity"))
-    np.testing.assert_array_equal(chosen.indices, np.arange(20))
-    assert chosen.covering_radius == 0
+@pytest.mark.parametrize(("n", "d", "m"), [(1, 3, 1), (700, 2, 700), (3000, 16, 500), (40000, 24, 1200)])
+def test_selections_are_the_textbook_loops_bit_for_bit(n: int, d: int, m: int) -> None:
+    points = clustered(n, d) + 100  # an offset that would ruin |x|^2 + |y|^2 - 2xy
+    first = coreset.greedy_kcenter(points, m)
+    seeds = points[first.indices[:1]]  # the oracle's closed row sums would need an N x N matrix
+    picked = coreset.greedy_kcenter(points, m, seeds=seeds + 1)
+    indices, distances = textbook(points, m, seeds=seeds + 1)
+    assert picked.indices.tolist() == indices
+    assert np.array_equal(picked.distances, np.array(distances, np.float32))
+    start = np.random.default_rng(1).random(n).astype(np.float32) * 5
+    assert coreset.greedy_kcenter(points, m, start_bounds=start).indices.tolist() == textbook(points, m, start)[0]
 
 
-@pytest.mark.parametrize("sampler", ["random", "greedy_coreset", "approx_greedy_coreset"])
-def test_size_by_ratio_or_number_and_the_seed(rng, sampler):
-    points = clustered(rng, 900, 12)
-    assert len(sample(points, Config(sampler=sampler, coreset_ratio=0.1)).indices) == 90
-    assert len(sample(points, Config(sampler=sampler, coreset_ratio=1e-6)).indices) == 1
-    assert len(sample(points, Config(sampler=sampler, coreset_ratio=0.1, coreset_size=5)).indices) == 5
-    assert len(sample(points, Config(sampler=sampler, coreset_size=5000)).indices) == 900
-    a, b, c = (sample(points, Config(sampler=sampler, coreset_size=50, seed=seed)).indices for seed in (3, 3, 4))
-    np.testing.assert_array_equal(a, b)
-    assert (sampler == "greedy_coreset") == np.array_equal(a, c)  # only the exact one needs no luck
-
-
-def test_projection_keeps_distances_on_average(rng):
-    points = rng.standard_normal((300, 400), dtype=np.float32)
-    projected = project(points, 128, np.random.default_rng(0))
-    ratio = np.linalg.norm(projected[:150] - projected[150:], axis=1) / np.linalg.norm(
-        points[:150] - points[150:], axis=1
-    )
-    assert projected.shape == (300, 128)
-    assert abs(ratio.mean() - 1) < 0.02
-
-
-def test_threads_do_not_change_the_selections(rng, monkeypatch):
-    points = clustered(rng, 6000, 16)
-    several = greedy_kcenter(points, 200).indices
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    np.testing.assert_array_equal(greedy_kcenter(points, 200).indices, several)
-
-
-def test_progress_ends_complete_and_can_interrupt(rng):
-    points, seen = clustered(rng, 3000, 8), []
-    greedy_kcenter(points, 200, progress=lambda *step: seen.append(step))
-    assert seen[-1] == ("coreset", 200, 200)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        greedy_kcenter(points, 200, progress=interrupt)
-
-
-@pytest.mark.parametrize(
-    "points", [np.empty((0, 3), np.float32), np.full((4, 2), np.nan, np.float32), np.full((4, 2), np.inf, np.float32)]
+@settings(max_examples=40, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 80), st.integers(1, 3)), elements=st.integers(-3, 3).map(float)),
+    st.data(),
 )
-def test_unusable_points_say_why(points):
-    with pytest.raises(ConfigError, match="features"):
-        sample(points, Config())
+def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.DataObject) -> None:
+    """On a small grid nearly every choice is a tie, and many points are the same."""
+    m = data.draw(st.integers(1, len(points)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_CELLS": 4, "_POOL": 6, "_FEW_CENTRES": 3, "_CANDIDATES": 5}.items():
+            patch.setattr(kcenter, name, value)
+        picked = coreset.greedy_kcenter(points, m)
+    indices, distances = textbook(points, m)
+    assert picked.indices.tolist() == indices
+    assert np.array_equal(picked.distances, np.array(distances, np.float32))
+    assert picked.covering_radius == pytest.approx(brute_radius(points, points[indices]))
 
 
-def test_all_points_equal():
-    chosen = sample(np.ones((100, 4), np.float32), Config(coreset_size=7, sampler="greedy_coreset"))
-    assert sorted(set(chosen.indices.tolist())) == sorted(chosen.indices.tolist())
-    assert chosen.covering_radius == 0
+def test_every_round_limit_is_crossed_without_a_difference(small_blocks: None) -> None:
+    points = clustered(900, 3)
+    assert coreset.greedy_kcenter(points, 900).indices.tolist() == textbook(points, 900)[0]
+
+
+def test_dense_and_sparse_picking_agree(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether candidates' mutual distances are listed or passed over at each pick is a matter of speed only."""
+    points = clustered(600, 4)
+    picks = []
+    for dense in (-1, 10**9):
+        monkeypatch.setattr(kcenter, "_DENSE", dense)
+        picks.append(coreset.greedy_kcenter(points, 300).indices.tolist())
+    assert picks[0] == picks[1]
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_the_number_of_threads_changes_nothing(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = clustered(20000, 12)
+    expected = coreset.sample(points, Config(coreset_size=300, projection_dim=6))
+    monkeypatch.setattr(kcenter, "workers", lambda: int(threads))
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert_same(coreset.sample(points, Config(coreset_size=300, projection_dim=6)), expected)
+
+
+@pytest.mark.parametrize("sampler", ["identity", "random", "greedy_coreset", "approx_greedy_coreset"])
+def test_each_sampler_keeps_its_promises(sampler: str) -> None:
+    """As many as asked for, none twice, repeatable, and the covering radius is the true one."""
+    points = clustered(1200, 20)
+    config = Config(sampler=sampler, coreset_ratio=0.05, projection_dim=8, seed=3)
+    picked = coreset.sample(points, config)
+    m = 1200 if sampler == "identity" else 60
+    assert picked.indices.dtype == np.int64
+    assert picked.distances.dtype == np.float32
+    assert len(picked.indices) == len(picked.distances) == len(set(picked.indices.tolist())) == m
+    assert picked.covering_radius == pytest.approx(brute_radius(points, points[picked.indices]), rel=1e-5)
+    assert_same(coreset.sample(points, config), picked)
+
+
+def test_another_seed_is_another_sample() -> None:
+    points = clustered(1000, 10)
+    for sampler in ("random", "approx_greedy_coreset"):
+        a, b = (coreset.sample(points, Config(sampler=sampler, coreset_size=50, seed=seed)) for seed in (0, 1))
+        assert a.indices.tolist() != b.indices.tolist()
+
+
+def test_greedy_covers_better_than_chance() -> None:
+    """The reason for k-center: the radius is within twice the best possible, random samples miss outliers."""
+    points = clustered(3000, 10)
+    greedy = coreset.sample(points, Config(sampler="greedy_coreset", coreset_size=60))
+    chance = coreset.sample(points, Config(sampler="random", coreset_size=60))
+    assert greedy.covering_radius < 0.8 * chance.covering_radius
+
+
+def test_distances_fall_and_end_above_the_radius() -> None:
+    """The k-center guarantee: picks are at least the final radius apart."""
+    picked = coreset.greedy_kcenter(clustered(4000, 6), 200)
+    assert (np.diff(picked.distances) <= 0).all()
+    assert picked.covering_radius <= picked.distances[-1]
+
+
+def test_the_approximation_works_in_the_projection() -> None:
+    """approx = greedy on the projected points, started from mean distances to 10 points."""
+    points = clustered(3000, 30)
+    rng = np.random.default_rng(5)
+    projected = coreset.project(points, 7, rng)
+    start = coreset.mean_distance(projected, rng)
+    picked = coreset.approximate_kcenter(points, 80, 7, np.random.default_rng(5))
+    indices, distances = textbook(projected, 80, start)
+    assert picked.indices.tolist() == indices
+    assert np.array_equal(picked.distances, np.array(distances, np.float32))
+    assert picked.covering_radius == pytest.approx(brute_radius(points, points[indices]), rel=1e-5)
+
+
+def test_projection_keeps_squared_distances_on_average_and_leaves_equal_dimensions_alone() -> None:
+    points = clustered(400, 300)
+    assert coreset.project(points, 300, np.random.default_rng(0)) is points
+    projected = coreset.project(points, 128, np.random.default_rng(0))
+    before = kcenter.squared_distances(points[:200], points[200:])
+    after = kcenter.squared_distances(projected[:200], projected[200:])
+    assert (after / before).mean() == pytest.approx(1, abs=0.05)
+
+
+def test_mean_distance_of_few_points_is_the_mean_to_all() -> None:
+    line = np.array([[0.0], [3.0], [9.0]], np.float32)
+    expected = np.array([12, 9, 15]) / 3
+    assert coreset.mean_distance(line, np.random.default_rng(0)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("hint", [None, "wrong", "unknown"])
+def test_covering_radius_does_not_depend_on_the_hint(hint: str | None) -> None:
+    points, centres = clustered(5000, 9), clustered(300, 9, seed=1)
+    near = {"wrong": np.arange(5000) % 300, "unknown": np.full(5000, -1)}.get(hint or "")
+    assert coreset.covering_radius(points, centres, near) == pytest.approx(brute_radius(points, centres), rel=1e-5)
+
+
+def test_size_wins_over_ratio_and_is_bounded_by_the_points() -> None:
+    assert coreset.coreset_size(1000, Config(coreset_ratio=0.0155)) == 15
+    assert coreset.coreset_size(10, Config(coreset_ratio=0.01)) == 1
+    assert coreset.coreset_size(1000, Config(coreset_ratio=0.5, coreset_size=7)) == 7
+    assert coreset.coreset_size(5, Config(coreset_size=7)) == 5
+
+
+def test_equal_points_are_taken_in_order() -> None:
+    picked = coreset.sample(np.ones((50000, 2), np.float32), Config(sampler="greedy_coreset", coreset_size=4))
+    assert (picked.indices.tolist(), picked.covering_radius) == ([0, 1, 2, 3], 0.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_features_that_cannot_be_measured_are_refused(bad: float) -> None:
+    points = clustered(100, 4)
+    points[50, 2] = bad
+    with pytest.raises(ConfigError, match="expected finite numbers"):
+        coreset.sample(points, Config())
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (4,), (2, 2, 2)])
+def test_features_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="shape"):
+        coreset.sample(np.zeros(shape, np.float32), Config())
+
+
+@pytest.mark.parametrize("m", [0, 11])
+def test_impossible_sizes_are_refused(m: int) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 10"):
+        coreset.greedy_kcenter(clustered(10, 2), m)
+
+
+def test_progress_rises_to_the_total() -> None:
+    seen: list[tuple[str, int, int]] = []
+    coreset.greedy_kcenter(clustered(20000, 8), 500, progress=lambda *report: seen.append(report))
+    assert {(stage, total) for stage, _, total in seen} == {("coreset", 500)}
+    done = [report[1] for report in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 500)
+    assert len(done) > 3
+
+
+def test_an_interrupt_passes_through_and_leaves_nothing_behind() -> None:
+    """Ctrl-C in the middle: the exception comes out, and the next run is right."""
+
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done > 100:
+            raise KeyboardInterrupt
+
+    points = clustered(20000, 8)
+    with pytest.raises(KeyboardInterrupt):
+        coreset.greedy_kcenter(points, 500, progress=interrupt)
+    assert len(coreset.greedy_kcenter(points, 500).indices) == 500
+
+
+def test_features_are_not_changed() -> None:
+    points = clustered(3000, 10)
+    before = points.copy()
+    coreset.sample(points, Config(coreset_size=50, projection_dim=10))
+    assert np.array_equal(points, before)
+
+
+@pytest.mark.realdata
+def test_selections_on_real_features_are_the_textbook_loops(data_root: object) -> None:
+    from pathlib import Path
+
+    from patchbank import images, patches
+    from patchbank.backbones import load_backbone
+
+    network = load_backbone("efficientnet_lite0")
+    blocks = []
+    for path in sorted((Path(str(data_root)) / "bottle" / "train" / "good").iterdir())[:12]:
+        pixels = images.resize(images.read_image(path), (320, 320))
+        batch = images.normalise(pixels, network.info.mean, network.info.std).reshape(1, 3, 320, 320)
+        blocks.append(patches.embed(network.features(batch), Config(embedding="mean")).reshape(1600, -1))
+    features = np.concatenate(blocks)  # (19200, 152)
+    picked = coreset.greedy_kcenter(features, 400, seeds=features[:1])
+    indices, distances = textbook(features, 400, seeds=features[:1])
+    assert picked.indices.tolist() == indices
+    assert np.array_equal(picked.distances, np.array(distances, np.float32))
+
+
+def assert_same(a: coreset.Coreset, b: coreset.Coreset) -> None:
+    assert a.indices.tobytes() == b.indices.tobytes()
+    assert a.distances.tobytes() == b.distances.tobytes()
+    assert a.covering_radius == b.covering_radius

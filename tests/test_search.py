@@ -1,168 +1,296 @@
-"""Nearest neighbours: exact means exact, to the bit, in any company; approximate ones say how good they are."""
+"""Nearest neighbours: brute force as oracle (bit for bit), exact zeros, ties, exclusion, recall."""
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
+from patchbank import parallel, search
 from patchbank.config import Config
-from patchbank.errors import ConfigError
-from patchbank.search import ExactSearcher, build_searcher, measured_recall, search_excluding
+from patchbank.errors import ConfigError, MissingExtraError
+from patchbank.kcenter import squared_distances
+from patchbank.search import ExactSearcher, FaissSearcher, build_searcher, measured_recall, search_excluding
+
+Array = npt.NDArray[np.float32]
 
 
-def brute(queries, vectors, k):
-    """Double precision, all pairs; ties by index."""
-    distances = np.sqrt(
-        np.square(queries[:, None, :].astype(np.float64) - vectors[None].astype(np.float64)).sum(axis=2)
-    )
-    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(distances, order, axis=1), order
+def brute(
+    vectors: Array, queries: Array, k: int, exclude: npt.NDArray[np.bool_] | None = None
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    squared = np.array([squared_distances(vectors, query) for query in queries])
+    if exclude is not None:
+        squared[:, exclude] = np.inf
+    indices = np.argsort(squared, axis=1, kind="stable")[:, :k]
+    return np.sqrt(np.take_along_axis(squared, indices, 1)), indices
 
 
-def clusters(rng, n, d, spread=0.3):
-    centres = rng.standard_normal((40, d)) * 3
-    return (centres[rng.integers(0, 40, n)] + spread * rng.standard_normal((n, d))).astype(np.float32)
+def assert_brute(vectors: Array, queries: Array, k: int, exclude: npt.NDArray[np.bool_] | None = None) -> None:
+    distances, indices = ExactSearcher(vectors).search(queries, k, exclude=exclude)
+    expected, where = brute(vectors, queries, k, exclude)
+    assert (distances.dtype, indices.dtype) == (np.float32, np.int64)
+    assert np.array_equal(indices, where)
+    assert np.array_equal(distances, expected)
 
 
-def test_closed_form():
-    vectors = np.array([[0, 0], [3, 4], [10, 0]], np.float32)
-    distances, indices = ExactSearcher(vectors).search(np.array([[0, 0], [9, 0]], np.float32), 2)
-    np.testing.assert_allclose(distances, [[0, 5], [1, np.sqrt(52)]], rtol=1e-6)
-    np.testing.assert_array_equal(indices, [[0, 1], [2, 1]])
+def clustered(n: int, d: int, seed: int = 0) -> Array:
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((40, d)) * 4
+    return (centres[rng.integers(0, 40, n)] + rng.standard_normal((n, d))).astype(np.float32)
 
 
-@pytest.mark.parametrize("m", [1, 7, 300, 2048, 5000])
-@pytest.mark.parametrize("k", [1, 5])
-def test_equals_brute_force(rng, m, k):
-    """Below and above the size at which the bank is divided into cells."""
-    if k > m:
-        return
-    vectors, queries = clusters(rng, m, 24), clusters(rng, 150, 24)
-    queries[::3] = vectors[rng.integers(0, m, 50)] + np.float32(0.01)
-    distances, indices = ExactSearcher(vectors).search(queries, k)
-    expected, order = brute(queries, vectors, k)
-    np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
-    assert (indices == order).mean() > 0.999  # equal but for ties within float32's rounding
-    assert (np.diff(distances, axis=1) >= 0).all()
+def test_distances_are_euclidean_ascending_and_found_by_hand() -> None:
+    bank = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]], np.float32)
+    distances, indices = ExactSearcher(bank).search(np.array([[0.0, 0.0], [6.0, 9.0]], np.float32), 2)
+    assert distances.tolist() == [[0.0, 5.0], [1.0, pytest.approx(np.sqrt(34))]]
+    assert indices.tolist() == [[0, 1], [2, 1]]
 
 
-@pytest.mark.parametrize("m", [500, 6000])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_a_vector_of_the_bank_is_at_distance_zero(rng, m, offset):
-    """By products alone, |x|^2 - 2xy + |y|^2 leaves a rounding error that grows with the norms."""
-    vectors = clusters(rng, m, 16) + np.float32(offset)
-    distances, indices = ExactSearcher(vectors).search(vectors[::7], 1)
+@pytest.mark.parametrize(
+    ("m", "d", "k"),
+    [(1, 5, 1), (60, 7, 60), (2048, 20, 1), (2049, 20, 1), (6000, 30, 1), (6000, 30, 5), (6000, 30, 150), (9000, 2, 9)],
+)
+def test_exact_is_brute_force_bit_for_bit(m: int, d: int, k: int) -> None:
+    """Banks of one cell and of many, fewer and more neighbours than a cell holds, with an offset that eats digits."""
+    bank, queries = clustered(m, d) + 50, clustered(300, d, seed=1) + 50
+    assert_brute(bank, np.concatenate([queries, bank[:20]]), k)
+
+
+def test_queries_far_from_everything_are_right_too() -> None:
+    assert_brute(clustered(5000, 10), clustered(50, 10, seed=1) * 1000, 3)
+
+
+def test_a_bank_with_an_outlier_is_right_too() -> None:
+    """One huge vector spoils the products' precision for its own cell only."""
+    bank = clustered(5000, 10)
+    bank[77] = 1e6
+    assert_brute(bank, np.concatenate([clustered(100, 10, seed=1), bank[70:80]]), 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 70), st.just(2)), elements=st.integers(-3, 3).map(float)),
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 12), st.just(2)), elements=st.integers(-4, 4).map(float)),
+    st.data(),
+)
+def test_ties_go_to_the_smallest_index(bank: Array, queries: Array, data: st.DataObject) -> None:
+    """A grid full of duplicates and ties, in cells of a few vectors."""
+    k = data.draw(st.integers(1, len(bank)))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_ONE_CELL": 8, "_PER_CELL": 4, "_CROWD": 1, "_QUERIES": 5}.items():
+            patch.setattr(search, name, value)
+        assert_brute(bank, queries, k) if len(queries) else ExactSearcher(bank).search(queries, k)
+
+
+def test_a_bank_of_one_repeated_vector_answers_with_its_first() -> None:
+    """Blank training images make such banks: everything ties, and candidates must not pile up in memory."""
+    distances, indices = ExactSearcher(np.ones((6000, 3), np.float32)).search(np.zeros((500, 3), np.float32), 2)
+    assert indices.tolist() == [[0, 1]] * 500
+    assert np.array_equal(distances, np.full((500, 2), np.sqrt(np.float32(3))))
+
+
+@pytest.mark.parametrize("m", [500, 5000])
+def test_a_bank_vector_is_at_distance_zero_exactly(m: int) -> None:
+    bank = clustered(m, 64) + 300
+    distances, indices = ExactSearcher(bank).search(bank, 1)
     assert (distances == 0).all()
-    np.testing.assert_array_equal(vectors[indices[:, 0]], vectors[::7])
+    assert indices[:, 0].tolist() == list(range(m))
 
 
-def test_ties_go_to_the_smallest_index(rng):
-    for m in (600, 6000):
-        vectors = np.repeat(clusters(rng, m // 3, 8), 3, axis=0)
-        _, indices = ExactSearcher(vectors).search(vectors, 1)
-        np.testing.assert_array_equal(indices[:, 0], np.arange(m) // 3 * 3)
+@pytest.mark.parametrize("k", [1, 4])
+def test_answers_do_not_depend_on_threads_or_company(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same query gives the same bytes alone, among others, again, and whatever the number of threads."""
+    bank, queries = clustered(7000, 40), clustered(900, 40, seed=2)
+    searcher = ExactSearcher(bank)
+    distances, indices = searcher.search(queries, k)
+    for rows in (slice(None), slice(0, 1), slice(450, 460)):
+        again = searcher.search(queries[rows], k)
+        assert again[0].tobytes() == distances[rows].tobytes()
+        assert again[1].tobytes() == indices[rows].tobytes()
+    for module in (search, parallel):
+        monkeypatch.setattr(module, "workers", lambda: 1)
+    alone = ExactSearcher(bank.copy()).search(queries, k)
+    assert alone[0].tobytes() == distances.tobytes()
+    assert alone[1].tobytes() == indices.tobytes()
 
 
-@pytest.mark.parametrize("m", [900, 6000])
-def test_a_query_s_answer_does_not_depend_on_its_company(rng, m, monkeypatch):
-    vectors, queries = clusters(rng, m, 20), clusters(rng, 400, 20)
-    searcher = ExactSearcher(vectors)
-    together, indices = searcher.search(queries, 2)
-    again, _ = ExactSearcher(vectors.copy()).search(queries, 2)
-    np.testing.assert_array_equal(together, again)
-    for a in (0, 13, 399):
-        alone, index = searcher.search(queries[a : a + 1], 2)
-        np.testing.assert_array_equal(alone[0], together[a])
-        np.testing.assert_array_equal(index[0], indices[a])
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    np.testing.assert_array_equal(ExactSearcher(vectors).search(queries, 2)[0], together)
+def test_one_searcher_serves_many_threads() -> None:
+    searcher = ExactSearcher(clustered(5000, 20))
+    batches = [clustered(200, 20, seed=s) for s in range(8)]
+    expected = [searcher.search(batch, 2)[1].tolist() for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        assert [found[1].tolist() for found in pool.map(lambda batch: searcher.search(batch, 2), batches)] == expected
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 3), st.integers(1, 4))
-def test_small_and_degenerate_banks(m, d, scale, k):
-    rng = np.random.default_rng(m * 100 + d * 10 + scale)
-    vectors = rng.integers(-2, 3, (m, d)).astype(np.float32) * np.float32(10.0**scale)
-    queries = rng.integers(-2, 3, (17, d)).astype(np.float32) * np.float32(10.0**scale)
-    k = min(k, m)
-    distances, indices = ExactSearcher(vectors).search(queries, k)
-    expected, order = brute(queries, vectors, k)
-    np.testing.assert_allclose(distances, expected, rtol=1e-6)
-    np.testing.assert_array_equal(indices, order)
+@pytest.mark.skipif(sys.platform != "linux", reason="fork is Linux's way to start a process")
+def test_a_forked_process_can_search() -> None:
+    """A child has none of its parent's threads; waiting for them would hang for ever."""
+    searcher, queries = ExactSearcher(clustered(5000, 20)), clustered(900, 20, seed=1)
+    searcher.search(queries, 1)
+    child = multiprocessing.get_context("fork").Process(target=searcher.search, args=(queries, 1))
+    child.start()
+    child.join(60)
+    hung = child.is_alive()
+    child.kill()
+    assert not hung
+    assert child.exitcode == 0
 
 
-def test_no_queries(rng):
-    distances, indices = ExactSearcher(clusters(rng, 10, 3)).search(np.empty((0, 3), np.float32), 2)
-    assert distances.shape == indices.shape == (0, 2)
+@pytest.mark.parametrize(("m", "k"), [(300, 2), (6000, 1), (6000, 3)])
+def test_excluded_vectors_do_not_count(m: int, k: int) -> None:
+    """Whole neighbourhoods are excluded, so that nearest cells run empty."""
+    bank = clustered(m, 12)
+    exclude = (bank[:, 0] > 0) | (np.arange(m) % 3 == 0)
+    assert_brute(bank, np.concatenate([clustered(80, 12, seed=1), bank[:40]]), k, exclude)
 
 
-def test_impossible_input_says_why(rng):
-    vectors = clusters(rng, 10, 3)
-    searcher = ExactSearcher(vectors)
-    with pytest.raises(ConfigError, match="got 11"):
-        searcher.search(vectors, 11)
-    with pytest.raises(ConfigError, match="got 0"):
-        searcher.search(vectors, 0)
-    with pytest.raises(ConfigError):
-        searcher.search(vectors[:, :2], 1)
-    with pytest.raises(ConfigError):
-        ExactSearcher(np.full((3, 3), np.nan, np.float32))
-    with pytest.raises(ConfigError):
-        ExactSearcher(np.empty((0, 3), np.float32))
+@pytest.mark.parametrize("kind", ["exact", "fake"])
+def test_leave_one_image_out_never_answers_with_the_image_itself(kind: str) -> None:
+    bank = clustered(3000, 8)
+    groups = np.arange(3000) // 30
+    searcher = ExactSearcher(bank) if kind == "exact" else FakeSearcher(bank)
+    distances, indices = search_excluding(searcher, bank, groups, bank[60:90], 2, 2)
+    expected, where = brute(bank, bank[60:90], 2, groups == 2)
+    assert np.array_equal(indices, where)
+    assert np.array_equal(distances, expected)
+
+
+def test_leave_one_image_out_needs_other_images() -> None:
+    bank = clustered(10, 3)
+    with pytest.raises(ConfigError, match="lower k"):
+        search_excluding(ExactSearcher(bank), bank, np.zeros(10, np.int64), bank, 0, 1)
+
+
+class FakeSearcher:
+    """Brute force behind the protocol."""
+
+    def __init__(self, vectors: Array) -> None:
+        self.vectors = vectors
+
+    def search(self, queries: Array, k: int) -> tuple[Array, npt.NDArray[np.int64]]:
+        return brute(self.vectors, queries, k)
+
+
+class WrongSearcher:
+    """Finds the nearest of the even-numbered vectors only."""
+
+    def __init__(self, vectors: Array) -> None:
+        self.vectors = vectors
+
+    def search(self, queries: Array, k: int) -> tuple[Array, npt.NDArray[np.int64]]:
+        distances, indices = brute(self.vectors[::2], queries, k)
+        return distances, indices * 2
+
+
+def test_recall_is_the_share_of_true_neighbours() -> None:
+    bank = np.arange(20, dtype=np.float32)[:, None]
+    queries = np.array([[3.9], [5.1]], np.float32)  # true pairs: 4, 3 and 5, 6; found: 4, 2 and 6, 4
+    assert measured_recall(FakeSearcher(bank), bank, queries, 2) == 1.0
+    assert measured_recall(WrongSearcher(bank), bank, queries, 2) == 0.5
+
+
+def test_recall_of_nothing_is_refused() -> None:
+    bank = clustered(10, 3)
+    with pytest.raises(ConfigError, match="at least one query"):
+        measured_recall(FakeSearcher(bank), bank, bank[:0], 1)
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_approximate_search_measures_true_distances_and_its_recall(rng, kind):
-    pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
-    vectors, queries = clusters(rng, 4000, 16), clusters(rng, 200, 16)
-    searcher = build_searcher(vectors, Config(search=kind))
-    distances, indices = searcher.search(queries, 3)
-    expected = np.linalg.norm(queries[:, None] - vectors[indices], axis=2)
-    np.testing.assert_allclose(distances, expected, rtol=1e-5)
-    recall = measured_recall(searcher, vectors, queries, 3)
-    assert 0.6 < recall <= 1
-    again = build_searcher(vectors, Config(search=kind)).search(queries, 3)
-    np.testing.assert_array_equal(again[0], distances)
+def test_approximate_indexes_find_most_and_measure_exactly(kind: str) -> None:
+    pytest.importorskip("faiss")
+    bank, queries = clustered(4000, 16), clustered(200, 16, seed=1)
+    searcher = build_searcher(bank, Config(search=kind, seed=1))
+    assert isinstance(searcher, FaissSearcher)
+    assert measured_recall(searcher, bank, queries, 3) > 0.8
+    distances, indices = searcher.search(bank[:50], 3)
+    assert (distances[:, 0] == 0).all()
+    assert (np.diff(distances, axis=1) >= 0).all()
+    assert np.array_equal(distances[:, 2], np.sqrt(squared_distances(bank[:50], bank[indices[:, 2]])))
+    again = build_searcher(bank, Config(search=kind, seed=1)).search(queries, 2)
+    assert again[1].tobytes() == searcher.search(queries, 2)[1].tobytes()
 
 
-def test_recall_of_an_exact_search_is_one_and_of_a_blind_one_nearly_none(rng):
-    vectors, queries = clusters(rng, 500, 8), clusters(rng, 50, 8)
-
-    class Blind:
-        def search(self, queries, k):
-            indices = np.zeros((len(queries), k), np.int64)
-            return np.linalg.norm(queries[:, None] - vectors[indices], axis=2).astype(np.float32), indices
-
-    assert measured_recall(ExactSearcher(vectors), vectors, queries, 2) == 1
-    assert measured_recall(Blind(), vectors, queries, 2) < 0.1
-
-
-@pytest.mark.parametrize("m", [400, 5000])
-def test_excluding_a_group_equals_searching_the_others(rng, m):
-    vectors, queries = clusters(rng, m, 12), clusters(rng, 120, 12)
-    queries[:40] = vectors[:40]
-    groups = np.arange(m) % 5
-    distances, indices = search_excluding(ExactSearcher(vectors), vectors, groups, queries, 2, 3)
-    others = np.flatnonzero(groups != 2)
-    expected, order = brute(queries, vectors[others], 3)
-    np.testing.assert_allclose(distances, expected, rtol=1e-5, atol=1e-6)
-    assert (indices == others[order]).mean() > 0.999
-    assert (groups[indices] != 2).all()
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_approximate_indexes_return_k_even_from_tiny_banks(kind: str) -> None:
+    """Few lists, few links: what the index does not reach is searched exactly; no index is -1."""
+    pytest.importorskip("faiss")
+    for m in (1, 5, 100):
+        bank = clustered(m, 4)
+        searcher = FaissSearcher(bank, kind)
+        assert np.sort(searcher.search(bank[:1], m)[1][0]).tolist() == list(range(m))
+        assert searcher.search(bank[:0], 1)[0].shape == (0, 1)
 
 
-def test_excluding_too_much_is_an_error(rng):
-    vectors = clusters(rng, 10, 3)
-    with pytest.raises(ConfigError, match="lower k"):
-        search_excluding(ExactSearcher(vectors), vectors, np.zeros(10, np.int64), vectors, 0, 1)
-
-
-def test_missing_faiss_names_the_command(monkeypatch, rng):
-    import sys
-
-    from patchbank.errors import MissingExtraError
-
+def test_without_faiss_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'patchbank\[ann\]'"):
-        build_searcher(clusters(rng, 100, 4), Config(search="ivf"))
+    with pytest.raises(MissingExtraError, match=r"patchbank\[ann\]"):
+        build_searcher(clustered(50, 4), Config(search="ivf"))
+
+
+def test_the_default_is_exact_and_needs_no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert isinstance(build_searcher(clustered(50, 4), Config()), ExactSearcher)
+
+
+def test_an_unknown_index_is_refused() -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(ConfigError, match="'ivf' or 'hnsw'"):
+        FaissSearcher(clustered(50, 4), "pq")
+
+
+@pytest.mark.parametrize("k", [0, 51])
+def test_more_neighbours_than_vectors_are_refused(k: int) -> None:
+    bank = clustered(50, 4)
+    with pytest.raises(ConfigError, match="expected 1 to 50"):
+        ExactSearcher(bank).search(bank, k)
+
+
+def test_arrays_of_wrong_shape_or_content_are_refused() -> None:
+    bank = clustered(50, 4)
+    with pytest.raises(ConfigError, match=r"shape \(q, 4\)"):
+        ExactSearcher(bank).search(bank[:, :3], 1)
+    with pytest.raises(ConfigError, match="at least one row"):
+        ExactSearcher(bank[:0])
+    for bad in (np.nan, np.inf, 1e20):
+        spoilt = bank.copy()
+        spoilt[3, 3] = bad
+        with pytest.raises(ConfigError, match="expected finite numbers"):
+            ExactSearcher(spoilt)
+        with pytest.raises(ConfigError, match="expected finite numbers"):
+            ExactSearcher(bank).search(spoilt, 1)
+
+
+def test_no_queries_no_answers() -> None:
+    distances, indices = ExactSearcher(clustered(50, 4)).search(np.empty((0, 4), np.float32), 2)
+    assert distances.shape == indices.shape == (0, 2)
+
+
+def test_blas_gets_its_threads_back() -> None:
+    """The limit is for the time of the work only, also when workers overlap or fail."""
+    from threadpoolctl import threadpool_info
+
+    def blas() -> list[int]:
+        return [library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]]
+
+    before = blas()
+    with parallel.one_blas_thread(), parallel.one_blas_thread():
+        assert set(blas()) <= {1}  # empty where NumPy's BLAS is the system's own, as on macOS
+    with pytest.raises(ZeroDivisionError):
+        parallel.spread(lambda x: 1 // x, [1, 0])
+    assert blas() == before
+    assert parallel.spread(lambda x: x * x, range(5)) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", 1), ("100000", None), ("abc", None), ("", None), ("0", None)])
+def test_omp_num_threads_limits_the_workers(value: str, expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usable = parallel.workers()
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert parallel.workers() == (expected or usable)

@@ -27,7 +27,8 @@ _CELLS = 128
 _POOL = 8192  # points that a round refreshes
 _FEW_CENTRES = 512  # while there are fewer, refreshing is cheap and the pool four times as large
 _CANDIDATES = 2048  # points that picks are made from, at most
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2048
+_BLOCK = 1 << 19  # numbers in a block of products
 _MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
 _DENSE = 48  # neighbours a candidate, from which on a round measures all candidates at each pick
 
@@ -65,6 +66,7 @@ class KCenter:
         self._radius = np.zeros(len(self._pivots), np.float32)
         np.maximum.at(self._radius, self._cell, self._to_pivot)
         self._lists = [_CellList() for _ in self._pivots]
+        self._lengths = np.zeros(len(self._pivots), np.int32)  # of the lists, when points were last measured
 
     def add_centres(self, centres: FloatArray) -> None:
         """Adds centres that are no picks; no point is measured yet."""
@@ -87,7 +89,10 @@ class KCenter:
         self._measure(pool)
         candidates = pool[self.bound[pool] >= least]
         if len(candidates) > _CANDIDATES:
-            candidates, least, first_outside = self._farthest(candidates)
+            before, tied_before = least, first_outside
+            candidates, least, first_outside = self._largest(candidates, _CANDIDATES)
+            if least == before:
+                first_outside = min(first_outside, tied_before)
         if len(candidates) == 0:
             return
         start, reach = self.count, math.sqrt(float(self.bound[candidates].max()))
@@ -100,7 +105,7 @@ class KCenter:
         """The largest squared distance of any point to its nearest centre (or its start value)."""
         while True:
             pool, least, _ = self._pool()
-            if least < 0:
+            if len(pool) == 0:
                 return 0.0
             self._measure(pool)
             largest = float(self.bound[pool].max())
@@ -114,22 +119,20 @@ class KCenter:
     def _pool(self) -> tuple[IndexArray, float, int]:
         """The points with the largest bounds, by index; the least of these bounds; the first tie of it left out."""
         n = len(self.bound)
-        size = min(n, _POOL * 4 if self.count < _FEW_CENTRES else _POOL)
-        least = float(np.partition(self.bound, n - size)[n - size])
-        if least < 0:  # fewer than `size` points are left
-            left = np.flatnonzero(self.bound >= 0)
-            return left, (0.0 if len(left) else -1.0), n
-        above, ties = np.flatnonzero(self.bound > least), np.flatnonzero(self.bound == least)
-        room = size - len(above)
-        first_outside = int(ties[room]) if len(ties) > room else n
-        return np.sort(np.concatenate([above, ties[:room]])), least, first_outside
+        size = _POOL * 4 if self.count < _FEW_CENTRES else _POOL
+        if n - len(self.picked) <= size:
+            return np.flatnonzero(self.bound >= 0), 0.0, n
+        some = self.bound[:: max(1, n // (8 * size))]  # any threshold is right; a sample's yields about the size wanted
+        least = max(0.0, float(np.partition(some, -(len(some) * size // n) - 1)[-(len(some) * size // n) - 1]))
+        pool = np.flatnonzero(self.bound >= least)
+        return (pool, least, n) if len(pool) <= 2 * size else self._largest(np.flatnonzero(self.bound >= 0), size)
 
-    def _farthest(self, candidates: IndexArray) -> tuple[IndexArray, float, int]:
-        """The _CANDIDATES farthest of the candidates, which are all measured."""
-        bound = self.bound[candidates]
-        least = float(np.partition(bound, len(bound) - _CANDIDATES)[len(bound) - _CANDIDATES])
-        above, ties = candidates[bound > least], candidates[bound == least]
-        room = _CANDIDATES - len(above)
+    def _largest(self, points: IndexArray, size: int) -> tuple[IndexArray, float, int]:
+        """As `_pool`: the `size` of the points with the largest bounds, of equal ones the first."""
+        bound = self.bound[points]
+        least = float(np.partition(bound, len(bound) - size)[len(bound) - size])
+        above, ties = points[bound > least], points[bound == least]
+        room = size - len(above)
         first_outside = int(ties[room]) if len(ties) > room else len(self.bound)
         return np.sort(np.concatenate([above, ties[:room]])), least, first_outside
 
@@ -226,24 +229,28 @@ class KCenter:
         """Makes the bounds of the pool their distances to all centres."""
         cell = self._cell[pool]
         lengths = np.array([len(entries) for entries in self._lists], np.int32)
-        behind = self._met[pool] < lengths[cell]
-        pool, cell = pool[behind], cell[behind]
+        met = self._met[pool]
+        behind = met < lengths[cell]
+        pool, cell, met = pool[behind], cell[behind], met[behind]
         if len(pool) == 0:
             return
-        order = np.argsort(cell, kind="stable")
-        pool, cell = pool[order], cell[order]
-        cuts = np.flatnonzero(np.diff(cell)) + 1
+        key = 2 * cell + (met >= self._lengths[cell])  # who was there last time has only the last round's picks to meet
+        self._lengths = lengths
+        order = np.argsort(key, kind="stable")
+        pool, cell, key = pool[order], cell[order], key[order]
+        cuts = np.flatnonzero(np.diff(key)) + 1
         groups = np.split(pool, cuts)
         cells = cell[np.concatenate([[0], cuts])].tolist()
         shares = [list(zip(cells, groups, strict=True))[k :: workers()] for k in range(workers())]
         spread(self._measure_cells, [share for share in shares if share])
 
     def _measure_cells(self, groups: list[tuple[int, IndexArray]]) -> None:
+        buffer = np.empty(_BLOCK, np.float32)  # for products: fresh memory at each would cost as much as they do
         for cell, members in groups:
             for a in range(0, len(members), _BLOCK_ROWS):
-                self._measure_cell(cell, members[a : a + _BLOCK_ROWS])
+                self._measure_cell(cell, members[a : a + _BLOCK_ROWS], buffer)
 
-    def _measure_cell(self, cell: int, members: IndexArray) -> None:
+    def _measure_cell(self, cell: int, members: IndexArray, buffer: FloatArray) -> None:
         entries = self._lists[cell]
         first = int(self._met[members].min())
         self._met[members] = len(entries)
@@ -257,12 +264,13 @@ class KCenter:
         offsets = vectors - pivot  # differences to the pivot are small: so are the products' rounding errors
         offsets *= -2
         own = np.square(to_pivot)
-        step = max(256, (1 << 20) // len(members))
+        step = _BLOCK // len(members)
         for a in range(0, len(found), step):
             centres = self.centres[found[a : a + step]]
             relative = centres - pivot
             squares = np.einsum("ij,ij->i", relative, relative)
-            products = offsets @ relative.T  # (members, centres)
+            products = buffer[: len(members) * len(centres)].reshape(len(members), len(centres))
+            np.matmul(offsets, relative.T, out=products)
             products += squares
             self._lower(members, vectors, bound, products, own, float(squares.max()), centres, found[a : a + step])
         self.bound[members] = bound
@@ -296,12 +304,10 @@ class KCenter:
             self.near[members[row]] = numbers[column]
 
     def _assign(self, start: int) -> None:
-        """The nearest pivot of a block of points, and an upper bound of the distance to it."""
+        """The nearest pivot of a block of points, but for rounding, and the distance to it."""
         block = self.points[start : start + _BLOCK_ROWS]
-        middle = self._pivots.mean(axis=0)
-        pivots = self._pivots - middle
-        products = (block - middle) @ (-2 * pivots).T  # (rows, cells)
-        products += np.einsum("ij,ij->i", pivots, pivots)
+        products = block @ (-2 * self._pivots).T  # (rows, cells)
+        products += np.einsum("ij,ij->i", self._pivots, self._pivots)
         cell = products.argmin(axis=1)
         self._cell[start : start + len(block)] = cell
         self._to_pivot[start : start + len(block)] = np.sqrt(squared_distances(block, self._pivots[cell]))

@@ -21,6 +21,7 @@ R = TypeVar("R")
 _lock = threading.Lock()
 _users = 0
 _limit: Any = None
+_pool: ThreadPoolExecutor | None = None
 
 
 def workers() -> int:
@@ -31,13 +32,11 @@ def workers() -> int:
 
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[work(item) for item in items], over all workers. The first exception of a worker is raised here."""
-    threads = min(workers(), len(items))
+    """[work(item) for item in items], over all workers; not to be nested. A worker's exception is raised here."""
     with one_blas_thread():
-        if threads <= 1:
+        if workers() == 1 or len(items) <= 1:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(work, items))
+        return list(_threads().map(work, items))
 
 
 @contextlib.contextmanager
@@ -47,22 +46,39 @@ def one_blas_thread() -> Iterator[None]:
     with _lock:
         _users += 1
         if _users == 1:
-            _limit = _controller().limit(limits=1, user_api="blas") if _controller() else None
+            _limit = _controller().limit(limits=1, user_api="blas")
     try:
         yield
     finally:
         with _lock:
             _users -= 1
-            if _users == 0 and _limit is not None:
+            if _users == 0:
                 _limit.restore_original_limits()
                 _limit = None
 
 
 @functools.lru_cache(maxsize=1)
 def _controller() -> Any:
-    """The BLAS libraries of this process; None without threadpoolctl, where BLAS keeps its threads (slower)."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
+    """The BLAS libraries of this process."""
+    from threadpoolctl import ThreadpoolController
+
     return ThreadpoolController()
+
+
+def _threads() -> ThreadPoolExecutor:
+    """The threads, kept: a search takes a few milliseconds, of which starting threads would be a part."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(workers(), thread_name_prefix="patchbank")
+        return _pool
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads, and may have been forked while a lock was held."""
+    global _lock, _users, _pool
+    _lock, _users, _pool = threading.Lock(), 0, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
