@@ -57,20 +57,20 @@ def save(folder: Path, name: str, results: dict[str, Any]) -> None:
     print(f"wrote {path}")
 
 
-def training_images() -> list[Path]:
-    """The good training images of bottle and screw, if the real data is on this machine."""
-    folders = [DATA / name / "train" / "good" for name in ("bottle", "screw")]
+def training_images(*names: str) -> list[Path]:
+    """The good training images of the data sets (bottle and screw), as far as the real data is on this machine."""
+    folders = [DATA / name / "train" / "good" for name in names or ("bottle", "screw")]
     return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
 
 
-def image_features(paths: list[Path], image_size: int = 320) -> Iterator[FloatArray]:
-    """(h, w, D) patch features of each image: EfficientNet-Lite0, default layers, mean embedding."""
+def image_features(paths: list[Path], image_size: int = 320, embedding: str = "mean") -> Iterator[FloatArray]:
+    """(h, w, D) patch features of each image: EfficientNet-Lite0, default layers."""
     from patchbank import images, patches
     from patchbank.backbones import load_backbone
     from patchbank.config import Config
 
     network = load_backbone("efficientnet_lite0")
-    config = Config(embedding="mean")
+    config = Config(embedding=embedding)
     for path in paths:
         pixels = images.resize(images.read_image(path), (image_size, image_size))
         batch = images.normalise(pixels, network.info.mean, network.info.std)
