@@ -32,10 +32,14 @@ def option(
     low: float | None = None,
     high: float | None = None,
     low_open: bool = False,
+    fit_only: bool = False,
 ) -> Any:
-    """A dataclass field that carries its own documentation and limits (`low <= value <= high`)."""
-    meta = {"help": help, "group": group, "choices": choices, "low": low, "high": high, "low_open": low_open}
-    return field(default=default, metadata=meta)
+    """A dataclass field that carries its own documentation and limits (`low <= value <= high`).
+
+    fit_only: it means nothing to a model that is fitted already, so commands that only use one do not have its flag.
+    """
+    limits = {"choices": choices, "low": low, "high": high, "low_open": low_open}
+    return field(default=default, metadata={"help": help, "group": group, "fit_only": fit_only, **limits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +192,13 @@ class Runtime:
         "auto",
         "Memory for what grows with the number of training images, as '2GB' or '500MB'; 'auto' = half of the machine's",
         group="runtime",
+        fit_only=True,
     )
     weights: str | None = option(
-        None, "Path of the backbone's checkpoint, where it is not installed or cached", group="runtime"
+        None,
+        "Path of the backbone's checkpoint, where it is not installed or cached",
+        group="runtime",
+        fit_only=True,
     )
 
     def __post_init__(self) -> None:

@@ -39,7 +39,9 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.name not in ("config", "runtime")]
     parts = [cls for name, cls in (("config", Config), ("runtime", Runtime)) if name in signature.parameters]
-    flags = [_flag(field) for cls in parts for field in options(cls)]
+    fits = Config in parts
+    fields = {cls: [f for f in options(cls) if fits or not f.metadata["fit_only"]] for cls in parts}
+    flags = [_flag(field) for cls in parts for field in fields[cls]]
     file = [
         _parameter(
             "config_file", str, None, "--config", help="TOML file of options; flags win over it.", metavar="FILE"
@@ -48,7 +50,7 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
-        values = {f.name: given.pop(f.name) for cls in parts for f in options(cls)}
+        values = {f.name: given.pop(f.name) for cls in parts for f in fields[cls]}
         stored = read_toml(path) if (path := given.pop("config_file", None)) else {}
         built = _build(parts, stored, {name: value for name, value in values.items() if value is not None})
         function(

@@ -1,0 +1,52 @@
+"""Real images, end to end, with the defaults: what the README promises stays true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from patchbank import Config, PatchCore, evaluate, read_dataset
+
+pytestmark = pytest.mark.realdata
+
+
+@pytest.fixture(scope="module")
+def bottle(data_root):
+    data = read_dataset(data_root / "bottle")
+    return data, PatchCore.fit(data.train_paths)
+
+
+def test_bottle(bottle):
+    data, model = bottle
+    evaluation = evaluate(model, data).to_dict()
+    assert evaluation["n_test"] == 83
+    assert evaluation["image_auroc"] >= 0.995
+    assert evaluation["pixel_auroc"] >= 0.98
+    assert evaluation["aupro"] >= 0.93
+    assert evaluation["false_alarm_rate"] <= 0.1
+    assert evaluation["miss_rate"] <= 0.05
+
+
+def test_a_real_model_gives_the_same_bits_again(bottle, tmp_path):
+    """Alone, among others, and after a round trip through the file; and a second fit writes the same file."""
+    data, model = bottle
+    paths = data.test_paths[::20]
+    model.save(tmp_path / "m.patchbank")
+    loaded = PatchCore.load(tmp_path / "m.patchbank")
+    for path, among in zip(paths, model.predict(list(paths)), strict=True):
+        for one in (model.predict(path), loaded.predict(path)):
+            assert one.score == among.score
+            np.testing.assert_array_equal(one.patch_scores, among.patch_scores)
+    few, config = data.train_paths[:12], Config(image_size=192, coreset_ratio=0.05)
+    for name in ("a", "b"):
+        PatchCore.fit(few, config).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_screw(data_root):
+    """Small defects on parts at any angle."""
+    data = read_dataset(data_root / "screw")
+    model = PatchCore.fit(data.train_paths, Config(calibration="none", thumbnail_size=0))
+    scores = np.array([result.score for result in model.predict(list(data.test_paths))])
+    good, bad = (scores[[sample.defective == wanted for sample in data.test]] for wanted in (False, True))
+    assert (bad[:, None] > good[None]).mean() >= 0.96  # the area under the ROC curve
