@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.parallel import spread, workers
+from patchbank.parallel import scratch, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
+_Group = tuple[int, IndexArray]  # a cell, and points of it
 
 _CELLS = 128
 _POOL = 8192  # points that a round refreshes
 _FEW_CENTRES = 512  # while there are fewer, refreshing is cheap and the pool four times as large
 _CANDIDATES = 2048  # points that picks are made from, at most
 _BLOCK_ROWS = 2048
+_SHARE_ROWS = 2048  # points that a thread measures together
 _BLOCK = 1 << 19  # numbers in a block of products
 _MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
 _DENSE = 48  # neighbours a candidate, from which on a round measures all candidates at each pick
@@ -38,6 +41,23 @@ def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     difference = a - b
     result: FloatArray = np.einsum("ij,ij->i", difference, difference)
     return result
+
+
+def pair_distances(a: FloatArray, b: FloatArray, i: IndexArray, j: npt.NDArray[np.integer]) -> FloatArray:
+    """(P,) squared Euclidean distances of the pairs (a[i], b[j]), by direct differences."""
+    result = np.empty(len(i), np.float32)
+    step = 1024  # bounds the memory, and fits the cache
+    for start in range(0, len(i), step):
+        difference = take(a, i[start : start + step], "first of pairs")
+        difference -= take(b, j[start : start + step], "second of pairs")
+        np.einsum("ij,ij->i", difference, difference, out=result[start : start + step])
+    return result
+
+
+def take(rows: FloatArray, numbers: npt.NDArray[np.integer], name: str) -> FloatArray:
+    """rows[numbers], (n, D), in this thread's scratch memory of that name."""
+    out: FloatArray = scratch(name, (len(numbers), rows.shape[1]))
+    return rows.take(numbers, axis=0, out=out, mode="clip")  # "raise", the default, would copy once more
 
 
 class KCenter:
@@ -173,7 +193,7 @@ class KCenter:
         m: int,
     ) -> None:
         rows, others = pairs
-        squared = squared_distances(vectors[rows], vectors[others]).tolist()
+        squared = pair_distances(vectors, vectors, rows, others).tolist()
         starts = np.searchsorted(rows, np.arange(len(vectors) + 1)).tolist()
         neighbours, indices = others.tolist(), candidates.tolist()
         bound, near = self.bound[candidates].tolist(), self.near[candidates].tolist()
@@ -239,69 +259,75 @@ class KCenter:
         order = np.argsort(key, kind="stable")
         pool, cell, key = pool[order], cell[order], key[order]
         cuts = np.flatnonzero(np.diff(key)) + 1
-        groups = np.split(pool, cuts)
-        cells = cell[np.concatenate([[0], cuts])].tolist()
-        shares = [list(zip(cells, groups, strict=True))[k :: workers()] for k in range(workers())]
-        spread(self._measure_cells, [share for share in shares if share])
+        edges = np.concatenate([[0], cuts, [len(pool)]]).tolist()
+        cells = cell[edges[:-1]].tolist()
+        shares: list[list[_Group]] = [[]]
+        for c, start, end in zip(cells, edges[:-1], edges[1:], strict=True):
+            for first in range(start, end, _SHARE_ROWS):
+                if sum(len(members) for _, members in shares[-1]) >= _SHARE_ROWS:
+                    shares.append([])
+                shares[-1].append((c, pool[first : min(first + _SHARE_ROWS, end)]))
+        spread(self._measure_share, shares)
 
-    def _measure_cells(self, groups: list[tuple[int, IndexArray]]) -> None:
-        buffer = np.empty(_BLOCK, np.float32)  # for products: fresh memory at each would cost as much as they do
-        for cell, members in groups:
-            for a in range(0, len(members), _BLOCK_ROWS):
-                self._measure_cell(cell, members[a : a + _BLOCK_ROWS], buffer)
-
-    def _measure_cell(self, cell: int, members: IndexArray, buffer: FloatArray) -> None:
-        entries = self._lists[cell]
-        first = int(self._met[members].min())
-        self._met[members] = len(entries)
+    def _measure_share(self, groups: list[_Group]) -> None:
+        """Measures groups of points, each against its cell's centres. What is done for all points at once is done once:
+        threads that do much in a call seldom wait for each other."""
+        members = np.concatenate([group for _, group in groups])
+        sizes = [len(group) for _, group in groups]
+        vectors = take(self.points, members, "vectors")
+        offsets = take(self._pivots, np.repeat([cell for cell, _ in groups], sizes), "offsets")
+        np.subtract(offsets, vectors, out=offsets)  # differences to the pivot are small: so are the rounding errors
+        offsets *= 2
+        own = np.square(self._to_pivot[members])
         bound = self.bound[members]
-        to_pivot = self._to_pivot[members]
-        reach = float(to_pivot.max()) + math.sqrt(float(bound.max()))
-        found = entries.within(first, reach)
-        if len(found) == 0:
+        pairs = []
+        start = 0
+        for (cell, group), size in zip(groups, sizes, strict=True):
+            rows = slice(start, start + size)
+            for row, number in self._could_be_nearest(cell, group, offsets[rows], own[rows], bound[rows]):
+                pairs.append((row + start, number))
+            start += size
+        if not pairs:
             return
-        vectors, pivot = self.points[members], self._pivots[cell]
-        offsets = vectors - pivot  # differences to the pivot are small: so are the products' rounding errors
-        offsets *= -2
-        own = np.square(to_pivot)
-        step = _BLOCK // len(members)
-        for a in range(0, len(found), step):
-            centres = self.centres[found[a : a + step]]
-            relative = centres - pivot
-            squares = np.einsum("ij,ij->i", relative, relative)
-            products = buffer[: len(members) * len(centres)].reshape(len(members), len(centres))
-            np.matmul(offsets, relative.T, out=products)
-            products += squares
-            self._lower(members, vectors, bound, products, own, float(squares.max()), centres, found[a : a + step])
-        self.bound[members] = bound
+        row, number = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        squared = pair_distances(vectors, self.centres, row, number)
+        order = np.lexsort((number, squared, row))
+        nearest = order[np.flatnonzero(np.diff(row[order], prepend=-1))]  # one pair for each row
+        nearest = nearest[squared[nearest] < bound[row[nearest]]]
+        self.bound[members[row[nearest]]] = squared[nearest]
+        self.near[members[row[nearest]]] = number[nearest]
 
-    def _lower(
+    def _could_be_nearest(
         self,
-        members: IndexArray,
-        vectors: FloatArray,
-        bound: FloatArray,
-        products: FloatArray,
+        cell: int,
+        group: IndexArray,
+        offsets: FloatArray,
         own: FloatArray,
-        largest: float,
-        centres: FloatArray,
-        numbers: npt.NDArray[np.int32],
-    ) -> None:
-        """Lowers `bound` where a centre is nearer; `products` + `own` are the squared distances but for rounding."""
-        best = products.argmin(axis=1)
-        smallest = products[np.arange(len(members)), best]
-        margin = self._rounding * (own + np.float32(largest))
-        rows = np.flatnonzero(smallest + own - margin < bound)
-        columns = best[rows]
-        unclear = products <= (smallest + 2 * margin)[:, None]
-        if np.count_nonzero(unclear) > len(members):
-            unclear[smallest + own - margin >= bound] = False
-            rows, columns = np.nonzero(unclear)
-        squared = squared_distances(vectors[rows], centres[columns])
-        for row, column, value in _lowest(rows, columns, squared):
-            lower = value < bound[row]
-            row, column, value = row[lower], column[lower], value[lower]
-            bound[row] = value
-            self.near[members[row]] = numbers[column]
+        bound: FloatArray,
+    ) -> Iterator[tuple[IndexArray, npt.NDArray[np.int32]]]:
+        """Pairs (row, centre) that may be a row's nearest, and nearer than its bound, for all that rounding hides.
+
+        offsets: (n, D) -2 x the difference to the pivot, whose square is `own`.
+        """
+        entries = self._lists[cell]
+        first = int(self._met[group].min())
+        self._met[group] = len(entries)
+        reach = math.sqrt(float(own.max())) + math.sqrt(float(bound.max()))
+        found = entries.within(first, reach)
+        step = _BLOCK // len(group)
+        for a in range(0, len(found), step):
+            numbers = found[a : a + step]
+            relative = take(self.centres, numbers, "relative")
+            relative -= self._pivots[cell]
+            squares = np.einsum("ij,ij->i", relative, relative)
+            shape = (len(group), len(numbers))
+            products = np.matmul(offsets, relative.T, out=scratch("products", shape))
+            products += squares  # and with `own` added, these are the squared distances, but for rounding
+            margin = self._rounding * (own + squares.max())
+            bar = np.minimum(products.min(axis=1) + margin, bound - own) + margin
+            close = np.less_equal(products, bar[:, None], out=scratch("close", shape, np.bool_))
+            row, column = np.divmod(np.flatnonzero(close), len(numbers))
+            yield row, numbers[column]
 
     def _assign(self, start: int) -> None:
         """The nearest pivot of a block of points, but for rounding, and the distance to it."""
@@ -362,17 +388,6 @@ class _CellList:
 def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:
     """Whether no point outside can be farther, or as far with a smaller index."""
     return squared > least or (squared == least >= 0 and index < first_outside)
-
-
-def _lowest(
-    rows: IndexArray, columns: IndexArray, squared: FloatArray
-) -> list[tuple[IndexArray, IndexArray, FloatArray]]:
-    """One (row, column, value) for each row: its smallest value, and of equal ones the first column."""
-    if len(rows) == 0 or (np.diff(rows) > 0).all():
-        return [(rows, columns, squared)]
-    order = np.lexsort((columns, squared, rows))
-    first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
-    return [(rows[first], columns[first], squared[first])]
 
 
 def spread_out(points: FloatArray, count: int) -> FloatArray:

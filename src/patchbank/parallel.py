@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,6 +26,7 @@ _lock = threading.Lock()
 _users = 0
 _limit: Any = None
 _pool: ThreadPoolExecutor | None = None
+_scratch = threading.local()
 
 
 def workers() -> int:
@@ -37,6 +42,19 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         if workers() == 1 or len(items) <= 1:
             return [work(item) for item in items]
         return list(_threads().map(work, items))
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Uninitialised memory of this thread, the same for the same name: valid until the thread asks for it again.
+
+    Fresh memory is mapped page by page as it is written and unmapped when it is freed, for which all threads must stop;
+    for blocks of a few megabytes that costs as much as the work on them.
+    """
+    size = math.prod(shape)
+    kept = _scratch.__dict__.get(name)
+    if kept is None or len(kept) < size or kept.dtype != dtype:
+        kept = _scratch.__dict__[name] = np.empty(size, dtype)
+    return kept[:size].reshape(shape)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.kcenter import squared_distances
-from patchbank.parallel import one_blas_thread, spread, workers
+from patchbank.kcenter import pair_distances, take
+from patchbank.parallel import one_blas_thread, scratch, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -158,11 +158,9 @@ class _Scan:
         return [pairs for found in spread(self._share, shares) for pairs in found]
 
     def _share(self, blocks: list[Task]) -> list[Pairs]:
-        largest = max(len(rows) * int(self.searcher._sizes[cell]) for cell, rows in blocks)
-        products, close = np.empty(largest, np.float32), np.empty(largest, np.bool_)  # fresh memory is slow: reused
-        return [self._block(cell, rows, products, close) for cell, rows in blocks]
+        return [self._block(cell, rows) for cell, rows in blocks]
 
-    def _block(self, cell: int, rows: IndexArray, products: FloatArray, close: BoolArray) -> Pairs:
+    def _block(self, cell: int, rows: IndexArray) -> Pairs:
         """The pairs (row, bank vector in cell order) under the rows' bars, which are first lowered to the k-th found.
 
         Threads that lower the same bar may overwrite each other's value; either is a valid upper bound.
@@ -170,9 +168,8 @@ class _Scan:
         searcher, k = self.searcher, self.k
         start, end = int(searcher._starts[cell]), int(searcher._starts[cell + 1])
         shape = (len(rows), end - start)
-        products = products[: shape[0] * shape[1]].reshape(shape)
-        close = close[: shape[0] * shape[1]].reshape(shape)
-        np.matmul(self._rows[rows], searcher._bank[start:end].T, out=products)
+        queries = take(self._rows, rows, "queries")
+        products = np.matmul(queries, searcher._bank[start:end].T, out=scratch("products", shape))
         errors = self.errors[rows] + searcher._errors[cell]
         if self.hidden is not None:
             products[:, self.hidden[start:end]] = np.inf
@@ -182,7 +179,8 @@ class _Scan:
         elif k <= end - start and np.isinf(bar).any():
             bar = np.minimum(bar, np.partition(products, k - 1, axis=1)[:, k - 1] + errors)
         self.bar[rows] = bar
-        np.less_equal(products, np.minimum(bar + errors, _HUGE)[:, None], out=close)
+        bar = np.minimum(bar + errors, _HUGE)[:, None]
+        close = np.less_equal(products, bar, out=scratch("close", shape, np.bool_))
         found = np.flatnonzero(close)
         if len(found) > _CROWD * k * len(rows):
             return self._nearest_of_crowd(rows, found, start, end)
@@ -193,7 +191,7 @@ class _Scan:
         """The k nearest of each row's pairs: where very many are as near as rounding can tell, they are not kept."""
         row, column = np.divmod(found, end - start)
         numbers = self.searcher._order[start + column]
-        squared = _pair_distances(self.queries, self.searcher.vectors, rows[row], numbers)
+        squared = pair_distances(self.queries, self.searcher.vectors, rows[row], numbers)
         order = np.lexsort((numbers, squared, row))
         rank = np.arange(len(row)) - np.searchsorted(row[order], row[order])
         kept = order[rank < self.k]
@@ -283,18 +281,11 @@ def _nearest_pivot(vectors: FloatArray, pivots: FloatArray) -> IndexArray:
 
 def _k_smallest(queries: FloatArray, vectors: FloatArray, q: IndexArray, b: IndexArray, k: int) -> Neighbours:
     """The k nearest among candidate pairs (query q, vector b), measured by direct differences."""
-    squared = _pair_distances(queries, vectors, q, b)
+    squared = pair_distances(queries, vectors, q, b)
     order = np.lexsort((b, squared, q))
     first = np.searchsorted(q[order], np.arange(len(queries)))
     chosen = order[first[:, None] + np.arange(k)]  # (Q, k)
     return np.sqrt(squared[chosen]), b[chosen].astype(np.int64)
-
-
-def _pair_distances(queries: FloatArray, vectors: FloatArray, q: IndexArray, b: IndexArray) -> FloatArray:
-    """(P,) squared distances of pairs (query q, vector b) by direct differences."""
-    step = 1024
-    blocks = [squared_distances(queries[q[a : a + step]], vectors[b[a : a + step]]) for a in range(0, len(q), step)]
-    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 
 def _squares(rows: FloatArray) -> FloatArray:
