@@ -147,7 +147,7 @@ def main() -> None:
     if options.quick:
         assert max(budgeted) < constant + 400 + 150, budgeted
     elif DATA.is_dir():
-        results["quality"] = quality("bottle", ["450MB", "100MB"], 320) + quality("screw", ["450MB", "150MB"], 320)
+        results["quality"] = quality("bottle", ["450MB", "250MB", "150MB"], 320)
     save(options.out, "memory", results)
     plot(rows, options.out / "memory.png")
 

@@ -100,7 +100,7 @@ class PatchStream:
         if self.config.sampler == "random" and self.chunks:
             chosen = coreset.Coreset(np.argsort(self._key[: self.used])[:size], np.empty(0, np.float32), float("nan"))
         else:
-            chosen = coreset.sample(features, _sized(self.config, size), self.progress)
+            chosen = coreset.sample(features, self._sampling(size), self.progress)
         rows = chosen.indices
         bank = MemoryBank(
             features[rows],
@@ -149,6 +149,13 @@ class PatchStream:
             CalibrationPatches(int(image), self.grids[image], state[f"pool_{number}"])
             for number, image in enumerate(state["pool_images"])
         ]
+
+    def _sampling(self, size: int) -> Config:
+        """How the bank is sampled. A net is small enough for exact k-center, which makes up for part of what it dropped."""
+        if self.config.sampler == "identity":
+            return self.config
+        exact = self.chunks > 0 and self.config.sampler == "approx_greedy_coreset"
+        return replace(self.config, coreset_size=size, sampler="greedy_coreset" if exact else self.config.sampler)
 
     def _calibration_patches(self) -> list[CalibrationPatches]:
         if self.chunks or self.config.calibration != "leave_one_out":
@@ -279,7 +286,3 @@ class PatchStream:
 
 def _own(patches: CalibrationPatches) -> CalibrationPatches:
     return CalibrationPatches(patches.image, patches.grid, patches.features.copy())
-
-
-def _sized(config: Config, size: int) -> Config:
-    return config if config.sampler == "identity" else replace(config, coreset_size=size)
