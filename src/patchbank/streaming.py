@@ -151,7 +151,8 @@ class PatchStream:
         ]
 
     def _sampling(self, size: int) -> Config:
-        """How the bank is sampled. A net is small enough for exact k-center, which makes up for part of what it dropped."""
+        """How the bank is sampled. A net is small enough for exact k-center, which makes up for part of what it
+        dropped."""
         if self.config.sampler == "identity":
             return self.config
         exact = self.chunks > 0 and self.config.sampler == "approx_greedy_coreset"
