@@ -26,8 +26,9 @@ IndexArray = npt.NDArray[np.int64]
 _Group = tuple[int, IndexArray]  # a cell, and points of it
 
 _CELLS = 128
-_POOL = 8192  # points that a round refreshes
-_FEW_CENTRES = 512  # while there are fewer, refreshing is cheap and the pool four times as large
+# Points that a round refreshes, while there are fewer centres than ... . With few centres to meet, refreshing is cheap;
+# with very many, fetching them is what costs, and many points should share it.
+_POOLS = ((512, 32768), (3000, 8192), (math.inf, 16384))
 _CANDIDATES = 2048  # points that picks are made from, at most
 _BLOCK_ROWS = 2048
 _SHARE_ROWS = 2048  # points that a thread measures together
@@ -139,7 +140,7 @@ class KCenter:
     def _pool(self) -> tuple[IndexArray, float, int]:
         """The points with the largest bounds, by index; the least of these bounds; the first tie of it left out."""
         n = len(self.bound)
-        size = _POOL * 4 if self.count < _FEW_CENTRES else _POOL
+        size = next(size for centres, size in _POOLS if self.count < centres)
         if n - len(self.picked) <= size:
             return np.flatnonzero(self.bound >= 0), 0.0, n
         some = self.bound[:: max(1, n // (8 * size))]  # any threshold is right; a sample's yields about the size wanted
