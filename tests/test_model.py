@@ -286,9 +286,9 @@ def test_interrupting_passes_through(good):
 
 def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
     from patchbank import artifact
-    from patchbank.model import _packed
+    from patchbank.packing import packed
 
-    manifest, entries = _packed(model)
+    manifest, entries = packed(model)
     for change in (
         {"config": {"x": 1}},
         {"config": 3},

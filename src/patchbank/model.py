@@ -14,13 +14,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import __version__, artifact, maps, scoring
-from patchbank.backbones import Backbone, BackboneInfo, Layer, load_backbone, restore_backbone
+from patchbank import maps, packing, scoring
+from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, Runtime, memory_budget
-from patchbank.errors import BackboneError, ConfigError, DatasetError, ImageError, ModelFileError
+from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.images import Array, ImageSource, name_of, normalise, read_ahead, read_image, resize
 from patchbank.parallel import one_blas_thread
 from patchbank.patches import embed
@@ -163,17 +163,13 @@ class PatchCore:
 
     def save(self, path: str | Path) -> None:
         """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
-        artifact.write(path, *_packed(self))
+        packing.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, *, runtime: Runtime | None = None) -> PatchCore:
         """Reads a model file; its scores are those of the model that was saved. Raises ModelFileError or
         BackboneError."""
-        file = artifact.ModelFile(path)
-        try:
-            return _unpacked(cls, file, runtime or Runtime())
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
-            raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
+        return cls(**packing.load(path, runtime or Runtime()))
 
 
 def _read(source: ImageSource) -> tuple[Array, float]:
@@ -234,68 +230,6 @@ def _calibrate(training: Training, searcher: Searcher, config: Config, progress:
     progress("calibrate", len(images), len(images))
     names = tuple(bank.images[held.image] for held in images)
     return Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
-
-
-def _packed(model: PatchCore) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The model as a manifest and the bytes of the file's entries."""
-    bank, calibration = model.bank, model.calibration
-    entries = {
-        "backbone.onnx": model.backbone.to_onnx(),
-        "bank.safetensors": artifact.tensor_bytes(
-            {"vectors": bank.vectors, "image": bank.image, "row": bank.row, "column": bank.column}
-        ),
-    }
-    manifest = {
-        "patchbank_version": __version__,
-        "config": model.config.to_dict(),
-        "backbone": dataclasses.asdict(model.backbone.info),
-        "bank": {"size": len(bank), "covering_radius": bank.covering_radius, "images": list(bank.images)},
-        "calibration": None,
-    }
-    if calibration:
-        entries["calibration.safetensors"] = artifact.tensor_bytes(
-            {"scores": calibration.scores, "peaks": calibration.peaks}
-        )
-        manifest["calibration"] = {
-            "method": calibration.method,
-            "false_alarm_rate": calibration.false_alarm_rate,
-            "threshold": calibration.threshold,
-            "pixel_threshold": calibration.pixel_threshold,
-            "images": list(calibration.images),
-        }
-    entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
-    return manifest, entries
-
-
-def _unpacked(cls: type[PatchCore], file: artifact.ModelFile, runtime: Runtime) -> PatchCore:
-    manifest = file.manifest
-    config = Config.from_dict(manifest["config"])
-    about = dict(manifest["backbone"])
-    about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
-    for name in ("mean", "std"):
-        about[name] = tuple(float(value) for value in about[name])
-    info = BackboneInfo(**about)
-    tensors = file.tensors(
-        "bank.safetensors", {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
-    )
-    if not np.isfinite(tensors["vectors"]).all():
-        raise ValueError("the bank holds values that are not finite")
-    bank = MemoryBank(
-        **tensors, images=tuple(manifest["bank"]["images"]), covering_radius=float(manifest["bank"]["covering_radius"])
-    )
-    calibration = None
-    if manifest["calibration"] is not None:
-        held = file.tensors("calibration.safetensors", {"scores": ("F32", 1), "peaks": ("F32", 1)})
-        stored = manifest["calibration"]
-        calibration = Calibration(
-            **held, images=tuple(stored["images"]), method=stored["method"], false_alarm_rate=stored["false_alarm_rate"]
-        )
-    pictures = {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}
-    try:
-        backbone = restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
-    except BackboneError as error:
-        raise type(error)(f"{file.path}: {error}") from error
-    return cls(config, backbone, bank, build_searcher(bank.vectors, config), calibration, pictures)
 
 
 class _Clock:

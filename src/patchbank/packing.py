@@ -1,0 +1,121 @@
+"""What a model file's manifest and entries mean: a model as bytes, and back. Each part of the model has a pair of
+functions here; `artifact.py` knows the bytes, `docs/model-file.md` specifies both.
+
+Everything that is read is checked: a file that passes gives a model that predicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from patchbank import __version__, artifact
+from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
+from patchbank.bank import MemoryBank
+from patchbank.calibration import Calibration
+from patchbank.config import Config, Runtime
+from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.search import build_searcher
+
+if TYPE_CHECKING:
+    from patchbank.model import PatchCore
+
+Manifest = dict[str, Any]
+Entries = dict[str, bytes]
+
+_BANK = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+_CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
+
+
+def save(model: PatchCore, path: str | Path) -> None:
+    """Writes the model file: beside its name first, then renamed. Raises OutputError."""
+    artifact.write(path, *packed(model))
+
+
+def packed(model: PatchCore) -> tuple[Manifest, Entries]:
+    """The model as a manifest and the bytes of the file's entries."""
+    manifest: Manifest = {
+        "patchbank_version": __version__,
+        "config": model.config.to_dict(),
+        "backbone": dataclasses.asdict(model.backbone.info),
+    }
+    entries: Entries = {"backbone.onnx": model.backbone.to_onnx()}
+    _put_bank(model.bank, manifest, entries)
+    _put_calibration(model.calibration, manifest, entries)
+    entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
+    return manifest, entries
+
+
+def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
+    """The fields of the PatchCore that the file holds. Raises ModelFileError or BackboneError."""
+    file = artifact.ModelFile(path)
+    try:
+        config = Config.from_dict(file.manifest["config"])
+        backbone = _backbone(file, runtime)
+        bank = _bank(file)
+        return {
+            "config": config,
+            "backbone": backbone,
+            "bank": bank,
+            "searcher": build_searcher(bank.vectors, config),
+            "calibration": _calibration(file),
+            "thumbnails": _thumbnails(file),
+        }
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
+
+
+def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
+    about = dict(file.manifest["backbone"])
+    about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
+    for name in ("mean", "std"):
+        about[name] = tuple(float(value) for value in about[name])
+    try:
+        return restore_backbone(bytes(file.entry("backbone.onnx")), BackboneInfo(**about), runtime)
+    except BackboneError as error:
+        raise type(error)(f"{file.path}: {error}") from error
+
+
+def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
+    entries["bank.safetensors"] = artifact.tensor_bytes({name: getattr(bank, name) for name in _BANK})
+    manifest["bank"] = {"size": len(bank), "covering_radius": bank.covering_radius, "images": list(bank.images)}
+
+
+def _bank(file: artifact.ModelFile) -> MemoryBank:
+    tensors, about = file.tensors("bank.safetensors", _BANK), file.manifest["bank"]
+    if not np.isfinite(tensors["vectors"]).all():
+        raise ValueError("the bank holds values that are not finite")
+    return MemoryBank(**tensors, images=tuple(about["images"]), covering_radius=float(about["covering_radius"]))
+
+
+def _put_calibration(calibration: Calibration | None, manifest: Manifest, entries: Entries) -> None:
+    manifest["calibration"] = None
+    if calibration:
+        entries["calibration.safetensors"] = artifact.tensor_bytes(
+            {name: getattr(calibration, name) for name in _CALIBRATION}
+        )
+        manifest["calibration"] = {
+            "method": calibration.method,
+            "false_alarm_rate": calibration.false_alarm_rate,
+            "threshold": calibration.threshold,
+            "pixel_threshold": calibration.pixel_threshold,
+            "images": list(calibration.images),
+        }
+
+
+def _calibration(file: artifact.ModelFile) -> Calibration | None:
+    about: Mapping[str, Any] | None = file.manifest["calibration"]
+    if about is None:
+        return None
+    held = file.tensors("calibration.safetensors", _CALIBRATION)
+    return Calibration(
+        **held, images=tuple(about["images"]), method=about["method"], false_alarm_rate=about["false_alarm_rate"]
+    )
+
+
+def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:
+    return {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}
