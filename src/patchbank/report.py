@@ -1,19 +1,15 @@
 """One self-contained HTML file about an inspection: to look at, sort, print and send on.
 
-It loads nothing from anywhere, its pictures are small JPEGs inside it, and every text that comes from outside (file
-names above all) is escaped; a content security policy forbids whatever would get past that.
+What makes the page whole and safe is in `page.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -23,7 +19,18 @@ import numpy.typing as npt
 
 from patchbank.files import atomic_write
 from patchbank.maps import Region
-from patchbank.overlay import heatmap
+from patchbank.page import (
+    breakable,
+    cards,
+    document_end,
+    document_start,
+    heat_legend,
+    picture,
+    small_jpeg,
+    ticks,
+    verdict_badge,
+    verdict_of,
+)
 from patchbank.report_page import SCRIPT, STYLE
 
 if TYPE_CHECKING:
@@ -136,7 +143,7 @@ def write_report(
             for row in sorted(seen, key=lambda row: -row.score):
                 spool.seek(row.offset)
                 file.write(spool.read(row.length))
-            file.write(_FOOT.encode())
+            file.write(("</tbody></table></section>\n" + document_end(SCRIPT)).encode())
 
 
 @dataclass(frozen=True)
@@ -159,65 +166,27 @@ def _spooled(spool: IO[bytes], number: int, row: ReportRow) -> _Seen:
     return _Seen(row.score, row.threshold, row.is_anomalous, row.defective, row.mistake, offset, len(html))
 
 
-# --- pictures ---
-
-
 def _jpeg(image: ByteArray) -> bytes:
-    """(H, W, 3) uint8 RGB -> a JPEG of at most PICTURE_SIDE pixels and PICTURE_BYTES bytes."""
-    from patchbank.images import thumbnail
-
-    side = PICTURE_SIDE
-    data = thumbnail(image, side)
-    while len(data) > PICTURE_BYTES and side > 32:  # noise needs bytes; a smaller picture loses less than a blocky one
-        side = min(side - 8, int(side * math.sqrt(PICTURE_BYTES / len(data))))
-        data = thumbnail(image, side)
-    return data
-
-
-def _size_of(jpeg: bytes) -> tuple[int, int]:
-    """(width, height), so that the page does not jump while it loads."""
-    import cv2
-
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert image is not None  # it is our own
-    return image.shape[1], image.shape[0]
-
-
-def _img(jpeg: bytes, alt: str) -> str:
-    width, height = _size_of(jpeg)
-    data = base64.b64encode(jpeg).decode()
-    return (
-        f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" width="{width}" height="{height}" '
-        'loading="lazy" decoding="async">'
-    )
+    return small_jpeg(image, PICTURE_SIDE, PICTURE_BYTES)
 
 
 # --- one row ---
 
 
 def _row(number: int, row: ReportRow) -> str:
-    verdict = _verdict(row.is_anomalous)
+    verdict = verdict_of(row.is_anomalous)
     label = "" if row.label is None else f'<span class="label">{escape(row.label)}</span>'
     mistake = f' <span class="mistake">{row.mistake}</span>' if row.mistake else ""
     order = row.ratio if row.ratio is not None else row.score
     return (
         f'<tr data-number="{number}" data-score="{order:.6g}" data-verdict="{verdict}" '
         f'data-wrong="{int(bool(row.mistake))}">'
-        f'<th scope="row"><span class="name">{_breakable(row.name)}</span>{label}</th>'
-        f"<td>{_img(row.picture, f'{row.name}: the image')}</td>"
-        f"<td>{_img(row.overlay, f'{row.name}: heat map and {len(row.regions)} outlined regions')}</td>"
-        f'<td><span class="verdict {verdict}">{_ICONS[verdict]}{verdict}</span>{mistake}</td>'
+        f'<th scope="row"><span class="name">{breakable(row.name)}</span>{label}</th>'
+        f"<td>{picture(row.picture, f'{row.name}: the image')}</td>"
+        f"<td>{picture(row.overlay, f'{row.name}: heat map and {len(row.regions)} outlined regions')}</td>"
+        f"<td>{verdict_badge(row.is_anomalous)}{mistake}</td>"
         f"<td>{_score(row)}</td><td>{_regions(row.regions)}</td></tr>\n"
     )
-
-
-def _breakable(name: str) -> str:
-    """A file name, escaped, that may break after a separator."""
-    return re.sub(r"([/\\_-])", r"\1<wbr>", escape(name))
-
-
-def _verdict(is_anomalous: bool | None) -> str:
-    return {True: "anomalous", False: "normal", None: "unjudged"}[is_anomalous]
 
 
 def _score(row: ReportRow) -> str:
@@ -228,7 +197,7 @@ def _score(row: ReportRow) -> str:
     return (
         f'<span class="ratio">{row.ratio:.2f}×</span>'
         f'<svg class="bar" viewBox="0 0 100 10" aria-hidden="true"><rect class="track" width="100" height="6" y="2"/>'
-        f'<rect class="{_verdict(row.is_anomalous)}" width="{length:.1f}" height="6" y="2"/>'
+        f'<rect class="{verdict_of(row.is_anomalous)}" width="{length:.1f}" height="6" y="2"/>'
         f'<path class="tick" d="M50 0V10"/></svg><small>score {row.score:.4g}</small>'
     )
 
@@ -257,21 +226,8 @@ def _head(
     skipped: Sequence[str],
     created: datetime | None,
 ) -> Iterator[str]:
-    from patchbank import __version__
-
-    when = (created or datetime.now(timezone.utc).astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    yield (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE.replace('@SCALE@', _scale())}</style>\n</head>\n"
-        f"<body>\n<header><h1>{escape(title)}</h1>"
-        f"<p class=muted>{escape(when)} · patchbank {escape(__version__)}</p></header>\n<main>\n"
-    )
-    yield _cards({**_figures(rows), **summary})
+    yield document_start(title, STYLE, SCRIPT, created)
+    yield cards({**_figures(rows), **summary})
     threshold = _threshold(rows)
     series = _series(rows, calibration)
     if series:
@@ -279,7 +235,9 @@ def _head(
     if skipped:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in skipped)
         yield f'<section class="skipped"><h2>Not inspected: {len(skipped)}</h2><ul>{items}</ul></section>\n'
-    yield _TABLE_HEAD.format(wrong="" if any(row.defective is not None for row in rows) else " hidden")
+    yield _TABLE_HEAD.format(
+        legend=heat_legend(), wrong="" if any(row.defective is not None for row in rows) else " hidden"
+    )
 
 
 def _threshold(rows: Sequence[_Seen]) -> float | None:
@@ -300,11 +258,6 @@ def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
     if threshold is not None:
         figures["threshold"] = f"{threshold:.4g}"
     return figures
-
-
-def _cards(figures: Mapping[str, str]) -> str:
-    cards = "".join(f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in figures.items())
-    return f'<dl class="cards">{cards}</dl>\n'
 
 
 # --- the histogram ---
@@ -361,7 +314,7 @@ def _histogram(series: Sequence[_Series], threshold: float | None) -> str:
             if count
         ]
         parts.append(f'<path class="axis" d="M{left} {base:.0f}H{left + width}"/>')
-    for tick in _ticks(edges[0], edges[-1]):
+    for tick in ticks(edges[0], edges[-1]):
         parts.append(f'<text class="number" x="{x(tick):.1f}" y="{floor + 16:.0f}">{tick:g}</text>')
     return (
         '<section><h2>Scores</h2><p class="muted">Distance to the nearest normal patch; higher is more anomalous. '
@@ -385,34 +338,13 @@ def _edges(scores: Sequence[float], threshold: float | None) -> list[float]:
     return [low + (high - low) * k / _BINS for k in range(_BINS + 1)]
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Five to ten round numbers in the range."""
-    raw = (high - low) / 7
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw)
-    return [round(step * k, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
 def _described(series: Sequence[_Series], threshold: float | None) -> str:
     parts = [f"{name}: {len(scores)} scores from {min(scores):.4g} to {max(scores):.4g}" for name, _, scores in series]
     return "Histogram of scores. " + ". ".join(parts) + ("" if threshold is None else f". Threshold: {threshold:.4g}.")
 
 
-def _scale() -> str:
-    """The heat map's colours from 0.8 to 2 thresholds, as stops of a CSS gradient."""
-    colours = heatmap(np.linspace(0.8, 2.0, 9, dtype=np.float32)[None], 1.0)[0]  # (9, 3)
-    return ",".join("#" + bytes(colour).hex() for colour in colours)
-
-
-_ICONS = {
-    "anomalous": '<span aria-hidden="true">▲</span> ',
-    "normal": '<span aria-hidden="true">✓</span> ',
-    "unjudged": "",
-}
-
 _TABLE_HEAD = """<section><h2>Images</h2>
-<div class="legend muted">Heat map, in multiples of the threshold: <span>0.8×</span><i></i><span>2×</span></div>
-<form class="controls" hidden>
+{legend}<form class="controls" hidden>
 <label>Show <select id="show"><option value="all">all</option><option value="anomalous">anomalous</option>
 <option value="normal">normal</option><option value="wrong"{wrong}>wrong verdicts</option></select></label>
 <label>Sort by <select id="sort"><option value="score">highest score</option><option value="low">lowest score</option>
@@ -424,5 +356,3 @@ _TABLE_HEAD = """<section><h2>Images</h2>
 <th scope="col">Verdict</th><th scope="col">Score / threshold</th><th scope="col">Regions</th></tr></thead>
 <tbody>
 """
-
-_FOOT = f"</tbody></table></section>\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
