@@ -219,7 +219,7 @@ def test_readme_figures_are_those_of_the_committed_results():
     if not table.strip():
         pytest.skip("the README's table of figures is not filled yet (python benchmarks/tables.py)")
     rows = json.loads((ROOT / "benchmarks/results/default_size.json").read_text())["rows"]
-    measured = {row["set"]: row for row in rows if (row["size"], row["size"]) == Config().image_size}
+    measured = {row["set"]: row for row in rows if (row["size"],) == Config().image_size}
     assert Config().image_score == "top_fraction"
     assert Config().top_fraction == 0.01
     lines = [line for line in table.splitlines() if line.startswith("|")][2:]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchbank import images
+from patchbank import decoding
 from patchbank.errors import ImageError
 from patchbank.images import normalise, read_ahead, read_image, resize, thumbnail, to_8bit, to_rgb
 
@@ -161,7 +161,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
 
 def test_pixel_limit_for_jpeg(tmp_path, picture, monkeypatch):
     path = save(tmp_path / "a.jpg", picture)
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
     with pytest.raises(ImageError, match="60x40 pixels; expected at most 100"):
         read_image(path)
 

@@ -11,6 +11,7 @@ from patchbank import streaming
 from patchbank.config import Config, memory_budget
 from patchbank.coreset import sample
 from patchbank.errors import ConfigError
+from patchbank.patches import Patches
 from patchbank.progress import silent
 from patchbank.search import ExactSearcher
 from patchbank.streaming import PatchStream
@@ -29,10 +30,15 @@ def images(rng, n):
         yield patches.reshape(*GRID, DIMS).astype(np.float32)
 
 
+def patches_of(features):
+    height, width, dims = features.shape
+    return Patches(features.reshape(-1, dims), np.arange(height * width, dtype=np.int32), (height, width), (80, 80))
+
+
 def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=True):
     stream = PatchStream(config, budget, len(everything) if known else 0, held_out, silent)
     for features in everything:
-        stream.add(features)
+        stream.add(patches_of(features))
     bank, calibration = stream.finish(tuple(f"{n}" for n in range(len(everything))))
     return stream, bank, calibration
 
@@ -103,9 +109,9 @@ def test_memory_is_bounded_whatever_comes(rng):
         dataclasses.replace(CONFIG, calibration="leave_one_out"), budget, 0, lambda image: False, silent
     )
     for features in images(rng, 300):
-        stream.add(features)
+        stream.add(patches_of(features))
         held = stream._features.nbytes + stream._image.nbytes + stream._place.nbytes
-        held += sum(patches.features.nbytes for patches in stream.pool)
+        held += sum(patches.patches.features.nbytes for patches in stream.pool)
         assert held <= budget
 
 
@@ -117,7 +123,7 @@ def test_calibration_pool_is_a_uniform_sample_of_the_images(rng):
         stream, _, pool = run(everything, budget_for(10), dataclasses.replace(config, seed=seed))
         assert len({patches.image for patches in pool}) == len(pool) == stream._pool_size < 80
         for patches in pool:
-            np.testing.assert_array_equal(patches.features, everything[patches.image].reshape(-1, DIMS))
+            np.testing.assert_array_equal(patches.patches.features, everything[patches.image].reshape(-1, DIMS))
         counts += np.bincount([patches.image // 20 for patches in pool], minlength=4)
     expected = counts.sum() / 4
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)

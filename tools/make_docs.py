@@ -91,6 +91,7 @@ def valid(option: dataclasses.Field[Any]) -> str:
     if meta["choices"]:
         return ", ".join(f"`{choice}`" for choice in meta["choices"])
     kind = str(option.type).replace("ImageSize", "int, or two of them").replace("tuple[str, ...]", "list of names")
+    kind = kind.replace("Area", "path, text or lists of points")
     kind = kind.replace("str", "text").replace("float", "number").replace("int", "whole number")
     kind = kind.replace(" | None", " or nothing")
     if meta["low"] is not None:

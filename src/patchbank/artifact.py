@@ -31,7 +31,9 @@ MANIFEST = "manifest.json"
 ALIGNMENT = 64  # entries start at multiples of this, so that tensors can be used where they lie
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_ENTRIES = 1_000_000
-_ENTRY_NAME = re.compile(r"(backbone\.onnx|bank\.safetensors|calibration\.safetensors|thumbnails/[0-9]{6}\.jpg)")
+_ENTRY_NAME = re.compile(
+    r"(backbone\.onnx|bank\.safetensors|calibration\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg)"
+)
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # same model, same bytes: no clock in the file

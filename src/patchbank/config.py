@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 from patchbank.errors import ConfigError
 
-ImageSize = tuple[int, int]
+ImageSize = tuple[int, ...]  # (N,) or (height, width)
+Area = str  # polygons, or the path of a mask
+Polygon = tuple[tuple[float, float], ...]
 _T = TypeVar("_T", "Config", "Runtime")
 
 
@@ -42,6 +44,15 @@ def option(
     return field(default=default, metadata={"help": help, "group": group, "fit_only": fit_only, **limits})
 
 
+@dataclass(frozen=True)
+class ImageFormat:
+    """What an image's numbers mean. channels: 0 = colour or grey, n = that many channels of equal standing, none of
+    them alpha. white: the value of full brightness, None = the type's own."""
+
+    channels: int = 0
+    white: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What a model is made of. Immutable; `dataclasses.replace` makes a changed copy.
@@ -52,11 +63,51 @@ class Config:
 
     # image
     image_size: ImageSize = option(
-        (384, 384),
-        "Size that images are resized to for the backbone: N, or HEIGHTxWIDTH",
+        (384,),
+        "Size that images are resized to for the backbone: N = about N x N pixels in the image's own aspect ratio, "
+        "HEIGHTxWIDTH = exactly that",
         group="image",
         low=32,
-        high=4096,
+        high=16384,
+    )
+    tile_size: int = option(
+        2048,
+        "Resized images with a longer side go through the network in tiles of at most this side, a multiple of 32",
+        group="image",
+        low=128,
+        high=16384,
+    )
+    tile_overlap: int = option(
+        192,
+        "Pixels around a tile that are read but not kept, a multiple of 32: from half the receptive field on there are "
+        "no seams (default network: 176)",
+        group="image",
+        low=0,
+        high=1024,
+    )
+    channels: int = option(
+        0,
+        "0 = colour or grey images; N = images of N channels that are no colours (lights, wavelengths): arrays "
+        "(H, W, N), NPY files or TIFF files with pages. They go through the network in groups of three",
+        group="image",
+        low=0,
+        high=48,
+    )
+    white: float | None = option(
+        None,
+        "Pixel value of full brightness where it is not the type's own: 4095 for a 12-bit camera",
+        group="image",
+        low=0.0,
+        low_open=True,
+    )
+    include: Area | None = option(
+        None,
+        "Region of interest, outside of which nothing counts: a mask (PNG, white counts), or polygons in shares of the "
+        "width and height, 'x,y x,y x,y; x,y ...'",
+        group="image",
+    )
+    ignore: Area | None = option(
+        None, "Region that does not count: a mask (PNG, white is ignored), or polygons as for include", group="image"
     )
     # backbone
     backbone: str = option("efficientnet_lite0", "Name of a zoo backbone, or path of an ONNX file", group="backbone")
@@ -94,6 +145,9 @@ class Config:
     )
     coreset_size: int | None = option(
         None, "Number of patches that the bank keeps (wins over the ratio)", group="coreset", low=1
+    )
+    coreset_limit: int = option(
+        30_000, "The bank keeps at most this many patches, whatever the ratio", group="coreset", low=1
     )
     projection_dim: int = option(
         128, "'approx_greedy_coreset': dimension of the random projection", group="coreset", low=1, high=4096
@@ -157,6 +211,18 @@ class Config:
 
     def __post_init__(self) -> None:
         _validate(self)
+        for name in ("tile_size", "tile_overlap"):
+            if getattr(self, name) % 32:
+                raise ConfigError(f"{name}: expected a multiple of 32; got {getattr(self, name)}")
+        if self.tile_size <= 2 * self.tile_overlap:
+            raise ConfigError(
+                f"tile_size: expected more than twice tile_overlap ({self.tile_overlap}); got {self.tile_size}"
+            )
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """What the images' numbers mean."""
+        return ImageFormat(self.channels, self.white)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and TOML values; `from_dict` takes them back."""
@@ -228,7 +294,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_image_size(value: Any) -> ImageSize:
-    """320, "320", "240x320" (height x width) or [240, 320] -> (height, width)."""
+    """320 or "320" -> (320,); "240x320" (height x width) or [240, 320] -> (240, 320)."""
     if isinstance(value, str):
         parts: list[Any] = value.lower().split("x")
     elif isinstance(value, (tuple, list)):
@@ -241,11 +307,28 @@ def parse_image_size(value: Any) -> ImageSize:
             raise ValueError
     except (TypeError, ValueError):
         sizes = []
-    if len(sizes) == 1:
-        sizes *= 2
-    if len(sizes) != 2:
+    if len(sizes) not in (1, 2):
         raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
-    return sizes[0], sizes[1]
+    return tuple(sizes)
+
+
+def parse_polygons(text: str) -> tuple[Polygon, ...]:
+    """'0.1,0.1 0.9,0.1 0.5,0.9; ...' -> polygons of (x, y) in shares of width and height; () if it is no such text."""
+    try:
+        polygons = tuple(
+            tuple((float(x), float(y)) for x, y in (point.split(",") for point in part.split()))
+            for part in text.split(";")
+            if part.strip()
+        )
+    except ValueError:
+        return ()
+    if any(
+        len(polygon) < 3 or any(not 0 <= value <= 1 for point in polygon for value in point) for polygon in polygons
+    ):
+        raise ConfigError(
+            f"expected polygons of at least three points between 0 and 1 (shares of width and height); got {text!r}"
+        )
+    return polygons
 
 
 def memory_budget(text: str) -> int:
@@ -301,6 +384,19 @@ def _inside(number: float, low: float | None, high: float | None, low_open: bool
     return high is None or number <= high
 
 
+def _area(name: str, value: Any) -> str:
+    """A mask's path, or polygons: as text, or as TOML's lists of lists of pairs."""
+    if isinstance(value, (list, tuple)):
+        try:
+            value = "; ".join(" ".join(f"{float(x)!r},{float(y)!r}" for x, y in polygon) for polygon in value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name}: expected a list of polygons, each a list of (x, y); got {value!r}") from None
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{name}: expected the path of a mask or polygons; got {value!r}")
+    parse_polygons(value)
+    return value
+
+
 def _coerce(name: str, annotation: str, value: Any) -> Any:
     """Checks a value against its field's type; takes the same value in another guise (a list, an int for a float)."""
     if annotation == "ImageSize":
@@ -311,6 +407,8 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
         return tuple(value)
     if annotation.endswith("| None") and value is None:
         return None
+    if annotation.startswith("Area"):
+        return _area(name, value)
     kind = annotation.split(" |")[0]
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

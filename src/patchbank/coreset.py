@@ -46,7 +46,7 @@ def coreset_size(n: int, config: Config) -> int:
     """How many of n points the coreset keeps."""
     if config.coreset_size is not None:
         return min(n, config.coreset_size)
-    return max(1, int(n * config.coreset_ratio))
+    return max(1, min(int(n * config.coreset_ratio), config.coreset_limit))
 
 
 def sample(features: FloatArray, config: Config, progress: Progress = silent) -> Coreset:

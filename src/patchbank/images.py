@@ -5,18 +5,21 @@ Everything becomes RGB on the 0..255 scale. Rules, for files and arrays alike:
 - grey is repeated over the three channels; an alpha channel is dropped; palettes are expanded; EXIF orientation is
   applied to files;
 - uint8 stays as it is; uint16 is divided by 257, so that 65535 becomes 255; bool becomes 0 and 255;
-- float arrays and files are expected in 0..1 and are multiplied by 255.
+- float arrays and files are expected in 0..1 and are multiplied by 255;
+- where `white` is given (4095 for a 12-bit camera), it is the value that becomes 255, whatever the type.
+
+Images of other channels than colours (several lights, several wavelengths) say so by `channels = n`. Their channels are
+taken in groups of three, the last group filled up by repeating the last channel; each group goes through the network as
+if it were RGB, and a patch is described by the features of all groups.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, Union
@@ -24,12 +27,14 @@ from typing import Any, TypeAlias, Union
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.config import ImageFormat
+from patchbank.decoding import check_pixels, decode, decode_channels
 from patchbank.errors import ImageError, OutputError
 from patchbank.files import atomic_write, make_folder
 
-MAX_PIXELS = 200_000_000
 MIN_SIDE = 8
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the networks' deepest stride
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".npy"})
 
 Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -37,23 +42,28 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Array, Any]
 
 
-def read_image(source: ImageSource) -> Array:
-    """Any image -> (H, W, 3) RGB; uint8 for 8-bit sources, float32 for the others; values in 0..255.
+COLOUR = ImageFormat()
 
-    Raises ImageError for a missing, damaged, truncated, oversized (over MAX_PIXELS) or undersized (a side under
-    MIN_SIDE) image.
+
+def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
+    """Any image -> (H, W, 3 G) RGB, G = 1 for colour; uint8 for 8-bit sources, float32 for the others; values in
+    0..255.
+
+    Raises ImageError for a missing, damaged, truncated, oversized (decoding.MAX_PIXELS) or undersized (a side under
+    MIN_SIDE) image, or one of another format.
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         try:
-            return to_rgb(decode(_read_bytes(path)))
+            data = _read_bytes(path)
+            return to_rgb(decode_channels(data) if format.channels else decode(data), format)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
-    return to_rgb(_as_array(source))
+    return to_rgb(_as_array(source), format)
 
 
 def read_ahead(
-    sources: Iterable[ImageSource], depth: int = 2
+    sources: Iterable[ImageSource], format: ImageFormat = COLOUR, depth: int = 2
 ) -> Iterator[tuple[ImageSource, Array | ImageError, float]]:
     """Reads images in a thread of its own, up to `depth` ahead of the consumer: (source, image or why not, seconds), in
     order."""
@@ -63,7 +73,7 @@ def read_ahead(
     try:
         while True:
             for source in islice(remaining, depth + 1 - len(waiting)):
-                waiting.append((source, pool.submit(_timed_read, source)))
+                waiting.append((source, pool.submit(_timed_read, source, format)))
             if not waiting:
                 return
             source, future = waiting.popleft()
@@ -72,52 +82,62 @@ def read_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _timed_read(source: ImageSource) -> tuple[Array | ImageError, float]:
+def _timed_read(source: ImageSource, format: ImageFormat) -> tuple[Array | ImageError, float]:
     start = time.perf_counter()
     try:
-        return read_image(source), time.perf_counter() - start
+        return read_image(source, format), time.perf_counter() - start
     except ImageError as error:
         return error, time.perf_counter() - start
 
 
-def decode(data: bytes) -> Array:
-    """An image file's bytes -> (H, W, 3) RGB in the file's own depth. ImageError unless they are all there."""
-    import cv2
+def to_rgb(array: Array, format: ImageFormat = COLOUR) -> Array:
+    """(H, W), (H, W, C) of bool, uint8, uint16 or float -> (H, W, 3 G) RGB, 0..255, uint8 or float32.
 
-    _check_header(data)
-    try:
-        with _quiet(cv2):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ImageError(f"cannot be decoded ({error.err or error})") from error
-    if image is None:
-        raise ImageError(
-            "is damaged, or not an image of a known format (expected PNG, JPEG, BMP, TIFF, WebP, PGM or PPM)"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # not IMREAD_COLOR_RGB: OpenCV 5.0 scrambles 16-bit TIFFs with it
-
-
-def to_rgb(array: Array) -> Array:
-    """(H, W), (H, W, 1..4) of bool, uint8, uint16 or float -> (H, W, 3) RGB, 0..255, uint8 or float32.
-
-    Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha. Raises ImageError for any other shape, type or range.
+    Colour: 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha, and G = 1. Other formats: exactly
+    `format.channels` of them, in groups of three. Raises ImageError for any other shape, type or range.
     """
     if array.ndim == 2:
         array = array[:, :, None]  # (H, W) -> (H, W, 1)
-    if array.ndim != 3 or not 1 <= array.shape[2] <= 4:
-        raise ImageError(f"expected an image of shape (H, W) or (H, W, 1 to 4); got {array.shape}")
+    wanted = format.channels
+    if array.ndim == 3 and wanted and array.shape[2] != wanted:
+        raise ImageError(f"expected an image of {wanted} channels (as channels = {wanted} says); got {array.shape[2]}")
+    if array.ndim != 3 or not (wanted or 1 <= array.shape[2] <= 4):
+        more = "; for images of more channels set channels" if array.ndim == 3 and 4 < array.shape[2] < 64 else ""
+        raise ImageError(f"expected an image of shape (H, W) or (H, W, 1 to 4); got {array.shape}{more}")
     height, width, channels = array.shape
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"is {width}x{height} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
-    _check_pixels(width, height)
-    if channels in (2, 4):
+    check_pixels(width, height)
+    if not wanted and channels in (2, 4):
         array = array[:, :, :-1]
-    return np.ascontiguousarray(np.broadcast_to(_to_255(array), (height, width, 3)))
+    values = _to_255(array, format.white)
+    if not wanted:
+        return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
+    filled = np.minimum(np.arange(-(-channels // 3) * 3), channels - 1)  # 4 channels: 0 1 2, 3 3 3
+    return np.ascontiguousarray(values[:, :, filled])  # (H, W, C) -> (H, W, 3 G)
+
+
+def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int) -> tuple[int, int]:
+    """The (height, width) that an image of `shape` (H, W, ...) is resized to.
+
+    image_size: (N,) = the image's aspect ratio and about N x N pixels, sides rounded to multiples of SIDE_MULTIPLE;
+    (height, width) = exactly that, whatever the image's shape, but rounded likewise if a side is longer than a tile.
+    """
+    sides: tuple[float, ...] = image_size
+    if len(image_size) == 2 and max(image_size) <= tile_size:
+        return image_size[0], image_size[1]
+    if len(image_size) == 1:
+        stretch = (shape[0] / shape[1]) ** 0.5
+        sides = (image_size[0] * stretch, image_size[0] / stretch)
+    height, width = (max(1, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE for side in sides)
+    return height, width
 
 
 def resize(image: Array, size: tuple[int, int]) -> Array:
-    """(H, W, 3) -> (height, width, 3), same dtype: area averaging along an axis that shrinks, bilinear along one that
-    grows."""
+    """(H, W, 3 G) -> (height, width, 3 G), same dtype: area averaging along an axis that shrinks, bilinear along one
+    that grows."""
+    if image.shape[2] > 3:  # OpenCV takes four channels at most
+        return np.concatenate([resize(image[:, :, c : c + 3], size) for c in range(0, image.shape[2], 3)], axis=2)
     import cv2
 
     height, width = size
@@ -130,17 +150,30 @@ def resize(image: Array, size: tuple[int, int]) -> Array:
 
 
 def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:
-    """(H, W, 3) RGB in 0..255 -> (1, 3, H, W) float32: (rgb - mean) / std, channel by channel."""
-    batch = np.empty((1, 3, *image.shape[:2]), np.float32)
-    for channel in range(3):
-        scale = np.float32(1.0 / std[channel])
-        np.multiply(image[:, :, channel], scale, out=batch[0, channel], casting="unsafe")
-        batch[0, channel] -= np.float32(mean[channel]) * scale
+    """(H, W, 3 G) RGB in 0..255 -> (G, 3, H, W) float32: (rgb - mean) / std, channel by channel."""
+    batch = np.empty((image.shape[2] // 3, 3, *image.shape[:2]), np.float32)
+    for group in range(len(batch)):
+        for channel in range(3):
+            scale, plane = np.float32(1.0 / std[channel]), batch[group, channel]
+            np.multiply(image[:, :, 3 * group + channel], scale, out=plane, casting="unsafe")
+            plane -= np.float32(mean[channel]) * scale
     return batch
 
 
+def blank(image: Array, inside: npt.NDArray[np.bool_], mean: tuple[float, ...]) -> Array:
+    """A copy of (H, W, 3 G) whose pixels that are not `inside`, (H, W), hold the network's mean: they tell nothing."""
+    blanked = image.copy()
+    blanked[~inside] = np.tile(np.asarray(mean, np.float32), image.shape[2] // 3).astype(image.dtype)
+    return blanked
+
+
+def shown(image: Array) -> npt.NDArray[np.uint8]:
+    """(H, W, 3 G) in 0..255 of any dtype -> (H, W, 3) uint8, rounded: the first group, for people to look at."""
+    return to_8bit(image[:, :, :3])
+
+
 def thumbnail(image: Array, longest: int) -> bytes:
-    """(H, W, 3) RGB -> the bytes of a JPEG whose longer side is at most `longest` pixels; none at all for 0."""
+    """(H, W, 3 G) -> a JPEG of its first group whose longer side is at most `longest` pixels; b"" for 0."""
     import cv2
 
     if longest == 0:
@@ -148,7 +181,7 @@ def thumbnail(image: Array, longest: int) -> bytes:
     height, width = image.shape[:2]
     shrink = min(1.0, longest / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    small = to_8bit(resize(image, size))
+    small = to_8bit(resize(image[:, :, :3], size))
     ok, data = cv2.imencode(".jpg", np.ascontiguousarray(small[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
     if not ok:
         raise ImageError(f"a thumbnail of {size[1]}x{size[0]} pixels cannot be encoded")
@@ -165,7 +198,9 @@ def name_of(source: ImageSource, number: int) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"image {number}"
 
 
-def _to_255(array: Array) -> Array:
+def _to_255(array: Array, white: float | None) -> Array:
+    if white is not None:
+        return _scaled(array, white)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
@@ -182,6 +217,16 @@ def _to_255(array: Array) -> Array:
     raise ImageError(
         f"expected values of type uint8, uint16, bool or float; got {array.dtype} (convert it to one of them)"
     )
+
+
+def _scaled(array: Array, white: float) -> FloatArray:
+    """Numbers of any type, 0..white, on the 0..255 scale; brighter ones stay brighter."""
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"expected numbers; got {array.dtype}")
+    values = array.astype(np.float32) * np.float32(255.0 / white)
+    if not (np.isfinite(values).all() and values.min() >= 0):
+        raise ImageError("expected finite values of at least 0")
+    return values
 
 
 def _as_array(source: Any) -> Array:
@@ -207,58 +252,6 @@ def _read_bytes(path: Path) -> bytes:
     if not data:
         raise ImageError("is empty (0 bytes)")
     return data
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"is {width}x{height} pixels; expected at most {MAX_PIXELS:,} pixels in all")
-
-
-def _check_header(data: bytes) -> None:
-    """Finds out before decoding what OpenCV would not say: an enormous or a truncated PNG or JPEG."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        _check_pixels(width, height)
-        if b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data:
-            raise ImageError("is truncated (the PNG file has no end)")
-    elif data[:2] == b"\xff\xd8":
-        _check_jpeg(data)
-
-
-def _check_jpeg(data: bytes) -> None:
-    """Walks a JPEG's segments to its first scan; after it, an end marker can only be a real one (others are
-    stuffed)."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes, and markers without a length
-            position += 1 if marker == 0xFF else 2
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):  # frame header
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            _check_pixels(width, height)
-        position += 2 + length
-        if marker == 0xDA:  # start of scan
-            if data.rfind(b"\xff\xd9") < position:
-                raise ImageError("is truncated (the JPEG file has no end)")
-            return
-    raise ImageError("is truncated (the JPEG file ends before its picture)")
-
-
-@contextmanager
-def _quiet(cv2: Any) -> Iterator[None]:
-    """OpenCV writes its own warnings to stderr; ours say the same in one line."""
-    level = cv2.utils.logging.getLogLevel() if hasattr(cv2.utils, "logging") else None
-    if level is not None:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        if level is not None:
-            cv2.utils.logging.setLogLevel(level)
 
 
 def write_png(path: Path, picture: Array) -> None:

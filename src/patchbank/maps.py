@@ -39,13 +39,27 @@ class Region:
 
 
 def anomaly_map(
-    scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float
+    scores: FloatArray,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+    sigma: float,
+    counted: BoolArray | None = None,
 ) -> FloatArray:
     """(h, w) patch scores -> (H, W) float32 anomaly map of the original image.
 
     Bilinear to the backbone's input size, Gaussian smoothing there (`sigma` in its pixels, so that a setting means the
-    same for every image), bilinear to the image's size. Never larger than the largest patch score.
+    same for every image), bilinear to the image's size. Never larger than the largest patch score. counted: (h, w),
+    patches that do not count have no weight in the interpolation (normalised convolution).
     """
+    if counted is None:
+        return _smoothed(scores, input_size, image_size, sigma)
+    weight = _smoothed(counted.astype(np.float32), input_size, image_size, sigma)
+    total = _smoothed(np.where(counted, scores, np.float32(0)), input_size, image_size, sigma)
+    heat = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-3)
+    return np.minimum(heat, scores.max())  # rounding
+
+
+def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float) -> FloatArray:
     import cv2
 
     coarse = cv2.resize(np.ascontiguousarray(scores), input_size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -19,14 +19,25 @@ from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
-from patchbank.config import Config, Runtime, memory_budget
+from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
-from patchbank.images import Array, ImageSource, name_of, normalise, read_ahead, read_image, resize
+from patchbank.images import (
+    Array,
+    ImageSource,
+    blank,
+    input_size,
+    name_of,
+    read_ahead,
+    read_image,
+    resize,
+)
 from patchbank.parallel import one_blas_thread
-from patchbank.patches import embed
+from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
+from patchbank.roi import Roi
 from patchbank.search import Searcher, build_searcher, measured_recall, search_excluding
+from patchbank.tiling import layer_maps
 from patchbank.training import Skipped, Training, collect
 
 FloatArray = npt.NDArray[np.float32]
@@ -38,8 +49,8 @@ class PatchCore:
     change.
 
     config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
-    scores, or None. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be
-    read.
+    scores, or None. roi: the region of interest, None = all. thumbnails: JPEG bytes, one a training image, or none.
+    skipped: training images that could not be read.
     """
 
     config: Config
@@ -47,6 +58,7 @@ class PatchCore:
     bank: MemoryBank
     searcher: Searcher
     calibration: Calibration | None
+    roi: Roi | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
@@ -72,8 +84,10 @@ class PatchCore:
         network = backbone or load_backbone(config.backbone, config.layers, runtime)
         config = _resolved(config, network.info)
 
-        def describe(image: Array) -> FloatArray:
-            return _features(image, network, config, {})
+        roi = Roi.from_config(config)
+
+        def describe(image: Array) -> Patches:
+            return _patches(image, network, config, roi, {})
 
         budget = memory_budget(runtime.memory)
         state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
@@ -90,7 +104,7 @@ class PatchCore:
         calibration = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
-        return cls(config, network, training.bank, searcher, calibration, training.thumbnails, training.skipped)
+        return cls(config, network, training.bank, searcher, calibration, roi, training.thumbnails, training.skipped)
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
@@ -112,12 +126,12 @@ class PatchCore:
             return list(self._stream(images))
         if isinstance(images, Iterator):
             return self._stream(images)
-        return self._inspect(images, name_of(images, 0), *_read(images))
+        return self._inspect(images, name_of(images, 0), *_read(images, self.config.image_format))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
         """Inspects images as they come, the next one being read meanwhile; an unusable image yields a Skipped and no
         error."""
-        for number, (source, image, seconds) in enumerate(read_ahead(images)):
+        for number, (source, image, seconds) in enumerate(read_ahead(images, self.config.image_format)):
             name = name_of(source, number)
             if isinstance(image, ImageError):
                 yield Skipped(name, str(image))
@@ -131,34 +145,39 @@ class PatchCore:
             yield result
 
     def _inspect(self, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
-        """image: (H, W, 3) RGB, which took so many seconds to read."""
+        """image: (H, W, 3 G) RGB, which took so many seconds to read."""
         timings = {"decode": seconds}
-        features = _features(image, self.backbone, self.config, timings)  # (h, w, D)
-        grid, flat = features.shape[:2], features.reshape(-1, features.shape[2])  # (P, D), P = h * w
+        patches = _patches(image, self.backbone, self.config, self.roi, timings)  # (n, D)
         with _Clock(timings, "search"):
-            distances, nearest = self.searcher.search(flat, self.config.num_neighbours)  # (P, k)
+            distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
         with _Clock(timings, "score"):
-            scores = scoring.patch_scores(distances)  # (P,)
-            score = scoring.image_score(scores, nearest, flat, self.bank.vectors, self.searcher, self.config)
+            scores = scoring.patch_scores(distances)  # (n,)
+            score = scoring.image_score(
+                scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
+            )
         return Result(
             path=name,
             score=score,
             threshold=self.calibration.threshold if self.calibration else None,
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
-            patch_scores=scores.reshape(grid),
-            nearest=nearest[:, 0].reshape(grid),
+            patch_scores=patches.on_grid(scores),
+            nearest=patches.on_grid(nearest[:, 0]),
+            counted=patches.counted,
             image_size=(image.shape[0], image.shape[1]),
-            input_size=self.config.image_size,
+            input_size=patches.input_size,
             smoothing_sigma=self.config.smoothing_sigma,
             timings=timings,
             source=source,
+            image_format=self.config.image_format,
+            roi=self.roi,
         )
 
     def search_recall(self, images: Iterable[ImageSource]) -> float:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
         search."""
-        patches = [_features(read_image(image), self.backbone, self.config, {}) for image in images]
-        queries = np.concatenate([features.reshape(-1, features.shape[-1]) for features in patches])  # (Q, D)
+        found = (read_image(image, self.config.image_format) for image in images)
+        patches = [_patches(image, self.backbone, self.config, self.roi, {}) for image in found]
+        queries = np.concatenate([p.features for p in patches])  # (Q, D)
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
@@ -172,19 +191,27 @@ class PatchCore:
         return cls(**packing.load(path, runtime or Runtime()))
 
 
-def _read(source: ImageSource) -> tuple[Array, float]:
+def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
     start = time.perf_counter()
-    return read_image(source), time.perf_counter() - start
+    return read_image(source, format), time.perf_counter() - start
 
 
-def _features(image: Array, backbone: Backbone, config: Config, timings: dict[str, float]) -> FloatArray:
-    """(H, W, 3) RGB -> (h, w, D) patch features."""
+def _patches(image: Array, backbone: Backbone, config: Config, roi: Roi | None, timings: dict[str, float]) -> Patches:
+    """(H, W, 3 G) RGB -> the features of its patches that count."""
     with _Clock(timings, "resize"):
-        batch = normalise(resize(image, config.image_size), backbone.info.mean, backbone.info.std)  # (1, 3, H', W')
+        if roi:
+            image = blank(image, roi.inside((image.shape[0], image.shape[1])), backbone.info.mean)
+        image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     with _Clock(timings, "backbone"):
-        layers = backbone.features(batch)  # (1, C_l, H_l, W_l) for each layer
+        layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
     with _Clock(timings, "embed"), one_blas_thread():
-        return embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
+        features = embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
+    grid = (features.shape[0], features.shape[1])
+    place = np.flatnonzero(roi.inside(grid)) if roi else np.arange(grid[0] * grid[1])
+    flat = features.reshape(-1, features.shape[2])  # (h, w, D) -> (P, D)
+    if len(place) == 0:
+        raise ImageError("no patch lies in the region of interest; use a larger region or a larger image_size")
+    return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, (image.shape[0], image.shape[1]))
 
 
 def _resolved(config: Config, info: BackboneInfo) -> Config:
@@ -220,12 +247,14 @@ def _calibrate(training: Training, searcher: Searcher, config: Config, progress:
     scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
     for number, held in enumerate(images):
         progress("calibrate", number, len(images))
+        patches = held.patches
         distances, nearest = search_excluding(
-            searcher, bank.vectors, bank.image.astype(np.int64), held.features, held.image, config.num_neighbours
+            searcher, bank.vectors, bank.image.astype(np.int64), patches.features, held.image, config.num_neighbours
         )
         patch = scoring.patch_scores(distances)
-        scores[number] = scoring.image_score(patch, nearest, held.features, bank.vectors, searcher, config)
-        heat = maps.anomaly_map(patch.reshape(held.grid), config.image_size, config.image_size, config.smoothing_sigma)
+        scores[number] = scoring.image_score(patch, nearest, patches.features, bank.vectors, searcher, config)
+        size = patches.input_size
+        heat = maps.anomaly_map(patches.on_grid(patch), size, size, config.smoothing_sigma, patches.counted)
         peaks[number] = heat.max()
     progress("calibrate", len(images), len(images))
     names = tuple(bank.images[held.image] for held in images)

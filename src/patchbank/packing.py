@@ -19,6 +19,7 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.roi import Roi
 from patchbank.search import build_searcher
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
         "backbone": dataclasses.asdict(model.backbone.info),
     }
     entries: Entries = {"backbone.onnx": model.backbone.to_onnx()}
+    if model.roi:
+        entries["roi.png"] = model.roi.to_png()
     _put_bank(model.bank, manifest, entries)
     _put_calibration(model.calibration, manifest, entries)
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
@@ -63,6 +66,7 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "bank": bank,
             "searcher": build_searcher(bank.vectors, config),
             "calibration": _calibration(file),
+            "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
             "thumbnails": _thumbnails(file),
         }
     except (KeyError, TypeError, ValueError, ConfigError) as error:

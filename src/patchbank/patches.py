@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,34 @@ from patchbank.config import Config
 from patchbank.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float32]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """One image's patches that count: all of its grid's, but for those outside the region of interest.
+
+    features: (n, D) float32. place: (n,) int32, ascending, row * w + column in the grid. grid: (h, w). input_size: (H',
+    W') of the resized image.
+    """
+
+    features: FloatArray
+    place: npt.NDArray[np.int32]
+    grid: tuple[int, int]
+    input_size: tuple[int, int]
+
+    def on_grid(self, values: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
+        """(n,) values of the patches -> (h, w), zeros where no patch counts."""
+        full = np.zeros(self.grid[0] * self.grid[1], values.dtype)
+        full[self.place] = values
+        return full.reshape(self.grid)  # (P,) -> (h, w)
+
+    @property
+    def counted(self) -> npt.NDArray[np.bool_] | None:
+        """(h, w) bool, where a patch counts; None where all do."""
+        if len(self.place) == self.grid[0] * self.grid[1]:
+            return None
+        return self.on_grid(np.ones(len(self.place), np.bool_))
 
 
 def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:

@@ -73,14 +73,14 @@ class ReportRow:
         defective: bool | None = None,
     ) -> ReportRow:
         """The row of what `predict` returned. `overlay` saves drawing it again. ImageError if the file is gone."""
-        from patchbank.images import read_image, to_8bit
+        from patchbank.images import read_image, shown
 
         return cls.from_arrays(
             name=result.path if name is None else name,
             score=result.score,
             threshold=result.threshold,
             is_anomalous=result.is_anomalous,
-            image=to_8bit(read_image(result.source)),
+            image=shown(read_image(result.source, result.image_format)),
             overlay=result.overlay() if overlay is None else overlay,
             regions=result.regions,
             label=label,

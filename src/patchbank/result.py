@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank import maps
+from patchbank.config import ImageFormat
+from patchbank.images import COLOUR
 from patchbank.maps import BoolArray, FloatArray, Region
 
 if TYPE_CHECKING:
     from patchbank.images import ImageSource
+    from patchbank.roi import Roi
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +27,8 @@ class Result:
     path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
     the anomaly map. patch_scores: (h, w) float32, row-major as on the image. nearest: (h, w) int64, each patch's
-    nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage.
+    nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w)
+    bool, the patches in the region of interest `roi`; the others have score 0. None = all.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -40,6 +44,9 @@ class Result:
     smoothing_sigma: float
     timings: dict[str, float]
     source: ImageSource = field(repr=False)
+    image_format: ImageFormat = COLOUR
+    counted: BoolArray | None = field(default=None, repr=False)
+    roi: Roi | None = field(default=None, repr=False)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -50,7 +57,11 @@ class Result:
     def anomaly_map(self) -> FloatArray:
         """(H, W) float32 at the original image's size: the patch scores, interpolated and smoothed."""
         start = time.perf_counter()
-        result = maps.anomaly_map(self.patch_scores, self.input_size, self.image_size, self.smoothing_sigma)
+        result = maps.anomaly_map(
+            self.patch_scores, self.input_size, self.image_size, self.smoothing_sigma, self.counted
+        )
+        if self.roi:
+            result = np.where(self.roi.inside(self.image_size), result, np.float32(0))
         self.timings["map"] = time.perf_counter() - start
         return result
 
@@ -89,10 +100,10 @@ class Result:
         Raises ImageError if that file is gone or has changed its size.
         """
         from patchbank.errors import ImageError
-        from patchbank.images import read_image, to_8bit
+        from patchbank.images import read_image, shown
         from patchbank.overlay import overlay
 
-        image = to_8bit(read_image(self.source))
+        image = shown(read_image(self.source, self.image_format))
         if image.shape[:2] != self.image_size:
             raise ImageError(
                 f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "

@@ -22,6 +22,7 @@ from patchbank import coreset
 from patchbank.bank import MemoryBank
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.search import ExactSearcher
 
@@ -36,11 +37,10 @@ _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: p
 
 @dataclass(eq=False)
 class CalibrationPatches:
-    """One image's patches, kept to score it later. features: (h * w, D) float32."""
+    """One training image's patches, kept to score it later."""
 
     image: int
-    grid: tuple[int, int]
-    features: FloatArray
+    patches: Patches
 
 
 @dataclass(eq=False)
@@ -57,6 +57,7 @@ class PatchStream:
     held_out: Callable[[int], bool]
     progress: Progress
     grids: list[tuple[int, int]] = field(default_factory=list)
+    input_sizes: list[tuple[int, int]] = field(default_factory=list)
     pool: list[CalibrationPatches] = field(default_factory=list)
     radius: float = 0.0  # every patch that was dropped is this close to the net
     seen: int = 0  # patches, those of held-out images not counted
@@ -65,27 +66,28 @@ class PatchStream:
     chunks: int = 0
     offered: int = 0  # images that the calibration pool was drawn from
 
-    def add(self, features: FloatArray) -> None:
-        """Takes the next image's patches, (h, w, D) float32."""
-        height, width, dims = features.shape
-        patches = features.reshape(height * width, dims)  # (h, w, D) -> (P, D)
-        image = len(self.grids)
+    def add(self, patches: Patches) -> None:
+        """Takes the next image's patches."""
+        image, count = len(self.grids), len(patches.place)
         if image == 0:
-            self._allocate(len(patches), dims)
-        self.grids.append((height, width))
+            self._allocate(count, patches.features.shape[1])
+        self.grids.append(patches.grid)
+        self.input_sizes.append(patches.input_size)
         if self.held_out(image):
-            self._offer(CalibrationPatches(image, (height, width), patches.copy()))
+            self._offer(CalibrationPatches(image, patches))
             return
-        if self.used + len(patches) > self._capacity:
+        if self.used + count > self._capacity:
             self._reduce()
-        self._reserve(self.used + len(patches))
-        rows = slice(self.used, self.used + len(patches))
-        self._features[rows] = patches
+        if self.used + count > self._capacity:
+            raise ConfigError(f"memory: an image of {count:,} patches does not fit the budget; raise memory")
+        self._reserve(self.used + count)
+        rows = slice(self.used, self.used + count)
+        self._features[rows] = patches.features
         self._image[rows] = image
-        self._place[rows] = np.arange(len(patches))
-        self.used, self.seen = rows.stop, self.seen + len(patches)
+        self._place[rows] = patches.place
+        self.used, self.seen = rows.stop, self.seen + count
         if self.chunks and self.config.calibration == "leave_one_out":
-            self._offer(CalibrationPatches(image, (height, width), patches))
+            self._offer(CalibrationPatches(image, patches))
 
     def images_in_use(self) -> set[int]:
         """The images of which the buffer still holds a patch."""
@@ -122,18 +124,21 @@ class PatchStream:
             "place": self._place[: self.used],
             "key": self._key[: self.used],
             "grids": np.array(self.grids, np.int64),
+            "input_sizes": np.array(self.input_sizes, np.int64),
             "counters": np.array(counters, np.int64),
             "radius": np.array(self.radius),
             "rng": np.array(json.dumps(self._rng.bit_generator.state)),
-            "pool_images": np.array([patches.image for patches in self.pool], np.int64),
+            "pool_images": np.array([held.image for held in self.pool], np.int64),
         }
-        return arrays | {f"pool_{number}": patches.features for number, patches in enumerate(self.pool)}
+        pool = {f"pool_{number}": held.patches.features for number, held in enumerate(self.pool)}
+        return arrays | pool | {f"pool_{number}_place": held.patches.place for number, held in enumerate(self.pool)}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Continues from a state of the same fit."""
         if not state:
             return
-        self.grids = [(int(height), int(width)) for height, width in state["grids"]]
+        for sizes, name in ((self.grids, "grids"), (self.input_sizes, "input_sizes")):
+            sizes[:] = [(int(height), int(width)) for height, width in state[name]]
         features = state["features"]
         self._allocate(int(np.prod(self.grids[0])), features.shape[1])
         counters = (int(value) for value in state["counters"])
@@ -146,7 +151,7 @@ class PatchStream:
         self.radius = float(state["radius"])
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
         self.pool = [
-            CalibrationPatches(int(image), self.grids[image], state[f"pool_{number}"])
+            self._held(int(image), state[f"pool_{number}"], state[f"pool_{number}_place"])
             for number, image in enumerate(state["pool_images"])
         ]
 
@@ -160,12 +165,8 @@ class PatchStream:
 
     def _calibration_patches(self) -> list[CalibrationPatches]:
         if self.chunks or self.config.calibration != "leave_one_out":
-            return sorted(self.pool, key=lambda patches: patches.image)
-        starts = np.cumsum([0, *(height * width for height, width in self.grids)])
-        return [
-            CalibrationPatches(image, grid, self._features[starts[image] : starts[image + 1]])
-            for image, grid in enumerate(self.grids)
-        ]
+            return sorted(self.pool, key=lambda held: held.image)
+        return self._buffered_images()
 
     def _row_and_column(self, rows: npt.NDArray[np.int64]) -> tuple[IntArray, IntArray]:
         widths = np.array([width for _, width in self.grids], np.int32)[self._image[rows]]
@@ -209,13 +210,13 @@ class PatchStream:
         if self.config.sampler == "random":
             self._key = np.concatenate([self._key, np.empty(size - len(self._key))])
 
-    def _offer(self, patches: CalibrationPatches) -> None:
+    def _offer(self, held: CalibrationPatches) -> None:
         """Keeps a uniform random sample of the images offered (reservoir sampling; Vitter 1985, algorithm R)."""
         self.offered += 1
         if len(self.pool) < self._pool_size:
-            self.pool.append(_own(patches))
+            self.pool.append(_own(held))
         elif (place := int(self._rng.integers(self.offered))) < self._pool_size:
-            self.pool[place] = _own(patches)
+            self.pool[place] = _own(held)
 
     def _reduce(self) -> None:
         """Makes room: the patches that have come since the last time are thinned to what the net lacks."""
@@ -224,8 +225,8 @@ class PatchStream:
                 "sampler 'identity' keeps every patch, which does not fit the memory budget; raise memory"
             )
         if self.chunks == 0 and self.config.calibration == "leave_one_out":
-            for patches in self._buffered_images():
-                self._offer(patches)
+            for held in self._buffered_images():
+                self._offer(held)
         self.chunks += 1
         keep = self._reduce_random() if self.config.sampler == "random" else self._reduce_greedy()
         arrays: list[npt.NDArray[Any]] = [self._features, self._image, self._place]
@@ -238,9 +239,12 @@ class PatchStream:
         numbers, starts = np.unique(image, return_index=True)
         stops = [*starts[1:], self.used]
         return [
-            CalibrationPatches(int(n), self.grids[n], self._features[a:b])
+            self._held(int(n), self._features[a:b], self._place[a:b])
             for n, a, b in zip(numbers, starts, stops, strict=True)
         ]
+
+    def _held(self, image: int, features: FloatArray, place: IntArray) -> CalibrationPatches:
+        return CalibrationPatches(image, Patches(features, place, self.grids[image], self.input_sizes[image]))
 
     def _reduce_random(self) -> npt.NDArray[np.int64]:
         """Every patch draws a number; those with the smallest stay. What is left of all of them is a uniform sample."""
@@ -285,5 +289,8 @@ class PatchStream:
         return max(2, min(wanted, self._capacity // 2))
 
 
-def _own(patches: CalibrationPatches) -> CalibrationPatches:
-    return CalibrationPatches(patches.image, patches.grid, patches.features.copy())
+def _own(held: CalibrationPatches) -> CalibrationPatches:
+    patches = held.patches
+    return CalibrationPatches(
+        held.image, replace(patches, features=patches.features.copy(), place=patches.place.copy())
+    )

@@ -17,6 +17,7 @@ from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
 from patchbank.images import Array, ImageSource, name_of, read_ahead, thumbnail
+from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.streaming import CalibrationPatches, PatchStream
 
@@ -44,7 +45,7 @@ class Training:
 
 def collect(
     images: Iterable[ImageSource],
-    embed: Callable[[Array], FloatArray],
+    embed: Callable[[Array], Patches],
     config: Config,
     *,
     budget: int,
@@ -52,7 +53,7 @@ def collect(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
 ) -> Training:
-    """Reads, embeds and thins all images in one pass; `embed` turns (H, W, 3) RGB into (h, w, D). budget: bytes.
+    """Reads, embeds and thins all images in one pass; `embed` turns an image into its patches. budget: bytes.
 
     With a checkpoint, goes on where the same fit was interrupted, and saves its state when it is interrupted itself and
     whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
@@ -64,7 +65,7 @@ def collect(
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        remaining = read_ahead(islice(images, run.done, None))
+        remaining = read_ahead(islice(images, run.done, None), config.image_format)
         for number, (source, image, _) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
             if isinstance(image, ImageError):
@@ -99,10 +100,10 @@ class _Run:
     skipped: list[Skipped] = field(default_factory=list)
     intact: bool = True  # False while an image is half-way into the stream
 
-    def add(self, features: FloatArray, name: str, picture: bytes) -> bool:
+    def add(self, patches: Patches, name: str, picture: bytes) -> bool:
         """Takes an image; True if that has reduced a chunk."""
         chunks, self.intact = self.stream.chunks, False
-        self.stream.add(features)
+        self.stream.add(patches)
         if picture:
             self.thumbnails[len(self.names)] = picture
         self.names.append(name)

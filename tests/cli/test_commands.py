@@ -71,7 +71,7 @@ def test_info_shows_every_option_and_checks_the_file(fitted):
         assert f"\n  {name} " in text
     manifest = json.loads(run("info", fitted, "--json").stdout)
     assert manifest["bank"]["size"] == 40
-    assert manifest["config"]["image_size"] == [64, 64]
+    assert manifest["config"]["image_size"] == [64]
 
 
 def test_predict_tells_good_from_scratched(fitted, good, scratched):

@@ -288,10 +288,10 @@ def test_a_real_sigint_ends_in_one_line_and_the_next_fit_is_whole(category, fitt
     script = (
         "import os, signal, patchbank.images as images, patchbank.training as training\n"
         "real, seen = images.read_image, []\n"
-        "def read(source):\n"
+        "def read(source, *format):\n"
         "    seen.append(source)\n"
         "    if len(seen) == 4: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(source)\n"
+        "    return real(source, *format)\n"
         "training.read_image = images.read_image = read\n"
         "import patchbank.cli; patchbank.cli.main()\n"
     )
