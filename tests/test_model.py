@@ -303,6 +303,64 @@ def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
             PatchCore.load(tmp_path / "m")
 
 
+def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path):
+    """Version 1 knew one grid for all images, that of its image_size, and did not store it."""
+    from patchbank import artifact
+    from patchbank.packing import packed
+
+    model = PatchCore.fit(good, dataclasses.replace(SMALL, image_size=(64, 96)), backbone=FakeBackbone())
+    manifest, entries = packed(model)
+    old = artifact.read_tensors(memoryview(entries["bank.safetensors"]), packing_bank())
+    del old["grids"]
+    first = {"backbone.onnx", "calibration.safetensors"} | {name for name in entries if name.startswith("thumbnails/")}
+    entries = {name: entries[name] for name in entries if name in first}
+    artifact.write(
+        tmp_path / "1",
+        manifest | {"format_version": 1},
+        entries | {"bank.safetensors": artifact.tensor_bytes(old)},
+    )
+    loaded = PatchCore.load(tmp_path / "1")
+    assert loaded.bank.grids.tolist() == model.bank.grids.tolist() == [[8, 12]] * len(good)
+    loaded.save(tmp_path / "2")
+    again, image = PatchCore.load(tmp_path / "2"), part(rng, defect=True)
+    assert artifact.ModelFile(tmp_path / "2").manifest["format_version"] == artifact.FORMAT_VERSION
+    assert again.predict(image).score == loaded.predict(image).score
+
+
+def packing_bank():
+    from patchbank import packing
+
+    return packing._BANK
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "value"),
+    [
+        (2, "grids", [[8, 8]]),
+        (2, "grids", [[2, 2]] * 12),
+        (2, "grids", [[8, 8]] * 11 + [[0, 0]]),
+        (2, "row", -1),
+        (2, "column", 2**20),
+        (1, "row", -1),
+        (1, "column", 2**31 - 1),
+    ],
+)
+def test_places_outside_of_their_grids_are_refused(model, tmp_path, version, name, value):
+    """A model file is untrusted: what shows or removes patches by their places can rely on them."""
+    from patchbank import artifact
+    from patchbank.packing import packed
+
+    manifest, entries = packed(model)
+    tensors = dict(artifact.read_tensors(memoryview(entries["bank.safetensors"]), packing_bank()))
+    tensors[name] = np.full_like(tensors[name], value) if np.ndim(value) == 0 else np.array(value, np.int32)
+    if version == 1:
+        del tensors["grids"]
+    entries = entries | {"bank.safetensors": artifact.tensor_bytes(tensors)}
+    artifact.write(tmp_path / "m", manifest | {"format_version": version}, entries)
+    with pytest.raises(ModelFileError):
+        PatchCore.load(tmp_path / "m")
+
+
 def test_names_are_relative_to_the_folder_that_all_share(good, tmp_path):
     for number, image in enumerate(good[:4]):
         folder = tmp_path / "train" / ("a" if number % 2 else "b")

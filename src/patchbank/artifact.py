@@ -26,7 +26,7 @@ from patchbank.errors import ModelFileError
 from patchbank.files import atomic_write
 
 FORMAT = "patchbank-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ALIGNMENT = 64  # entries start at multiples of this, so that tensors can be used where they lie
 MAX_MANIFEST_BYTES = 64 << 20

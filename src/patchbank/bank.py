@@ -16,8 +16,9 @@ class MemoryBank:
     """M patch features and their provenance.
 
     vectors: (M, D) float32. image, row, column: (M,) int32, the training image (an index into `images`) and the place
-    in its patch grid that each vector was taken from. images: the training images' names. covering_radius: the largest
-    distance from any training patch to its nearest vector, Euclidean.
+    in its patch grid that each vector was taken from. images: the n training images' names. covering_radius: the
+    largest distance from any training patch to its nearest vector, Euclidean. grids: (n, 2) int32, the (rows, columns)
+    of each training image's patch grid.
     """
 
     vectors: FloatArray
@@ -26,6 +27,7 @@ class MemoryBank:
     column: IntArray
     images: tuple[str, ...]
     covering_radius: float
+    grids: IntArray
 
     def __post_init__(self) -> None:
         m = len(self.vectors)
@@ -38,6 +40,7 @@ class MemoryBank:
             raise ValueError(
                 f"image: expected indices into {len(self.images)} names; got {self.image.min()}..{self.image.max()}"
             )
+        self._check_places()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -45,6 +48,14 @@ class MemoryBank:
     def origin(self, index: int) -> tuple[str, int, int]:
         """Where a vector came from: the training image's name, and the row and column in its patch grid."""
         return self.images[self.image[index]], int(self.row[index]), int(self.column[index])
+
+    def _check_places(self) -> None:
+        if self.grids.shape != (len(self.images), 2) or self.grids.min() < 1:
+            raise ValueError(f"grids: expected shape ({len(self.images)}, 2) and values over 0; got {self.grids.shape}")
+        rows, columns = self.grids[self.image].T  # (M, 2) -> two of (M,)
+        inside = (self.row >= 0) & (self.row < rows) & (self.column >= 0) & (self.column < columns)
+        if not inside.all():
+            raise ValueError("row, column: expected places inside the training images' grids")
 
     def vectors_per_image(self) -> npt.NDArray[np.int64]:
         """(len(images),) how many vectors each training image contributed."""

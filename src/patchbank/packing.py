@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from patchbank import __version__, artifact
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
@@ -19,6 +20,7 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.patches import patch_grid
 from patchbank.roi import Roi
 from patchbank.search import build_searcher
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 Manifest = dict[str, Any]
 Entries = dict[str, bytes]
 
-_BANK = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+_BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+_BANK = {**_BANK_1, "grids": ("I32", 2)}
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
 
@@ -59,7 +62,7 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
     try:
         config = Config.from_dict(file.manifest["config"])
         backbone = _backbone(file, runtime)
-        bank = _bank(file)
+        bank = _bank(file, config, backbone.info)
         return {
             "config": config,
             "backbone": backbone,
@@ -89,11 +92,25 @@ def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
     manifest["bank"] = {"size": len(bank), "covering_radius": bank.covering_radius, "images": list(bank.images)}
 
 
-def _bank(file: artifact.ModelFile) -> MemoryBank:
-    tensors, about = file.tensors("bank.safetensors", _BANK), file.manifest["bank"]
+def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
+    about, first = file.manifest["bank"], file.manifest["format_version"] == 1
+    tensors = file.tensors("bank.safetensors", _BANK_1 if first else _BANK)
     if not np.isfinite(tensors["vectors"]).all():
         raise ValueError("the bank holds values that are not finite")
+    if first:
+        tensors["grids"] = np.tile(_grid_of_version_1(tensors, config, info), (len(about["images"]), 1))
     return MemoryBank(**tensors, images=tuple(about["images"]), covering_radius=float(about["covering_radius"]))
+
+
+def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:
+    """(2,) the patch grid that all training images have: version 1 resized them to one size, and did not store it."""
+    least = [max(int(tensors[name].max(initial=0)) + 1, 1) for name in ("row", "column")]
+    if len(config.image_size) == 2:
+        sides = [-(-side // info.layers[0].stride) for side in config.image_size]
+        least = [
+            max(pair) for pair in zip(patch_grid(sides, config.patch_size, config.patch_stride), least, strict=True)
+        ]
+    return np.array(least).astype(np.int32)
 
 
 def _put_calibration(calibration: Calibration | None, manifest: Manifest, entries: Entries) -> None:

@@ -110,6 +110,7 @@ class PatchStream:
             *self._row_and_column(rows),
             images=names,
             covering_radius=chosen.covering_radius + self.radius,
+            grids=np.array(self.grids, np.int32),
         )
         return bank, self._calibration_patches()
 
