@@ -96,7 +96,7 @@ def test_dependencies_are_declared():
     """Every third-party package that is imported anywhere is a dependency or an extra."""
     declared = {
         "numpy", "onnxruntime", "onnx", "cv2", "faiss", "safetensors", "typer", "rich", "tomli", "threadpoolctl",
-        "torch", "timm", "elpv_dataset", "patchbank",
+        "torch", "timm", "elpv_dataset", "matplotlib", "patchbank",
     }  # fmt: skip
     used = {
         each.split(".")[0]

@@ -232,8 +232,14 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """Builds a Config; an unknown name is a ConfigError that lists the valid ones."""
-        return _from_mapping(cls, values)
+        """Builds a Config; an unknown name is a ConfigError that lists the valid ones. The key `preset` names one of
+        PRESETS, over which the other values win."""
+        return _from_mapping(cls, with_preset(values))
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Config:
+        """The options of a preset ('fast', 'balanced' or 'accurate'), changed as the keywords say."""
+        return cls.from_dict({"preset": name, **changes})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Config:
@@ -270,6 +276,23 @@ class Runtime:
     def __post_init__(self) -> None:
         _validate(self)
         memory_budget(self.memory)
+
+
+# What each preset changes of the defaults; `balanced` is the defaults. Measured in docs/quality.md.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast": {"image_size": (256,)},
+    "balanced": {},
+    "accurate": {"image_size": (512,), "coreset_ratio": 0.02},
+}
+
+
+def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without their key `preset`, over those of the preset that it names. Raises ConfigError."""
+    rest = dict(values)
+    name = rest.pop("preset", "balanced")
+    if name not in PRESETS:
+        raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {name!r}")
+    return {**PRESETS[name], **rest}
 
 
 def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:

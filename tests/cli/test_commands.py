@@ -252,3 +252,28 @@ def test_demo_learns_solar_cells_and_writes_a_report(tmp_path):
 def test_sizes_may_differ_from_image_to_image(fitted, tmp_path, rng):
     paths = [write(tmp_path / f"{h}x{w}.png", part(rng, size=(h, w))) for h, w in ((72, 96), (100, 80))]
     assert len(run("predict", fitted, *paths, "--json").stdout.splitlines()) == 2
+
+
+def test_tune_chooses_and_what_it_writes_is_what_fit_takes(category, tmp_path, monkeypatch):
+    from patchbank.evaluation import tune
+
+    monkeypatch.setattr(tune, "LEAST_GOOD", 5)
+    monkeypatch.setattr(tune, "_SIZES", ())
+    toml, plot = tmp_path / "t.toml", tmp_path / "t.png"
+    result = run("tune", category, "--coreset-size", "40", "--budget-ms", "60000", "-o", toml, "--plot", plot)
+    assert "chosen: " in result.stdout
+    assert "labelled defects" in result.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    chosen = result.stdout.rsplit("chosen: ", 1)[1].strip()
+    assert Config.from_toml(toml) == Config.preset(chosen, coreset_size=40)
+    run("fit", category, "-o", tmp_path / "m", "--config", toml)
+    report = json.loads(run("tune", category, "--coreset-size", "40", "--budget-ms", "60000", "--json").stdout)
+    assert {trial["name"] for trial in report["trials"]} == {"fast", "balanced", "accurate"}
+
+
+def test_presets_on_the_command_line_and_in_the_file(category, tmp_path):
+    (tmp_path / "c.toml").write_text('preset = "accurate"\ncoreset_size = 30\n')
+    run("fit", category, "-o", tmp_path / "a", "--config", tmp_path / "c.toml", "--calibration", "none")
+    run("fit", category, "-o", tmp_path / "f", "--preset", "fast", "--coreset-size", "30", "--calibration", "none")
+    assert PatchCore.load(tmp_path / "a").config.image_size == Config.preset("accurate").image_size
+    assert PatchCore.load(tmp_path / "f").config.image_size == Config.preset("fast").image_size

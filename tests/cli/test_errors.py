@@ -361,3 +361,11 @@ def test_stdout_of_a_real_process_is_clean_json(fitted, category, mixed):
     assert len(scores) == 6
     assert np.isfinite(scores).all()
     assert len(done.stderr.splitlines()) == 2
+
+
+def test_an_unknown_preset_names_the_known_ones(category, tmp_path):
+    assert "fast, balanced, accurate" in failure("fit", category, "-o", tmp_path / "m", "--preset", "best", code=2)
+
+
+def test_a_time_budget_of_nothing(category):
+    assert "--budget-ms" in failure("tune", category, "--budget-ms", "0", code=2)

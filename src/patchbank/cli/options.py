@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchbank.config import Config, Runtime, options, read_toml
+from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import ConfigError, OutputError, PatchbankError
 from patchbank.progress import Progress, silent
 
@@ -42,16 +42,27 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
     fits = Config in parts
     fields = {cls: [f for f in options(cls) if fits or not f.metadata["fit_only"]] for cls in parts}
     flags = [_flag(field) for cls in parts for field in fields[cls]]
+    names = "|".join(PRESETS)
     file = [
         _parameter(
             "config_file", str, None, "--config", help="TOML file of options; flags win over it.", metavar="FILE"
-        )
+        ),
+        _parameter(
+            "preset",
+            str,
+            None,
+            "--preset",
+            help="Set of options that others win over (default: balanced)",
+            metavar=names,
+        ),
     ]
 
     @functools.wraps(function)
     def run(**given: Any) -> None:
         values = {f.name: given.pop(f.name) for cls in parts for f in fields[cls]}
         stored = read_toml(path) if (path := given.pop("config_file", None)) else {}
+        if preset := given.pop("preset", None):
+            stored["preset"] = preset
         built = _build(parts, stored, {name: value for name, value in values.items() if value is not None})
         function(
             **given, **{name: built[cls] for name, cls in (("config", Config), ("runtime", Runtime)) if cls in parts}
@@ -65,6 +76,7 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
 def _build(parts: Sequence[type], stored: dict[str, Any], flags: dict[str, Any]) -> dict[type, Any]:
     names = {cls: {f.name for f in options(cls)} for cls in parts}
     known = set().union(*names.values()) if names else set()
+    stored = with_preset(stored) if Config in parts else stored
     for name in stored:
         if name not in known:
             raise ConfigError(

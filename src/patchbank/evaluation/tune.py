@@ -1,0 +1,229 @@
+"""Which settings to use on this machine for these parts: cost and quality of a few candidates, measured.
+
+Without labelled defects, quality is how well planted ones are found (planting.py): good for comparing settings, no
+forecast. Every candidate meets the same images: some good ones are learned, others are held out, and inspected with and
+without a defect.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.config import PRESETS, Config, ImageFormat, Runtime
+from patchbank.errors import DatasetError, ImageError
+from patchbank.evaluation.datasets import Dataset
+from patchbank.evaluation.metrics import auroc
+from patchbank.evaluation.planting import KINDS, plant
+from patchbank.images import ImageSource, read_image
+from patchbank.progress import Progress, silent
+from patchbank.roi import Roi
+
+MOST_LEARNED = 200  # good images that a candidate learns from
+MOST_HELD = 60  # good images that are held out
+LEAST_GOOD = 10
+TIMED = 12  # images whose inspection is timed
+TOO_SLOW = 2.0  # times the budget: larger candidates are not tried any more
+
+# What is tried beside the presets, smallest first.
+_SIZES = (192, 320, 448, 640)
+
+
+class Inspected(Protocol):
+    """What tuning needs of a result: `patchbank.Result` has it."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+
+
+class Inspector(Protocol):
+    """What tuning needs of a model: `PatchCore` has it."""
+
+    def predict(self, image: Any, /) -> Inspected: ...
+
+
+Fit = Callable[[Sequence[Path], Config, Runtime], Inspector]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate. ms: median wall time of an image, file to anomaly map. image_auroc: 0..1, over held-out good and
+    defective images; standard_error: its own."""
+
+    name: str
+    config: Config
+    ms: float
+    image_auroc: float
+    standard_error: float
+    within_budget: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "ms": self.ms,
+            "image_auroc": self.image_auroc,
+            "standard_error": self.standard_error,
+            "within_budget": self.within_budget,
+            "config": self.config.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """All trials, cheapest first, and the chosen one. defects: 'labelled' or 'planted'."""
+
+    trials: tuple[Trial, ...]
+    chosen: Trial
+    budget_ms: float
+    defects: str
+    n_good: int
+    n_defective: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "chosen": self.chosen.name,
+            "budget_ms": self.budget_ms,
+            "defects": self.defects,
+            "n_good": self.n_good,
+            "n_defective": self.n_defective,
+            "trials": [trial.to_dict() for trial in self.trials],
+        }
+
+
+def candidates(base: Config) -> dict[str, Config]:
+    """The presets and a few sizes between them, over `base`, by name, smallest image first."""
+    found = {name: replace(base, **changes) for name, changes in PRESETS.items()}
+    taken = {config.image_size for config in found.values()}
+    found |= {f"{size} px": replace(base, image_size=(size,)) for size in _SIZES if (size,) not in taken}
+    return dict(sorted(found.items(), key=lambda item: math.prod(item[1].image_size) ** (2 / len(item[1].image_size))))
+
+
+def tune(
+    dataset: Dataset,
+    base: Config,
+    runtime: Runtime,
+    budget_ms: float,
+    progress: Progress = silent,
+    *,
+    among: Mapping[str, Config] | None = None,
+    fit: Fit | None = None,
+) -> TuneReport:
+    """Measures the candidates and chooses: the cheapest whose AUROC is within one standard error of the best in budget.
+
+    If none is within the budget, the fastest. Raises DatasetError for fewer than LEAST_GOOD good images.
+    """
+    trained, good, defective, kind = _images(dataset, base)
+    trials: list[Trial] = []
+    tried = among or candidates(base)
+    for number, (name, config) in enumerate(tried.items()):
+        progress("tune", number, len(tried))
+        if trials and trials[-1].ms > TOO_SLOW * budget_ms:
+            break
+        model = (fit or _fit_patchcore)(trained, replace(config, calibration="none", thumbnail_size=0), runtime)
+        trials.append(_trial(name, config, model, good, defective, budget_ms))
+    progress("tune", len(tried), len(tried))
+    trials.sort(key=lambda trial: trial.ms)
+    return TuneReport(tuple(trials), choose(trials), budget_ms, kind, len(good), len(defective))
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """The cheapest trial that is, within one standard error, as good as the best within the budget."""
+    allowed = [trial for trial in trials if trial.within_budget]
+    if not allowed:
+        return min(trials, key=lambda trial: trial.ms)
+    best = max(allowed, key=lambda trial: trial.image_auroc)
+    enough = best.image_auroc - best.standard_error
+    return min((trial for trial in allowed if trial.image_auroc >= enough), key=lambda trial: trial.ms)
+
+
+def standard_error(area: float, positives: int, negatives: int) -> float:
+    """Of an AUROC (Hanley and McNeil 1982)."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
+    return math.sqrt(max(spread, 0.0) / (positives * negatives))
+
+
+def _trial(
+    name: str,
+    config: Config,
+    model: Inspector,
+    good: Sequence[ImageSource],
+    defective: Sequence[ImageSource],
+    budget_ms: float,
+) -> Trial:
+    seconds = [_timed(model, image) for image in (good[0], *good[:TIMED])][1:]  # the first warms up
+    scores = np.array([model.predict(image).score for image in (*good, *defective)])
+    labels = np.arange(len(scores)) >= len(good)
+    area = auroc(scores, labels)
+    assert area is not None  # there are good and defective images
+    ms = 1000 * float(np.median(seconds))
+    error = standard_error(area, len(defective), len(good))
+    return Trial(name, config, ms, area, error, within_budget=ms <= budget_ms)
+
+
+def _timed(model: Inspector, image: ImageSource) -> float:
+    start = time.perf_counter()
+    _ = model.predict(image).anomaly_map
+    return time.perf_counter() - start
+
+
+def _images(dataset: Dataset, config: Config) -> tuple[list[Path], list[Path], list[ImageSource], str]:
+    """Images to learn, held-out good ones, defective ones, and where those come from."""
+    rng = np.random.default_rng(config.seed)
+    usable = [path for path in dataset.train_paths if _readable(path, config.image_format)]
+    if len(usable) < LEAST_GOOD:
+        raise DatasetError(
+            f"{dataset.root}: expected at least {LEAST_GOOD} good images to tune on; got {len(usable)} that can be read"
+        )
+    shuffled = [usable[n] for n in rng.permutation(len(usable))]
+    held = min(MOST_HELD, max(3, len(shuffled) // 5))
+    good, trained = shuffled[:held], sorted(shuffled[held : held + MOST_LEARNED])
+    labelled: list[ImageSource] = [
+        sample.path for sample in dataset.test if sample.defective and _readable(sample.path, config.image_format)
+    ]
+    if labelled:
+        return trained, good, labelled, "labelled"
+    pictures = [read_image(path, config.image_format) for path in good]
+    roi = Roi.from_config(config)
+    planted: list[ImageSource] = []
+    for number, picture in enumerate([*pictures, *pictures]):  # each image twice, with different defects
+        donors = [other for other in pictures if other is not picture]
+        where = roi.inside((picture.shape[0], picture.shape[1])) if roi else None
+        with suppress(ImageError):  # a flat image offers some kinds nothing to change
+            kind = KINDS[(number + number // len(pictures)) % len(KINDS)]
+            planted.append(_source(plant(picture, kind, rng, donors=donors, where=where).image, config.image_format))
+    if not planted:
+        raise DatasetError(f"{dataset.root}: no defect can be planted on its images; give labelled defects (test/KIND)")
+    return trained, good, planted, "planted"
+
+
+def _readable(path: Path, format: ImageFormat) -> bool:
+    try:
+        read_image(path, format)
+    except ImageError:
+        return False
+    return True
+
+
+def _source(image: npt.NDArray[np.uint8], format: ImageFormat) -> ImageSource:
+    """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
+    own = image[:, :, : format.channels or 3]
+    return own if format.white is None else own.astype(np.float32) * np.float32(format.white / 255)
+
+
+def _fit_patchcore(paths: Sequence[Path], config: Config, runtime: Runtime) -> Inspector:
+    from patchbank.model import PatchCore
+
+    return PatchCore.fit(list(paths), config, runtime=runtime)
