@@ -14,13 +14,14 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import maps, packing, scoring
+from patchbank import packing, scoring
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.heldout import score_held_out
 from patchbank.images import (
     Array,
     ImageSource,
@@ -36,7 +37,7 @@ from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.roi import Roi
-from patchbank.search import Searcher, build_searcher, measured_recall, search_excluding
+from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
 from patchbank.training import Skipped, Training, collect
 
@@ -245,18 +246,8 @@ def _calibrate(training: Training, searcher: Searcher, config: Config, progress:
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
     scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
-    for number, held in enumerate(images):
-        progress("calibrate", number, len(images))
-        patches = held.patches
-        distances, nearest = search_excluding(
-            searcher, bank.vectors, bank.image.astype(np.int64), patches.features, held.image, config.num_neighbours
-        )
-        patch = scoring.patch_scores(distances)
-        scores[number] = scoring.image_score(patch, nearest, patches.features, bank.vectors, searcher, config)
-        size = patches.input_size
-        heat = maps.anomaly_map(patches.on_grid(patch), size, size, config.smoothing_sigma, patches.counted)
-        peaks[number] = heat.max()
-    progress("calibrate", len(images), len(images))
+    for number, held in enumerate(score_held_out(images, bank, searcher, config, progress)):
+        scores[number], peaks[number] = held.score, held.peak
     names = tuple(bank.images[held.image] for held in images)
     return Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
 
