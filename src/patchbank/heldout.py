@@ -1,8 +1,8 @@
 """Scores of normal images that the bank does not know: the one pass from which thresholds and all statistics of normal
 distances come.
 
-Leave-one-image-out: each training image meets the bank without the vectors that came from it. Images that were set aside
-have none there, so the same rule serves them.
+Leave-one-image-out: each training image meets the bank without the vectors that came from it. Images that were set
+aside have none there, so the same rule serves them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ FloatArray = npt.NDArray[np.float32]
 class HeldOut:
     """One normal image against the bank without its own vectors. Distances are Euclidean, higher = more anomalous.
 
-    image: its number in `bank.images`. patches: what was scored. distances: (n,) float32, the patch scores. nearest: (n,)
-    int64, each patch's nearest vector of another image. score: the image score. peak: the largest value of its anomaly
-    map.
+    image: its number in `bank.images`. patches: what was scored. distances: (n,) float32, the patch scores. nearest:
+    (n,) int64, each patch's nearest vector of another image. score: the image score. peak: the largest value of its
+    anomaly map.
     """
 
     image: int
