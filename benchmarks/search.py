@@ -17,8 +17,8 @@ import numpy as np
 from _common import DATA, FloatArray, arguments, clustered, image_features, save, training_images
 from patchbank import coreset
 from patchbank.config import Config
+from patchbank.exact import ExactSearcher
 from patchbank.parallel import workers
-from patchbank.search import ExactSearcher
 
 QUICK_SPEEDUP = 0.4  # a smoke test on a busy machine must not fail
 

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import parallel, search
+from patchbank import exact, parallel
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
+from patchbank.exact import ExactSearcher
 from patchbank.kcenter import squared_distances
-from patchbank.search import ExactSearcher, FaissSearcher, build_searcher, measured_recall, search_excluding
+from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
 
 Array = npt.NDArray[np.float32]
 
@@ -63,6 +64,40 @@ def test_exact_is_brute_force_bit_for_bit(m: int, d: int, k: int) -> None:
     assert_brute(bank, np.concatenate([queries, bank[:20]]), k)
 
 
+@pytest.mark.parametrize("k", [1, 3, 200])
+@pytest.mark.parametrize("rank", [3, 70, 150])
+def test_exact_in_many_dimensions_whatever_their_share_in_the_variance(rank: int, k: int) -> None:
+    """More dimensions than a shadow has: bulk, nothing or noise beyond the leading axes; duplicates and an outlier."""
+    rng = np.random.default_rng(rank)
+    basis = rng.standard_normal((rank, 150)) / np.sqrt(rank)
+    bank = (clustered(4000, rank) @ basis + 20).astype(np.float32)
+    bank[500:520], bank[7] = bank[10], 1e5
+    queries = (clustered(200, rank, seed=1) @ basis + 20).astype(np.float32)
+    assert_brute(bank, np.concatenate([queries, bank[:30], bank[500:510], queries[:5] * 1000]), k)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-18, 1e-15, 1e13])
+@pytest.mark.parametrize("d", [20, 150])
+def test_numbers_of_any_size_are_searched_as_by_brute_force(d: int, scale: float) -> None:
+    """Squares of very small differences are 0 in float32: these tie."""
+    bank, queries = clustered(1500, d) * np.float32(scale), clustered(40, d, seed=1) * np.float32(scale)
+    assert_brute(bank, queries, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_shadows_are_never_farther_apart_than_their_vectors(scale: float, offset: float) -> None:
+    """But for the stated errors; a shadow has fewer dimensions, and loses little of a distance along its axes."""
+    vectors = ((clustered(300, 120) + offset) * scale).astype(np.float32)
+    vectors[100:] = vectors[:1] + (vectors[100:] - vectors[:1]) * np.geomspace(1e-6, 1, 200, dtype=np.float32)[:, None]
+    shadows, errors = exact._Shadows(vectors).of(vectors)
+    assert shadows.shape == (300, exact._AXES + 1)
+    true, shown = (np.linalg.norm(np.diff(x.astype(np.float64), axis=0), axis=1) for x in (vectors, shadows))
+    assert (shown <= true + errors[1:] + errors[:-1]).all()
+    assert (errors <= 1e-2 * scale * (offset + 100)).all()
+    assert np.median(shown[true > 0] / true[true > 0]) > 0.8
+
+
 def test_queries_far_from_everything_are_right_too() -> None:
     assert_brute(clustered(5000, 10), clustered(50, 10, seed=1) * 1000, 3)
 
@@ -84,8 +119,8 @@ def test_ties_go_to_the_smallest_index(bank: Array, queries: Array, data: st.Dat
     """A grid full of duplicates and ties, in cells of a few vectors."""
     k = data.draw(st.integers(1, len(bank)))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_ONE_CELL": 8, "_PER_CELL": 4, "_CROWD": 1, "_QUERIES": 5}.items():
-            patch.setattr(search, name, value)
+        for name, value in {"_ONE_CELL": 8, "_PER_CELL": 4, "_CROWD": 1, "_QUERIES": 5, "_FEW": 1}.items():
+            patch.setattr(exact, name, value)
         assert_brute(bank, queries, k) if len(queries) else ExactSearcher(bank).search(queries, k)
 
 
@@ -114,7 +149,7 @@ def test_answers_do_not_depend_on_threads_or_company(k: int, monkeypatch: pytest
         again = searcher.search(queries[rows], k)
         assert again[0].tobytes() == distances[rows].tobytes()
         assert again[1].tobytes() == indices[rows].tobytes()
-    for module in (search, parallel):
+    for module in (exact, parallel):
         monkeypatch.setattr(module, "workers", lambda: 1)
     alone = ExactSearcher(bank.copy()).search(queries, k)
     assert alone[0].tobytes() == distances.tobytes()
@@ -286,6 +321,12 @@ def test_blas_gets_its_threads_back() -> None:
         parallel.spread(lambda x: 1 // x, [1, 0])
     assert blas() == before
     assert parallel.spread(lambda x: x * x, range(5)) == [0, 1, 4, 9, 16]
+
+
+def test_work_may_spread_from_within_work() -> None:
+    """Nobody waits for threads that are all waiting."""
+    inner = parallel.spread(lambda x: parallel.spread(lambda y: x * y, range(6)), range(9))
+    assert inner == [[x * y for y in range(6)] for x in range(9)]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("100000", None), ("abc", None), ("", None), ("0", None)])

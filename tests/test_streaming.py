@@ -11,9 +11,9 @@ from patchbank import streaming
 from patchbank.config import Config, memory_budget
 from patchbank.coreset import sample
 from patchbank.errors import ConfigError
+from patchbank.exact import ExactSearcher
 from patchbank.patches import Patches
 from patchbank.progress import silent
-from patchbank.search import ExactSearcher
 from patchbank.streaming import PatchStream
 
 CONFIG = Config(coreset_size=60, calibration="none")

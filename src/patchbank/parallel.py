@@ -12,8 +12,9 @@ import functools
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,11 +38,36 @@ def workers() -> int:
 
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """[work(item) for item in items], over all workers; not to be nested. A worker's exception is raised here."""
+    """[work(item) for item in items], over all workers, this thread among them. A worker's exception is raised here.
+
+    Who is free takes the next item. Where the other workers are busy (with another thread's items), this thread does
+    everything itself.
+    """
     with one_blas_thread():
-        if workers() == 1 or len(items) <= 1:
+        helpers = min(workers(), len(items)) - 1
+        if helpers < 1:
             return [work(item) for item in items]
-        return list(_threads().map(work, items))
+        results: dict[int, R] = {}
+        waiting = deque(range(len(items)))
+
+        def help_out() -> None:
+            while True:
+                try:
+                    number = waiting.popleft()
+                except IndexError:
+                    return
+                results[number] = work(items[number])
+
+        futures = [_threads().submit(help_out) for _ in range(helpers)]
+        try:
+            help_out()
+        finally:
+            waiting.clear()  # after an exception nobody begins another item
+            running = [future for future in futures if not future.cancel()]
+            wait(running)
+        for future in running:
+            future.result()
+        return [results[number] for number in range(len(items))]
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:

@@ -22,9 +22,9 @@ from patchbank import coreset
 from patchbank.bank import MemoryBank
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.exact import ExactSearcher
 from patchbank.patches import Patches
 from patchbank.progress import Progress
-from patchbank.search import ExactSearcher
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
