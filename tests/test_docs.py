@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
-RUN = ("README.md", "docs/concepts.md", "docs/configuration.md", "docs/model-file.md", "docs/paper.md")
+RUN = (
+    "README.md",
+    "docs/concepts.md",
+    "docs/configuration.md",
+    "docs/explain.md",
+    "docs/model-file.md",
+    "docs/paper.md",
+)
 
 
 def load_tool(name: str):

@@ -316,7 +316,7 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     entries = {name: entries[name] for name in entries if name in first}
     artifact.write(
         tmp_path / "1",
-        manifest | {"format_version": 1},
+        manifest | {"format_version": 1, "normal": None},
         entries | {"bank.safetensors": artifact.tensor_bytes(old)},
     )
     loaded = PatchCore.load(tmp_path / "1")

@@ -7,12 +7,12 @@ import hashlib
 import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pages import Page
 from patchbank.errors import OutputError
 from patchbank.maps import Region
 from patchbank.report import PICTURE_BYTES, PICTURE_SIDE, ReportRow, write_report
@@ -30,36 +30,6 @@ def row(name: str = "a.png", score: float = 3.0, threshold: float | None = 2.0, 
         "overlay": np.full((20, 30, 3), 200, np.uint8),
     }
     return ReportRow.from_arrays(**(values | more))  # type: ignore[arg-type]
-
-
-class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and text by element."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text: dict[str, str] = {}
-        self.source = path.read_text("utf-8")
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        if tag not in ("img", "meta", "br", "wbr", "input"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes another element"
-
-    def handle_data(self, data: str) -> None:
-        for tag in self.open:
-            self.text[tag] = self.text.get(tag, "") + data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def written(path: Path, rows: object, **options: object) -> Page:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
+    from patchbank.explain import Explanation, Finding, NormalPatch
     from patchbank.maps import Region
     from patchbank.model import PatchCore
     from patchbank.result import Result
@@ -46,7 +47,10 @@ _LAZY = {
     "Calibration": "patchbank.calibration",
     "Dataset": "patchbank.evaluation.datasets",
     "Evaluation": "patchbank.evaluation.evaluate",
+    "Explanation": "patchbank.explain",
+    "Finding": "patchbank.explain",
     "MemoryBank": "patchbank.bank",
+    "NormalPatch": "patchbank.explain",
     "PatchCore": "patchbank.model",
     "Region": "patchbank.maps",
     "Result": "patchbank.result",
@@ -67,10 +71,13 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "Evaluation",
+    "Explanation",
+    "Finding",
     "ImageError",
     "MemoryBank",
     "MissingExtraError",
     "ModelFileError",
+    "NormalPatch",
     "OutputError",
     "PatchCore",
     "PatchbankError",

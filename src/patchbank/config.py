@@ -202,8 +202,8 @@ class Config:
     )
     # file
     thumbnail_size: int = option(
-        128,
-        "Longest side of the training images' thumbnails in the model file; 0 = none",
+        256,
+        "Longest side of the training images' thumbnails in the model file, which explanations show; 0 = none",
         group="file",
         low=0,
         high=1024,

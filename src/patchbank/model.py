@@ -21,6 +21,7 @@ from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.explain import Explanation, check_numbers, explain
 from patchbank.heldout import score_held_out
 from patchbank.images import (
     Array,
@@ -31,7 +32,9 @@ from patchbank.images import (
     read_ahead,
     read_image,
     resize,
+    shown,
 )
+from patchbank.normal import NormalDistances
 from patchbank.parallel import one_blas_thread
 from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
@@ -51,7 +54,8 @@ class PatchCore:
 
     config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
     scores, or None. roi: the region of interest, None = all. thumbnails: JPEG bytes, one a training image, or none.
-    skipped: training images that could not be read.
+    skipped: training images that could not be read. normal: left-out normal patches' distances; None without
+    calibration.
     """
 
     config: Config
@@ -62,6 +66,7 @@ class PatchCore:
     roi: Roi | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    normal: NormalDistances | None = None
 
     @classmethod
     def fit(
@@ -102,10 +107,12 @@ class PatchCore:
             checkpoint=state,
         )
         searcher = build_searcher(training.bank.vectors, config)
-        calibration = _calibrate(training, searcher, config, progress)
+        calibration, normal = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
-        return cls(config, network, training.bank, searcher, calibration, roi, training.thumbnails, training.skipped)
+        return cls(
+            config, network, training.bank, searcher, calibration, roi, training.thumbnails, training.skipped, normal
+        )
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
@@ -171,7 +178,19 @@ class PatchCore:
             source=source,
             image_format=self.config.image_format,
             roi=self.roi,
+            model=self,
         )
+
+    def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3) -> Explanation:
+        """Why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
+        anomalous patch, if there are none) the nearest normal patches, and how far normal patches are from the bank.
+
+        Raises ImageError if the image is gone or no longer the one that was inspected.
+        """
+        check_numbers(regions, neighbours)
+        image = result.read_again()
+        patches = _patches(image, self.backbone, self.config, self.roi, {})
+        return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours)
 
     def search_recall(self, images: Iterable[ImageSource]) -> float:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
@@ -238,18 +257,23 @@ def _checkpoint(
     return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
 
 
-def _calibrate(training: Training, searcher: Searcher, config: Config, progress: Progress) -> Calibration | None:
+def _calibrate(
+    training: Training, searcher: Searcher, config: Config, progress: Progress
+) -> tuple[Calibration | None, NormalDistances | None]:
     """Scores normal images that the bank does not know: those set aside, or each one against the others' vectors."""
     if config.calibration == "none":
-        return None
+        return None, None
     bank, images = training.bank, training.calibration
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
     scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
+    distances = []
     for number, held in enumerate(score_held_out(images, bank, searcher, config, progress)):
         scores[number], peaks[number] = held.score, held.peak
+        distances.append((held.patches.on_grid(held.distances), held.patches.counted))
     names = tuple(bank.images[held.image] for held in images)
-    return Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
+    calibration = Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
+    return calibration, NormalDistances.of(distances)
 
 
 class _Clock:

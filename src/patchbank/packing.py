@@ -7,6 +7,7 @@ Everything that is read is checked: a file that passes gives a model that predic
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.normal import NormalDistances
 from patchbank.patches import patch_grid
 from patchbank.roi import Roi
 from patchbank.search import build_searcher
@@ -33,6 +35,7 @@ Entries = dict[str, bytes]
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
+_NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
 
 
 def save(model: PatchCore, path: str | Path) -> None:
@@ -52,6 +55,7 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
         entries["roi.png"] = model.roi.to_png()
     _put_bank(model.bank, manifest, entries)
     _put_calibration(model.calibration, manifest, entries)
+    _put_normal(model.normal, manifest, entries)
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
@@ -70,6 +74,7 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "searcher": build_searcher(bank.vectors, config),
             "calibration": _calibration(file),
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
+            "normal": _normal(file),
             "thumbnails": _thumbnails(file),
         }
     except (KeyError, TypeError, ValueError, ConfigError) as error:
@@ -136,6 +141,20 @@ def _calibration(file: artifact.ModelFile) -> Calibration | None:
     return Calibration(
         **held, images=tuple(about["images"]), method=about["method"], false_alarm_rate=about["false_alarm_rate"]
     )
+
+
+def _put_normal(normal: NormalDistances | None, manifest: Manifest, entries: Entries) -> None:
+    manifest["normal"] = None
+    if normal:
+        entries["normal.safetensors"] = artifact.tensor_bytes({name: getattr(normal, name) for name in _NORMAL})
+        manifest["normal"] = {"images": normal.images}
+
+
+def _normal(file: artifact.ModelFile) -> NormalDistances | None:
+    about: Mapping[str, Any] | None = file.manifest.get("normal")  # version 1 has none
+    if about is None:
+        return None
+    return NormalDistances(**file.tensors("normal.safetensors", _NORMAL), images=operator.index(about["images"]))
 
 
 def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:

@@ -25,7 +25,6 @@ def document_start(title: str, style: str = "", script: str = "", created: datet
     policy admits, for `document_end`."""
     from patchbank import __version__
 
-    when = (created or datetime.now(timezone.utc).astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = f"; script-src 'sha256-{digest}'" if script else ""
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'{scripts}"
@@ -36,8 +35,13 @@ def document_start(title: str, style: str = "", script: str = "", created: datet
         f'<meta name="color-scheme" content="light dark">\n<title>{escape(title)}</title>\n'
         f"<style>{_STYLE.replace('@SCALE@', _heat_scale())}{style}</style>\n</head>\n"
         f"<body>\n<header><h1>{escape(title)}</h1>"
-        f"<p class=muted>{escape(when)} · patchbank {escape(__version__)}</p></header>\n<main>\n"
+        f"<p class=muted>{escape(when(created))} · patchbank {escape(__version__)}</p></header>\n<main>\n"
     )
+
+
+def when(created: datetime | None) -> str:
+    """A moment for people; now, for None."""
+    return (created or datetime.now(timezone.utc).astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
 
 
 def document_end(script: str = "") -> str:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from patchbank import maps
 from patchbank.config import ImageFormat
-from patchbank.images import COLOUR
+from patchbank.images import COLOUR, Array
 from patchbank.maps import BoolArray, FloatArray, Region
 
 if TYPE_CHECKING:
+    from patchbank.explain import Explanation
     from patchbank.images import ImageSource
+    from patchbank.model import PatchCore
     from patchbank.roi import Roi
 
 
@@ -28,7 +30,8 @@ class Result:
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
     the anomaly map. patch_scores: (h, w) float32, row-major as on the image. nearest: (h, w) int64, each patch's
     nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w)
-    bool, the patches in the region of interest `roi`; the others have score 0. None = all.
+    bool, the patches in the region of interest `roi`; the others have score 0. None = all. model: what inspected it,
+    for `explain`; a copy that is pickled or sent to another process is without it.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -47,6 +50,7 @@ class Result:
     image_format: ImageFormat = COLOUR
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
+    model: PatchCore | None = field(default=None, repr=False)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -99,14 +103,39 @@ class Result:
 
         Raises ImageError if that file is gone or has changed its size.
         """
-        from patchbank.errors import ImageError
-        from patchbank.images import read_image, shown
+        from patchbank.images import shown
         from patchbank.overlay import overlay
 
-        image = shown(read_image(self.source, self.image_format))
+        return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
+
+    def explain(self, *, regions: int = 5, neighbours: int = 3) -> Explanation:
+        """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
+        if it came from a file.
+
+        Raises ConfigError if the result has lost its model (see `model`), ImageError as `overlay` does.
+        """
+        from patchbank.errors import ConfigError
+
+        if self.model is None:
+            raise ConfigError(
+                f"{self.path}: expected a result as predict returned it; got a copy without its model: "
+                "use model.explain(result)"
+            )
+        return self.model.explain(self, regions=regions, neighbours=neighbours)
+
+    def read_again(self) -> Array:
+        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
+        size."""
+        from patchbank.errors import ImageError
+        from patchbank.images import read_image
+
+        image = read_image(self.source, self.image_format)
         if image.shape[:2] != self.image_size:
             raise ImageError(
                 f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "
                 "inspect it again"
             )
-        return overlay(image, self.anomaly_map, self.pixel_threshold, self.regions)
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}  # a network cannot be pickled, and a bank is large

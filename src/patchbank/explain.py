@@ -1,0 +1,429 @@
+"""Why an image was judged as it was: for each region its most anomalous patch, the normal patches that come closest to
+it, and how far normal patches are from the bank at that place and overall.
+
+Facts only: pictures with marks are made of them in `explain_views.py`, a page in `explain_page.py`, one large picture
+in `explain_sheet.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.errors import ConfigError, ImageError
+from patchbank.maps import Region
+from patchbank.normal import Distribution
+
+if TYPE_CHECKING:
+    from patchbank.model import PatchCore
+    from patchbank.patches import Patches
+    from patchbank.result import Result
+
+FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]  # (x, y, width, height) in shares of an image's width and height
+
+PICTURE_SIDE = 1200  # pixels, the longer side of the whole image, however large it was
+CROP_SIDE = 480
+_CLOSE = 12  # patches along the side of a patch's surroundings: enough to recognise the place
+_MARGIN = 1.3  # the side of a region's surroundings, in multiples of the region's
+
+
+@dataclass(frozen=True, eq=False)
+class NormalPatch:
+    """A patch of a training image.
+
+    image: the training image's name. row, column: the patch's place in that image's `grid` (rows, columns). distance:
+    Euclidean, to the explained patch. thumbnail: the training image as JPEG bytes; None where the model holds none.
+    mark: the patch's neighbourhood in that image; close: its surroundings.
+    """
+
+    image: str
+    row: int
+    column: int
+    grid: tuple[int, int]
+    distance: float
+    thumbnail: bytes | None
+    mark: Box
+    close: Box
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `box` is [x, y, width, height] in shares (0..1) of the training image."""
+        return {
+            "image": self.image,
+            "row": self.row,
+            "column": self.column,
+            "grid": list(self.grid),
+            "box": [round(value, 6) for value in self.mark],
+            "distance": self.distance,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """One region's most anomalous patch, and what it is compared with.
+
+    region: None where the image has no region and this is its most anomalous patch. row, column: the patch's place in
+    the `grid`. score: the patch's score, a Euclidean distance. here, overall: left-out normal patches' scores around
+    that place and anywhere; None where the model holds none. neighbours: the closest normal patches, nearest first,
+    from distinct training images where possible. mark: the patch's neighbourhood; close: its surroundings; around:
+    those of the whole region. close_picture, around_picture: (h, w, 3) uint8 RGB, as the image is there.
+    """
+
+    region: Region | None
+    row: int
+    column: int
+    grid: tuple[int, int]
+    score: float
+    here: Distribution | None
+    overall: Distribution | None
+    neighbours: tuple[NormalPatch, ...]
+    mark: Box
+    close: Box
+    around: Box
+    close_picture: ByteArray
+    around_picture: ByteArray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "kind": "region" if self.region else "most anomalous patch",
+            "region": self.region.to_dict() if self.region else None,
+            "patch": {
+                "row": self.row,
+                "column": self.column,
+                "grid": list(self.grid),
+                "box": [round(value, 6) for value in self.mark],
+                "score": self.score,
+            },
+            "normal_here": _compared(self.here, self.score),
+            "normal_overall": _compared(self.overall, self.score),
+            "nearest_normal": [patch.to_dict() for patch in self.neighbours],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why an image was judged as it was. Made by `Result.explain` or `PatchCore.explain`.
+
+    path, score, threshold, pixel_threshold, is_anomalous, image_size: as in `Result`. regions: all of the image's.
+    findings: the regions explained, or the most anomalous patch if there are none. good_scores: (n,) image scores of
+    left-out good images; None without calibration. notes: what cannot be told, and why. picture, overlay: the image
+    without and with its heat map, (h, w, 3) uint8 RGB, shrunk if it is large.
+    """
+
+    path: str
+    score: float
+    threshold: float | None
+    pixel_threshold: float | None
+    is_anomalous: bool | None
+    image_size: tuple[int, int]
+    regions: tuple[Region, ...]
+    findings: tuple[Finding, ...]
+    good_scores: FloatArray | None
+    notes: tuple[str, ...]
+    picture: ByteArray
+    overlay: ByteArray
+
+    @property
+    def good_at_least(self) -> int | None:
+        """How many of the left-out good images score at least as high."""
+        return None if self.good_scores is None else int((self.good_scores >= np.float32(self.score)).sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: everything but the pictures."""
+        good = None
+        if self.good_scores is not None:
+            good = {"count": len(self.good_scores), "score_at_least": self.good_at_least}
+        return {
+            "path": self.path,
+            "score": self.score,
+            "threshold": self.threshold,
+            "is_anomalous": self.is_anomalous,
+            "image_size": list(self.image_size),
+            "good_images": good,
+            "regions": len(self.regions),
+            "findings": [finding.to_dict() for finding in self.findings],
+            "notes": list(self.notes),
+        }
+
+    def save(self, path: str | Path, *, model: str | None = None) -> None:
+        """Writes the explanation as one file: a page if `path` ends in .html, a picture if it ends in .png. model: the
+        model's name, for the heading. Raises ConfigError for another ending, OutputError."""
+        from patchbank.explain_page import write_page
+        from patchbank.explain_sheet import write_sheet
+        from patchbank.files import check_writable
+
+        check_ending(path)
+        check_writable(path)
+        check_ending(path)
+        (write_sheet if Path(path).suffix.lower() == ".png" else write_page)(path, self, model)
+
+
+def check_ending(path: str | Path) -> None:
+    """Raises ConfigError for a name that `Explanation.save` would not know what to make of."""
+    if Path(path).suffix.lower() not in (".html", ".htm", ".png"):
+        raise ConfigError(f"expected a file name that ends in .html or .png; got {str(path)!r}")
+
+
+def check_numbers(regions: int, neighbours: int) -> None:
+    """Raises ConfigError for less than one of each."""
+    for name, number in (("regions", regions), ("neighbours", neighbours)):
+        if number < 1:
+            raise ConfigError(f"{name}: expected at least 1; got {number}")
+
+
+def explain(
+    model: PatchCore, result: Result, image: ByteArray, patches: Patches, *, regions: int, neighbours: int
+) -> Explanation:
+    """Compares a result's regions with what the model knows. image: (H, W, 3) uint8 RGB, the inspected one; patches:
+    its patches, embedded again. Raises ImageError if they are not those that were inspected."""
+    shown = result.regions[:regions]
+    places = [_worst_in(result, region) for region in shown] or [_worst(result)]
+    findings = tuple(
+        _finding(model, result, image, patches, region, place, neighbours)
+        for region, place in zip(shown or (None,), places, strict=True)
+    )
+    picture, overlay = _whole(result, image)
+    return Explanation(
+        path=result.path,
+        score=result.score,
+        threshold=result.threshold,
+        pixel_threshold=result.pixel_threshold,
+        is_anomalous=result.is_anomalous,
+        image_size=result.image_size,
+        regions=result.regions,
+        findings=findings,
+        good_scores=model.calibration.scores if model.calibration else None,
+        notes=tuple(_notes(model, result, len(shown))),
+        picture=picture,
+        overlay=overlay,
+    )
+
+
+def nearest_of_distinct_images(model: PatchCore, patch: FloatArray, count: int) -> list[tuple[int, float]]:
+    """The bank vectors nearest to a patch, (D,), and their distances: the nearest of each of `count` training images.
+    If fewer images have vectors, the nearest others fill up. Ascending by distance."""
+    limit, asked = min(count, len(model.bank)), count
+    while True:
+        asked = min(4 * asked, len(model.bank))
+        distances, indices = model.searcher.search(patch[None], asked)  # (1, k)
+        seen: dict[int, int] = {}
+        for rank, index in enumerate(indices[0]):
+            seen.setdefault(int(model.bank.image[index]), rank)
+        if len(seen) >= limit or asked == len(model.bank):
+            break
+    ranks = sorted(seen.values())[:limit]
+    others = (rank for rank in range(asked) if rank not in set(ranks))
+    ranks += [next(others) for _ in range(limit - len(ranks))]
+    return [(int(indices[0, rank]), float(distances[0, rank])) for rank in sorted(ranks)]
+
+
+def _finding(
+    model: PatchCore,
+    result: Result,
+    image: ByteArray,
+    patches: Patches,
+    region: Region | None,
+    place: tuple[int, int],
+    neighbours: int,
+) -> Finding:
+    feature = _feature(model, result, patches, place)
+    (row, column), (h, w) = place, patches.grid
+    extent = model.config.patch_size / model.config.patch_stride
+    mark = _neighbourhood(place, (h, w), extent)
+    close, around = _surroundings(mark, extent, (h, w)), _around(result, region, mark, extent)
+    normal = model.normal
+    found = nearest_of_distinct_images(model, feature, neighbours)
+    return Finding(
+        region=region,
+        row=row,
+        column=column,
+        grid=(h, w),
+        score=float(result.patch_scores[place]),
+        here=normal.at((column + 0.5) / w, (row + 0.5) / h) if normal else None,
+        overall=normal.everywhere() if normal else None,
+        neighbours=tuple(_neighbour(model, index, far, extent) for index, far in found),
+        mark=_shares(mark, (h, w)),
+        close=_shares(close, (h, w)),
+        around=_shares(around, (h, w)),
+        close_picture=cut(image, _shares(close, (h, w)), CROP_SIDE),
+        around_picture=cut(image, _shares(around, (h, w)), CROP_SIDE),
+    )
+
+
+def _feature(model: PatchCore, result: Result, patches: Patches, place: tuple[int, int]) -> FloatArray:
+    """(D,) the patch at a place (row, column), if it scores as it did when the image was inspected."""
+    if patches.grid == result.patch_scores.shape:
+        at = np.flatnonzero(patches.place == place[0] * patches.grid[1] + place[1])
+        if len(at):
+            feature = patches.features[at[0]]
+            distances, _ = model.searcher.search(feature[None], model.config.num_neighbours)
+            if np.isclose(distances.mean(), result.patch_scores[place], rtol=1e-2, atol=1e-3):
+                return feature
+    raise ImageError(
+        f"{result.path}: does not score as it did when it was inspected; expected the same image and model: "
+        "inspect it again"
+    )
+
+
+def _worst(result: Result) -> tuple[int, int]:
+    scores = result.patch_scores if result.counted is None else np.where(result.counted, result.patch_scores, -1)
+    row, column = np.unravel_index(int(scores.argmax()), scores.shape)
+    return int(row), int(column)
+
+
+def _worst_in(result: Result, region: Region) -> tuple[int, int]:
+    """The place of the highest score among the patches whose centres lie in the region, and the one under its peak."""
+    import cv2
+
+    (h, w), (height, width) = result.patch_scores.shape, result.image_size
+    x, y, box_width, box_height = region.box
+    inside = np.zeros((box_height, box_width), np.uint8)
+    cv2.drawContours(inside, [region.contour - (x, y)], -1, 1, cv2.FILLED)
+    rows = ((2 * np.arange(h) + 1) * height // (2 * h)) - y  # the patches' centres, in the box
+    columns = ((2 * np.arange(w) + 1) * width // (2 * w)) - x
+    r, c = np.flatnonzero((rows >= 0) & (rows < box_height)), np.flatnonzero((columns >= 0) & (columns < box_width))
+    candidates = np.zeros((h, w), np.bool_)
+    candidates[np.ix_(r, c)] = inside[np.ix_(rows[r], columns[c])]
+    candidates[region.peak[1] * h // height, region.peak[0] * w // width] = True
+    if result.counted is not None and (candidates & result.counted).any():
+        candidates &= result.counted
+    row, column = np.unravel_index(int(np.where(candidates, result.patch_scores, -1).argmax()), (h, w))
+    return int(row), int(column)
+
+
+def _around(result: Result, region: Region | None, mark: Box, extent: float) -> Box:
+    """A square around a patch and its region, in patches of the grid; never smaller than the patch's surroundings."""
+    (h, w), (height, width) = result.patch_scores.shape, result.image_size
+    left, top, right, bottom = mark[0], mark[1], mark[0] + mark[2], mark[1] + mark[3]
+    if region:
+        x, y, box_width, box_height = region.box
+        left, right = min(left, x * w / width), max(right, (x + box_width) * w / width)
+        top, bottom = min(top, y * h / height), max(bottom, (y + box_height) * h / height)
+    side = max(_CLOSE, 2 * extent, _MARGIN * (right - left), _MARGIN * (bottom - top))
+    return _inside((left + right - side) / 2, (top + bottom - side) / 2, side, (h, w))
+
+
+def _surroundings(mark: Box, extent: float, grid: tuple[int, int]) -> Box:
+    """The square around a patch, in patches of the grid: as much of an inspected image as of a normal one."""
+    side = max(_CLOSE, 2 * extent)
+    return _inside(mark[0] + (mark[2] - side) / 2, mark[1] + (mark[3] - side) / 2, side, grid)
+
+
+def _neighbour(model: PatchCore, index: int, distance: float, extent: float) -> NormalPatch:
+    bank, image = model.bank, int(model.bank.image[index])
+    name, row, column = bank.origin(index)
+    grid = (int(bank.grids[image][0]), int(bank.grids[image][1]))
+    mark = _neighbourhood((row, column), grid, extent)
+    return NormalPatch(
+        image=name,
+        row=row,
+        column=column,
+        grid=grid,
+        distance=distance,
+        thumbnail=model.thumbnails.get(image),
+        mark=_shares(mark, grid),
+        close=_shares(_surroundings(mark, extent, grid), grid),
+    )
+
+
+def _neighbourhood(place: tuple[int, int], grid: tuple[int, int], extent: float) -> Box:
+    """The part of the image that a patch is averaged from, in patches of the grid; cut at the image's border."""
+    (row, column), (h, w) = place, grid
+    left, top = max(0.0, column + 0.5 - extent / 2), max(0.0, row + 0.5 - extent / 2)
+    return left, top, min(w, column + 0.5 + extent / 2) - left, min(h, row + 0.5 + extent / 2) - top
+
+
+def _inside(left: float, top: float, side: float, grid: tuple[int, int]) -> Box:
+    """A square, moved into the grid, and cut where the grid is smaller."""
+    height, width = min(side, grid[0]), min(side, grid[1])
+    return min(max(left, 0.0), grid[1] - width), min(max(top, 0.0), grid[0] - height), width, height
+
+
+def _shares(box: Box, grid: tuple[int, int]) -> Box:
+    return box[0] / grid[1], box[1] / grid[0], box[2] / grid[1], box[3] / grid[0]
+
+
+def cut(image: ByteArray, box: Box, side: int) -> ByteArray:
+    """The part of an image, (H, W, 3) uint8, that a box covers, at most `side` pixels along its longer side."""
+    x0, y0, x1, y1 = pixels_of(image.shape, box)
+    return fitted(image[y0:y1, x0:x1], side)
+
+
+def pixels_of(shape: tuple[int, ...], box: Box) -> tuple[int, int, int, int]:
+    """The smallest rectangle of whole pixels, (left, top, right, bottom), that holds a box; never empty."""
+    height, width = shape[:2]
+    x0, y0 = min(int(box[0] * width + 1e-6), width - 1), min(int(box[1] * height + 1e-6), height - 1)
+    x1, y1 = math.ceil((box[0] + box[2]) * width - 1e-6), math.ceil((box[1] + box[3]) * height - 1e-6)
+    return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+
+
+def fitted(image: ByteArray, side: int) -> ByteArray:
+    """A copy of an image, (H, W, 3) uint8, shrunk until its longer side is at most `side` pixels."""
+    from patchbank.images import resize
+
+    shrink = min(1.0, side / max(image.shape[:2]))
+    size = (max(1, round(image.shape[0] * shrink)), max(1, round(image.shape[1] * shrink)))
+    small: ByteArray = resize(image, size)
+    return small if shrink < 1 else small.copy()
+
+
+def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:
+    """The whole image, small, without and with its heat map."""
+    import cv2
+
+    from patchbank.overlay import overlay
+
+    picture = fitted(image, PICTURE_SIDE)
+    size = (picture.shape[1], picture.shape[0])
+    heat = result.anomaly_map
+    if heat.shape != picture.shape[:2]:
+        heat = cv2.resize(heat, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
+    scale = np.array([size[0] / image.shape[1], size[1] / image.shape[0]])
+    outlines = [_Outline(np.rint((region.contour + 0.5) * scale - 0.5).astype(np.int32)) for region in result.regions]
+    return picture, overlay(picture, heat, result.pixel_threshold, outlines)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outline:
+    contour: npt.NDArray[np.int32]
+
+
+def _compared(normal: Distribution | None, score: float) -> dict[str, Any] | None:
+    if normal is None:
+        return None
+    return {
+        "count": normal.count,
+        "median": normal.median,
+        "q99": normal.quantile(0.99),
+        "largest": normal.largest,
+        "share_at_most": normal.share_at_most(score),
+    }
+
+
+def _notes(model: PatchCore, result: Result, shown: int) -> list[str]:
+    notes = []
+    if not model.calibration:
+        notes.append(
+            "The model was fitted without calibration: it has no threshold, marks no regions, and knows no normal "
+            "distances to compare with."
+        )
+    elif not model.normal:
+        notes.append(
+            "The model file is of an older format that kept no normal distances; fit again to compare with them."
+        )
+    if model.calibration and not result.regions:
+        notes.append("No part of the image is over the threshold of regions; its most anomalous patch is shown.")
+    if 0 < shown < len(result.regions):
+        notes.append(f"The {shown} regions with the highest peaks are shown, of {len(result.regions)}.")
+    if model.config.thumbnail_size == 0:
+        notes.append(
+            "Pictures of the training images were switched off when the model was fitted (thumbnail_size = 0)."
+        )
+    return notes
