@@ -116,6 +116,7 @@ def test_each_region_is_explained_by_its_own_worst_patch(plain):
     why = plain.predict(image).explain()
     assert len(why.regions) == 2
     assert {(f.row, f.column) for f in why.findings} == {(1, 1), (6, 6)}
+    assert why.notes == ()
     assert [f.region for f in why.findings] == list(why.regions)
     for finding in why.findings:
         x, y, width, height = finding.region.box
@@ -146,6 +147,15 @@ def test_a_good_part_has_its_most_anomalous_patch_explained(plain):
     assert (why.findings[0].row, why.findings[0].column) == (7, 0)
     assert any("No part of the image" in note for note in why.notes)
     assert why.good_at_least == 3
+
+
+def test_a_region_in_an_image_that_is_judged_normal(plain):
+    """Two thresholds, two answers: said, so that the page does not seem to contradict itself."""
+    result = plain.predict(squares(100, {(4, 5): 250}))
+    why = dataclasses.replace(result, threshold=result.score + 1).explain()
+    assert why.is_anomalous is False
+    assert why.regions
+    assert any("thresholds of their own" in note for note in why.notes)
 
 
 def test_facts_are_plain_json(why):

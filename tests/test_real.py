@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from patchbank import Config, PatchCore, evaluate, read_dataset
+from patchbank.images import read_image
 
 pytestmark = pytest.mark.realdata
 
@@ -41,6 +42,26 @@ def test_a_real_model_gives_the_same_bits_again(bottle, tmp_path):
     for name in ("a", "b"):
         PatchCore.fit(few, config).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_broken_bottle_is_explained(bottle, tmp_path):
+    """The patch lies in the defect, normal ones are nowhere as far, and those shown are from distinct bottles."""
+    data, model = bottle
+    sample = next(sample for sample in data.test if sample.kind == "broken_large")
+    why = model.predict(sample.path).explain()
+    truth = read_image(sample.mask)[:, :, 0] > 0
+    finding = why.findings[0]
+    x, y, width, height = finding.mark
+    assert truth[int((y + height / 2) * truth.shape[0]), int((x + width / 2) * truth.shape[1])]
+    assert finding.here.count == len(data.train_paths) * 9  # 48 x 48 patches in 16 x 16 cells
+    assert finding.score > 1.3 * finding.overall.largest
+    assert finding.score == pytest.approx(finding.neighbours[0].distance, rel=1e-4)
+    assert len({patch.image for patch in finding.neighbours}) == 3
+    assert why.good_at_least == 0
+    why.save(tmp_path / "why.html")
+    assert 50_000 < (tmp_path / "why.html").stat().st_size < 2_000_000
+    good = model.predict(next(s.path for s in data.test if not s.defective)).explain().findings[0]
+    assert good.score < good.overall.largest
 
 
 def test_screw(data_root):

@@ -420,6 +420,10 @@ def _notes(model: PatchCore, result: Result, shown: int) -> list[str]:
         )
     if model.calibration and not result.regions:
         notes.append("No part of the image is over the threshold of regions; its most anomalous patch is shown.")
+    if result.regions and result.is_anomalous is False:
+        notes.append(
+            "Regions and the verdict have thresholds of their own: this image has a region and is judged normal."
+        )
     if 0 < shown < len(result.regions):
         notes.append(f"The {shown} regions with the highest peaks are shown, of {len(result.regions)}.")
     if model.config.thumbnail_size == 0:

@@ -19,7 +19,9 @@ def python(code: str, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("args", [["--help"], ["fit", "--help"], ["predict", "--help"], ["backbones", "list", "-h"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["fit", "--help"], ["predict", "--help"], ["explain", "--help"], ["backbones", "list", "-h"]]
+)
 def test_help_loads_nothing_heavy(args):
     code = (
         "import sys; from patchbank.cli.app import app\n"
