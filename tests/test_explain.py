@@ -13,8 +13,9 @@ import pytest
 from patchbank import Config, PatchCore, artifact
 from patchbank.backbones.base import Layer
 from patchbank.backbones.fake import FakeBackbone
+from patchbank.boxes import cut, pixels_of
 from patchbank.errors import ConfigError, ImageError, OutputError
-from patchbank.explain import CROP_SIDE, PICTURE_SIDE, cut, nearest_of_distinct_images, pixels_of
+from patchbank.explain import CROP_SIDE, PICTURE_SIDE, nearest_of_distinct_images
 from patchbank.explain_views import decoded, inspected_crop, normal_crop, normal_whole
 from patchbank.packing import packed
 

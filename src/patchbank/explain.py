@@ -7,7 +7,6 @@ in `explain_sheet.py`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.boxes import Box, cut, fitted, in_shares, neighbourhood, square_inside
 from patchbank.errors import ConfigError, ImageError
 from patchbank.maps import Region
 from patchbank.normal import Distribution
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
-Box = tuple[float, float, float, float]  # (x, y, width, height) in shares of an image's width and height
 
 PICTURE_SIDE = 1200  # pixels, the longer side of the whole image, however large it was
 CROP_SIDE = 480
@@ -236,7 +235,7 @@ def _finding(
     feature = _feature(model, result, patches, place)
     (row, column), (h, w) = place, patches.grid
     extent = model.config.patch_size / model.config.patch_stride
-    mark = _neighbourhood(place, (h, w), extent)
+    mark = neighbourhood(place, (h, w), extent)
     close, around = _surroundings(mark, extent, (h, w)), _around(result, region, mark, extent)
     normal = model.normal
     found = nearest_of_distinct_images(model, feature, neighbours)
@@ -249,11 +248,11 @@ def _finding(
         here=normal.at((column + 0.5) / w, (row + 0.5) / h) if normal else None,
         overall=normal.everywhere() if normal else None,
         neighbours=tuple(_neighbour(model, index, far, extent) for index, far in found),
-        mark=_shares(mark, (h, w)),
-        close=_shares(close, (h, w)),
-        around=_shares(around, (h, w)),
-        close_picture=cut(image, _shares(close, (h, w)), CROP_SIDE),
-        around_picture=cut(image, _shares(around, (h, w)), CROP_SIDE),
+        mark=in_shares(mark, (h, w)),
+        close=in_shares(close, (h, w)),
+        around=in_shares(around, (h, w)),
+        close_picture=cut(image, in_shares(close, (h, w)), CROP_SIDE),
+        around_picture=cut(image, in_shares(around, (h, w)), CROP_SIDE),
     )
 
 
@@ -307,20 +306,20 @@ def _around(result: Result, region: Region | None, mark: Box, extent: float) -> 
         left, right = min(left, x * w / width), max(right, (x + box_width) * w / width)
         top, bottom = min(top, y * h / height), max(bottom, (y + box_height) * h / height)
     side = max(_CLOSE, 2 * extent, _MARGIN * (right - left), _MARGIN * (bottom - top))
-    return _inside((left + right - side) / 2, (top + bottom - side) / 2, side, (h, w))
+    return square_inside((left + right - side) / 2, (top + bottom - side) / 2, side, (h, w))
 
 
 def _surroundings(mark: Box, extent: float, grid: tuple[int, int]) -> Box:
     """The square around a patch, in patches of the grid: as much of an inspected image as of a normal one."""
     side = max(_CLOSE, 2 * extent)
-    return _inside(mark[0] + (mark[2] - side) / 2, mark[1] + (mark[3] - side) / 2, side, grid)
+    return square_inside(mark[0] + (mark[2] - side) / 2, mark[1] + (mark[3] - side) / 2, side, grid)
 
 
 def _neighbour(model: PatchCore, index: int, distance: float, extent: float) -> NormalPatch:
     bank, image = model.bank, int(model.bank.image[index])
     name, row, column = bank.origin(index)
     grid = (int(bank.grids[image][0]), int(bank.grids[image][1]))
-    mark = _neighbourhood((row, column), grid, extent)
+    mark = neighbourhood((row, column), grid, extent)
     return NormalPatch(
         image=name,
         row=row,
@@ -328,50 +327,9 @@ def _neighbour(model: PatchCore, index: int, distance: float, extent: float) -> 
         grid=grid,
         distance=distance,
         thumbnail=model.thumbnails.get(image),
-        mark=_shares(mark, grid),
-        close=_shares(_surroundings(mark, extent, grid), grid),
+        mark=in_shares(mark, grid),
+        close=in_shares(_surroundings(mark, extent, grid), grid),
     )
-
-
-def _neighbourhood(place: tuple[int, int], grid: tuple[int, int], extent: float) -> Box:
-    """The part of the image that a patch is averaged from, in patches of the grid; cut at the image's border."""
-    (row, column), (h, w) = place, grid
-    left, top = max(0.0, column + 0.5 - extent / 2), max(0.0, row + 0.5 - extent / 2)
-    return left, top, min(w, column + 0.5 + extent / 2) - left, min(h, row + 0.5 + extent / 2) - top
-
-
-def _inside(left: float, top: float, side: float, grid: tuple[int, int]) -> Box:
-    """A square, moved into the grid, and cut where the grid is smaller."""
-    height, width = min(side, grid[0]), min(side, grid[1])
-    return min(max(left, 0.0), grid[1] - width), min(max(top, 0.0), grid[0] - height), width, height
-
-
-def _shares(box: Box, grid: tuple[int, int]) -> Box:
-    return box[0] / grid[1], box[1] / grid[0], box[2] / grid[1], box[3] / grid[0]
-
-
-def cut(image: ByteArray, box: Box, side: int) -> ByteArray:
-    """The part of an image, (H, W, 3) uint8, that a box covers, at most `side` pixels along its longer side."""
-    x0, y0, x1, y1 = pixels_of(image.shape, box)
-    return fitted(image[y0:y1, x0:x1], side)
-
-
-def pixels_of(shape: tuple[int, ...], box: Box) -> tuple[int, int, int, int]:
-    """The smallest rectangle of whole pixels, (left, top, right, bottom), that holds a box; never empty."""
-    height, width = shape[:2]
-    x0, y0 = min(int(box[0] * width + 1e-6), width - 1), min(int(box[1] * height + 1e-6), height - 1)
-    x1, y1 = math.ceil((box[0] + box[2]) * width - 1e-6), math.ceil((box[1] + box[3]) * height - 1e-6)
-    return x0, y0, min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
-
-
-def fitted(image: ByteArray, side: int) -> ByteArray:
-    """A copy of an image, (H, W, 3) uint8, shrunk until its longer side is at most `side` pixels."""
-    from patchbank.images import resize
-
-    shrink = min(1.0, side / max(image.shape[:2]))
-    size = (max(1, round(image.shape[0] * shrink)), max(1, round(image.shape[1] * shrink)))
-    small: ByteArray = resize(image, size)
-    return small if shrink < 1 else small.copy()
 
 
 def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import PurePath
 
-from patchbank.explain import Box, Explanation, Finding
+from patchbank.boxes import Box
+from patchbank.explain import Explanation, Finding
 from patchbank.normal import Distribution
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.boxes import Box, fitted, pixels_of
 from patchbank.drawing import DARK, MARK, badge, rectangle
 from patchbank.errors import ImageError
-from patchbank.explain import Box, Explanation, Finding, NormalPatch, fitted, pixels_of
+from patchbank.explain import Explanation, Finding, NormalPatch
 
 ByteArray = npt.NDArray[np.uint8]
 
