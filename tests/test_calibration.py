@@ -1,11 +1,20 @@
-"""Thresholds: the order statistic, its limits, and by simulation that the false-alarm rate is kept."""
+"""Thresholds: closed forms, exact probabilities as an oracle, and by simulation that the promises are kept."""
 
 from __future__ import annotations
 
+import math
+
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom
 
-from patchbank.calibration import Calibration, order_statistic
+from patchbank import Config, PatchCore
+from patchbank.backbones.fake import FakeBackbone
+from patchbank.calibration import Calibration, rank, support, threshold_of
+from patchbank.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -21,16 +30,16 @@ from patchbank.calibration import Calibration, order_statistic
         (3, 0.5, 2),
     ],
 )
-def test_order_statistic_closed_form(n, rate, expected):
+def test_threshold_of_closed_form(n, rate, expected):
     scores = np.random.default_rng(0).permutation(np.arange(1, n + 1)).astype(np.float32)
-    assert order_statistic(scores, rate) == expected
+    assert threshold_of(scores, rate) == expected
 
 
 @pytest.mark.parametrize(("n", "rate"), [(99, 0.01), (40, 0.05), (200, 0.1)])
 def test_a_further_normal_image_is_flagged_at_most_at_the_rate(n, rate):
     rng = np.random.default_rng(1)
     draws = rng.lognormal(size=(4000, n + 1)).astype(np.float32)
-    flagged = np.mean([row[-1] > order_statistic(row[:-1], rate) for row in draws])
+    flagged = np.mean([row[-1] > threshold_of(row[:-1], rate) for row in draws])
     assert flagged <= rate + 3 * np.sqrt(rate * (1 - rate) / 4000)
     assert flagged >= rate / 3  # and not by flagging nothing
 
@@ -39,9 +48,150 @@ def test_calibration_holds_both_thresholds():
     calibration = Calibration(
         np.array([1, 3, 2], np.float32), np.array([30, 10, 20], np.float32), ("a", "b", "c"), "holdout", 0.25
     )
-    assert (calibration.threshold, calibration.pixel_threshold, calibration.finest_rate) == (3.0, 30.0, 0.25)
+    assert (calibration.threshold, calibration.pixel_threshold) == (3.0, 30.0)
+    assert calibration.support.kept
 
 
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="one score and one peak"):
         Calibration(np.zeros(2, np.float32), np.zeros(3, np.float32), ("a", "b"), "holdout", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "confidence", "k"),
+    [
+        (298, 0.01, 0.95, None),  # 0.99^298 = 0.0500..: just too few
+        (299, 0.01, 0.95, 299),
+        (473, 0.01, 0.95, 472),  # the second largest from 473 on (Wilks)
+        (472, 0.01, 0.95, 472),
+        (59, 0.05, 0.95, 59),
+        (58, 0.05, 0.95, None),
+        (22, 0.1, 0.9, 22),
+        (5, 0.0, 0.95, None),
+        (5, 0.5, 0.9, 5),
+    ],
+)
+def test_tolerance_bounds_of_the_textbook(n, rate, confidence, k):
+    assert rank(n, rate, confidence) == k
+
+
+@given(n=st.integers(1, 3000), rate=st.floats(0.0005, 0.5), confidence=st.floats(0.5, 0.999))
+def test_the_rank_is_the_smallest_that_keeps_the_promise(n, rate, confidence):
+    """Oracle: the share of a continuous distribution above its k-th of n draws is Beta(n - k + 1, k)."""
+    k = rank(n, rate, confidence)
+
+    def kept(k):
+        return beta.cdf(rate, n - k + 1, k)
+
+    if k is None:
+        assert kept(n) < confidence + 1e-9
+    else:
+        assert kept(k) >= confidence - 1e-9
+        assert k == 1 or kept(k - 1) < confidence + 1e-9
+
+
+@pytest.mark.parametrize("n", [10, 299, 5000, 60_000])
+def test_large_numbers_do_not_underflow(n):
+    for rate in (0.01, 0.5):
+        k = rank(n, rate, 0.95)
+        assert k is None or binom.cdf(n - k, n, rate) <= 0.05 + 1e-9
+
+
+@pytest.mark.parametrize(("n", "rate", "confidence"), [(299, 0.01, 0.95), (100, 0.05, 0.9), (400, 0.02, 0.95)])
+def test_the_promise_holds_with_the_stated_confidence(n, rate, confidence):
+    """Over many draws of the good images, the true false-alarm rate is over the limit in at most 1 - c of them."""
+    rng = np.random.default_rng(5)
+    true_rates = [
+        math.exp(-threshold_of(rng.exponential(size=n).astype(np.float32), rate, confidence)) for _ in range(3000)
+    ]
+    broken = np.mean(np.array(true_rates) > rate)
+    assert broken <= 1 - confidence + 3 * math.sqrt(confidence * (1 - confidence) / 3000)
+    assert broken > (1 - confidence) / 20  # and not by a threshold that nothing reaches
+
+
+def test_support_says_what_the_images_are_worth():
+    assert str(support(120, 0.01, 0.95)) == "120 good images support 2.5 % at 95 %; 1 % needs 299"
+    assert str(support(299, 0.01, 0.95)) == "299 good images support 1 % at 95 %"
+    assert str(support(50, 0.01, 0.0)) == "50 good images support 2 % on average; 1 % needs 99"
+    assert "any number" in str(support(50, 0.0, 0.95))
+
+
+@given(
+    n=st.integers(1, 2000),
+    rate=st.integers(1, 490).map(lambda i: i / 1000 + 0.0003),  # away from rates where one image more or less is a tie
+    confidence=st.sampled_from([0.0, 0.5, 0.9, 0.95, 0.99]),
+)
+def test_support_agrees_with_the_rank(n, rate, confidence):
+    about = support(n, rate, confidence)
+    assert about.kept == (rank(n, rate, confidence) is not None)
+    assert rank(n, min(about.rate * 1.0001, 1.0), confidence) is not None
+    assert support(about.needed, rate, confidence).kept
+    assert about.needed == 1 or not support(about.needed - 1, rate, confidence).kept
+
+
+def test_p_values_closed_form():
+    calibration = Calibration(
+        np.array([1, 2, 3, 4], np.float32), np.zeros(4, np.float32), tuple("abcd"), "holdout", 0.1
+    )
+    assert [calibration.p_value(s) for s in (5, 4, 3.5, 0)] == [0.2, 0.4, 0.4, 1.0]
+
+
+def test_p_values_of_normal_images_are_not_too_small():
+    rng = np.random.default_rng(2)
+    draws = rng.lognormal(size=(4000, 20)).astype(np.float32)
+    values = [Calibration(row[1:], row[1:], ("x",) * 19, "holdout", 0.1).p_value(float(row[0])) for row in draws]
+    for level in (0.05, 0.1, 0.5):
+        assert np.mean(np.array(values) <= level) == pytest.approx(level, abs=0.025)
+
+
+@pytest.mark.parametrize(("rate", "confidence"), [(-0.1, 0.5), (1.5, 0.5), (0.1, 1.0), (0.1, -0.1), (float("nan"), 0)])
+def test_impossible_promises(rate, confidence):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        Calibration(np.zeros(1, np.float32), np.zeros(1, np.float32), ("a",), "holdout", rate, confidence)
+
+
+@pytest.fixture
+def good(rng):
+    base = cv2.resize(rng.integers(60, 200, (8, 8, 3)).astype(np.uint8), (64, 64))
+    return [np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+
+
+def test_cross_fitting_is_a_fit_without_the_fold(good):
+    """Oracle: fitting on the other folds' images and predicting gives the very scores."""
+    config = Config(image_size=64, coreset_size=40, calibration="cross_fit", folds=3)
+    model = PatchCore.fit(good, config, backbone=FakeBackbone())
+    fold = (np.arange(12) % 3)[np.random.default_rng(0).permutation(12)]
+    plain = Config(image_size=64, coreset_size=40, calibration="none")
+    for number in range(3):
+        others = PatchCore.fit(
+            [g for g, f in zip(good, fold, strict=True) if f != number], plain, backbone=FakeBackbone()
+        )
+        for n in np.flatnonzero(fold == number):
+            assert model.calibration.scores[n] == np.float32(others.predict(good[n]).score)
+    assert model.calibration.method == "cross_fit"
+
+
+def test_more_folds_than_images(good):
+    config = Config(image_size=64, coreset_size=40, calibration="cross_fit", folds=100)
+    assert len(PatchCore.fit(good, config, backbone=FakeBackbone()).calibration.scores) == 12
+
+
+def test_cross_fitting_needs_all_patches_in_memory(good):
+    from patchbank import Runtime
+
+    config = Config(image_size=64, coreset_size=40, calibration="cross_fit")
+    with pytest.raises(ConfigError, match="raise memory"):
+        PatchCore.fit(good * 40, config, runtime=Runtime(memory="1MB"), backbone=FakeBackbone())
+
+
+def test_results_carry_their_p_value(good):
+    model = PatchCore.fit(good, Config(image_size=64, coreset_size=40), backbone=FakeBackbone())
+    result = model.predict(good[0])
+    assert result.p_value == model.calibration.p_value(result.score) == result.to_dict()["p_value"]
+    plain = PatchCore.fit(good, Config(image_size=64, coreset_size=40, calibration="none"), backbone=FakeBackbone())
+    assert plain.predict(good[0]).p_value is None
+
+
+def test_the_option_of_older_files_is_a_promise_on_average():
+    old = Config.from_dict({"false_alarm_rate": 0.02})
+    assert (old.max_false_alarms, old.confidence) == (0.02, 0.0)

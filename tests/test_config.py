@@ -50,7 +50,7 @@ def test_impossible_image_size(value):
         ("layers", "blocks.2", "list of names"),
         ("layers", 3, "list of names"),
         ("image_size", 8, "at least 32"),
-        ("false_alarm_rate", 0.9, "at most 0.5"),
+        ("max_false_alarms", 0.9, "at most 0.5"),
         ("seed", -1, "at least 0"),
     ],
 )

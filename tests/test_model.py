@@ -178,7 +178,7 @@ def test_without_calibration_there_is_no_verdict(good, rng):
 
 def test_to_dict_is_json_with_the_promised_keys(model, rng):
     values = json.loads(json.dumps(model.predict(part(rng, defect=True)).to_dict(), allow_nan=False))
-    assert list(values) == ["path", "score", "threshold", "is_anomalous", "regions"]
+    assert list(values) == ["path", "score", "threshold", "is_anomalous", "p_value", "regions"]
     assert set(values["regions"][0]) == {"box", "area", "peak", "peak_score", "contour"}
 
 
@@ -296,7 +296,7 @@ def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
         {"bank": None},
         {"bank": {"images": [], "covering_radius": 1}},
         {"calibration": {}},
-        {"calibration": {"images": ["a"], "method": "m", "false_alarm_rate": "high"}},
+        {"calibration": {"images": ["a"], "method": "m", "max_false_alarms": "high"}},
     ):
         artifact.write(tmp_path / "m", manifest | change, entries)
         with pytest.raises(ModelFileError):

@@ -189,16 +189,26 @@ class Config:
     # threshold
     calibration: str = option(
         "leave_one_out",
-        "Where held-out normal scores come from: each training image against the bank without its own vectors, or a "
-        "share of the training images set aside",
+        "Where held-out normal scores come from: each training image against the bank without its own vectors, against "
+        "a bank without its fold's images, or a share of the training images set aside",
         group="threshold",
-        choices=("leave_one_out", "holdout", "none"),
+        choices=("leave_one_out", "cross_fit", "holdout", "none"),
     )
     holdout_fraction: float = option(
         0.2, "'holdout': share of the training images set aside", group="threshold", low=0.0, low_open=True, high=0.9
     )
-    false_alarm_rate: float = option(
+    folds: int = option(
+        5, "'cross_fit': number of folds, each with a bank of its own", group="threshold", low=2, high=100
+    )
+    max_false_alarms: float = option(
         0.01, "Share of good images that may be flagged", group="threshold", low=0.0, high=0.5
+    )
+    confidence: float = option(
+        0.95,
+        "How sure that must be, over the choice of the good images; 0 = the share holds on average only",
+        group="threshold",
+        low=0.0,
+        high=0.999999,
     )
     # file
     thumbnail_size: int = option(
@@ -289,6 +299,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values without their key `preset`, over those of the preset that it names. Raises ConfigError."""
     rest = dict(values)
+    if "false_alarm_rate" in rest:  # the option's name in model files of format 1, whose promise was one on average
+        rest = {"confidence": 0.0, "max_false_alarms": rest.pop("false_alarm_rate"), **rest}
     name = rest.pop("preset", "balanced")
     if name not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {name!r}")

@@ -2,23 +2,23 @@
 distances come.
 
 Leave-one-image-out: each training image meets the bank without the vectors that came from it. Images that were set
-aside have none there, so the same rule serves them.
+aside have none there, so the same rule serves them. Cross-fitting makes a bank for each fold, without its images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import maps, scoring
+from patchbank import coreset, maps, scoring
 from patchbank.bank import MemoryBank
 from patchbank.config import Config
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
-from patchbank.search import Searcher, search_excluding
+from patchbank.search import Neighbours, Searcher, build_searcher, search_excluding
 from patchbank.streaming import CalibrationPatches
 
 FloatArray = npt.NDArray[np.float32]
@@ -41,6 +41,34 @@ class HeldOut:
     peak: float
 
 
+def score_cross_fitted(
+    images: Sequence[CalibrationPatches], config: Config, progress: Progress = silent
+) -> Iterator[HeldOut]:
+    """Scores each image with a bank made without its fold, in the order of `images`; `nearest` is -1, since these banks
+    are not kept. `images` are all training images.
+
+    Each fold's bank is thinned anew: nothing of an image has shaped the bank that scores it (cross-conformal
+    prediction; Vovk 2015). Memory: a copy of the patches.
+    """
+    folds = min(config.folds, len(images))
+    fold = np.arange(len(images)) % folds
+    fold = fold[np.random.default_rng(config.seed).permutation(len(images))]
+    scored: list[HeldOut | None] = [None] * len(images)
+    for number in range(folds):
+        progress("cross-fit", number, folds)
+        others = np.concatenate([held.patches.features for held, f in zip(images, fold, strict=True) if f != number])
+        chosen = coreset.sample(others, config).indices
+        vectors = others[chosen]
+        del others
+        searcher = build_searcher(vectors, config)
+        for n in np.flatnonzero(fold == number).tolist():
+            found = searcher.search(images[n].patches.features, config.num_neighbours)
+            held = _held_out(images[n], found, vectors, searcher, config)
+            scored[n] = replace(held, nearest=np.full_like(held.nearest, -1))
+    progress("cross-fit", folds, folds)
+    return (held for held in scored if held is not None)
+
+
 def score_held_out(
     images: Sequence[CalibrationPatches],
     bank: MemoryBank,
@@ -52,13 +80,19 @@ def score_held_out(
     groups = bank.image.astype(np.int64)
     for number, held in enumerate(images):
         progress("calibrate", number, len(images))
-        patches = held.patches
-        distances, nearest = search_excluding(
-            searcher, bank.vectors, groups, patches.features, held.image, config.num_neighbours
+        found = search_excluding(
+            searcher, bank.vectors, groups, held.patches.features, held.image, config.num_neighbours
         )  # (n, k)
-        scores = scoring.patch_scores(distances)  # (n,)
-        score = scoring.image_score(scores, nearest, patches.features, bank.vectors, searcher, config)
-        size = patches.input_size
-        heat = maps.anomaly_map(patches.on_grid(scores), size, size, config.smoothing_sigma, patches.counted)
-        yield HeldOut(held.image, patches, scores, nearest[:, 0], score, float(heat.max()))
+        yield _held_out(held, found, bank.vectors, searcher, config)
     progress("calibrate", len(images), len(images))
+
+
+def _held_out(
+    held: CalibrationPatches, found: Neighbours, vectors: FloatArray, searcher: Searcher, config: Config
+) -> HeldOut:
+    patches, (distances, nearest) = held.patches, found
+    scores = scoring.patch_scores(distances)  # (n, k) -> (n,)
+    score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)
+    size = patches.input_size
+    heat = maps.anomaly_map(patches.on_grid(scores), size, size, config.smoothing_sigma, patches.counted)
+    return HeldOut(held.image, patches, scores, nearest[:, 0], score, float(heat.max()))

@@ -22,7 +22,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
-from patchbank.heldout import score_held_out
+from patchbank.heldout import score_cross_fitted, score_held_out
 from patchbank.images import (
     Array,
     ImageSource,
@@ -168,6 +168,7 @@ class PatchCore:
             score=score,
             threshold=self.calibration.threshold if self.calibration else None,
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
+            p_value=self.calibration.p_value(score) if self.calibration else None,
             patch_scores=patches.on_grid(scores),
             nearest=patches.on_grid(nearest[:, 0]),
             counted=patches.counted,
@@ -266,13 +267,17 @@ def _calibrate(
     bank, images = training.bank, training.calibration
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
+    if config.calibration == "cross_fit":
+        scored = score_cross_fitted(images, config, progress)
+    else:
+        scored = score_held_out(images, bank, searcher, config, progress)
     scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
     distances = []
-    for number, held in enumerate(score_held_out(images, bank, searcher, config, progress)):
+    for number, held in enumerate(scored):
         scores[number], peaks[number] = held.score, held.peak
         distances.append((held.patches.on_grid(held.distances), held.patches.counted))
     names = tuple(bank.images[held.image] for held in images)
-    calibration = Calibration(scores, peaks, names, config.calibration, config.false_alarm_rate)
+    calibration = Calibration(scores, peaks, names, config.calibration, config.max_false_alarms, config.confidence)
     return calibration, NormalDistances.of(distances)
 
 

@@ -126,7 +126,8 @@ def _put_calibration(calibration: Calibration | None, manifest: Manifest, entrie
         )
         manifest["calibration"] = {
             "method": calibration.method,
-            "false_alarm_rate": calibration.false_alarm_rate,
+            "max_false_alarms": calibration.max_false_alarms,
+            "confidence": calibration.confidence,
             "threshold": calibration.threshold,
             "pixel_threshold": calibration.pixel_threshold,
             "images": list(calibration.images),
@@ -139,7 +140,11 @@ def _calibration(file: artifact.ModelFile) -> Calibration | None:
         return None
     held = file.tensors("calibration.safetensors", _CALIBRATION)
     return Calibration(
-        **held, images=tuple(about["images"]), method=about["method"], false_alarm_rate=about["false_alarm_rate"]
+        **held,
+        images=tuple(about["images"]),
+        method=about["method"],
+        max_false_alarms=float(about["max_false_alarms" if "max_false_alarms" in about else "false_alarm_rate"]),
+        confidence=float(about.get("confidence", 0.0)),  # format 1 promised on average
     )
 
 

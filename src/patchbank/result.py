@@ -28,10 +28,11 @@ class Result:
 
     path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
-    the anomaly map. patch_scores: (h, w) float32, row-major as on the image. nearest: (h, w) int64, each patch's
-    nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w)
-    bool, the patches in the region of interest `roi`; the others have score 0. None = all. model: what inspected it,
-    for `explain`; a copy that is pickled or sent to another process is without it.
+    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
+    float32, row-major as on the image. nearest: (h, w) int64, each patch's nearest vector in the bank. image_size:
+    (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the region of
+    interest `roi`; the others have score 0. None = all. model: what inspected it, for `explain`; a copy that is pickled
+    or sent to another process is without it.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -40,6 +41,7 @@ class Result:
     score: float
     threshold: float | None
     pixel_threshold: float | None
+    p_value: float | None
     patch_scores: FloatArray
     nearest: npt.NDArray[np.int64]
     image_size: tuple[int, int]
@@ -88,12 +90,13 @@ class Result:
         return self.pixel_threshold is None or float(self.patch_scores.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, regions."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions."""
         return {
             "path": self.path,
             "score": self.score,
             "threshold": self.threshold,
             "is_anomalous": self.is_anomalous,
+            "p_value": self.p_value,
             "regions": [region.to_dict() for region in self.regions],
         }
 

@@ -165,7 +165,7 @@ class PatchStream:
         return replace(self.config, coreset_size=size, sampler="greedy_coreset" if exact else self.config.sampler)
 
     def _calibration_patches(self) -> list[CalibrationPatches]:
-        if self.chunks or self.config.calibration != "leave_one_out":
+        if self.chunks or self.config.calibration not in ("leave_one_out", "cross_fit"):
             return sorted(self.pool, key=lambda held: held.image)
         return self._buffered_images()
 
@@ -188,6 +188,8 @@ class PatchStream:
         bytes_per_row = 4 * (dims + projected) + _ROW_OVERHEAD
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
         self._capacity = int((1 - CALIBRATION_SHARE) * self.budget / bytes_per_row)
+        if self.config.calibration == "cross_fit":  # a fold's bank is made from a copy of the others' patches
+            self._capacity //= 2
         if self._capacity < 4 * patches:
             needed = 4 * patches * bytes_per_row / (1 - CALIBRATION_SHARE) / 1e6
             raise ConfigError(
@@ -224,6 +226,11 @@ class PatchStream:
         if self.config.sampler == "identity":
             raise ConfigError(
                 "sampler 'identity' keeps every patch, which does not fit the memory budget; raise memory"
+            )
+        if self.config.calibration == "cross_fit":
+            raise ConfigError(
+                "calibration 'cross_fit' makes banks of all patches but a fold's, which do not fit the memory budget; "
+                "raise memory, or use 'leave_one_out' or 'holdout'"
             )
         if self.chunks == 0 and self.config.calibration == "leave_one_out":
             for held in self._buffered_images():

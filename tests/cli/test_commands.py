@@ -41,7 +41,7 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     model = PatchCore.load(tmp_path / "m.patchbank")
     assert model.config == Config(image_size=64, coreset_size=40, layers=("blocks.2", "blocks.4"), embedding="mean")
     assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
-    assert "8 images support a false-alarm rate of 0.111 at best" in result.stderr
+    assert "8 good images support 31 % at 95 %; 1 % needs 299" in result.stderr
 
 
 def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
@@ -85,7 +85,7 @@ def test_predict_tells_good_from_scratched(fitted, good, scratched):
 def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratched):
     result = run("predict", fitted, good, scratched, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [list(row) for row in rows] == [["path", "score", "threshold", "is_anomalous", "regions"]] * 2
+    assert [list(row) for row in rows] == [["path", "score", "threshold", "is_anomalous", "p_value", "regions"]] * 2
     assert [row["path"] for row in rows] == [str(good), str(scratched)]
     assert [row["is_anomalous"] for row in rows] == [False, True]
     assert rows[0]["score"] == PatchCore.load(fitted).predict(good).score
@@ -98,7 +98,7 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratc
 def test_predict_csv_has_a_header_and_quotes(fitted, scratched, tmp_path):
     odd = write(tmp_path / "a, b.png", cv2.imread(str(scratched)))
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, odd, "--csv").stdout)))
-    assert list(rows[0]) == ["path", "score", "threshold", "is_anomalous", "regions"]
+    assert list(rows[0]) == ["path", "score", "threshold", "is_anomalous", "p_value", "regions"]
     assert rows[0]["path"] == str(odd)
     assert rows[0]["is_anomalous"] == "true"
     assert int(rows[0]["regions"]) >= 1

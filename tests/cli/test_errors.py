@@ -79,7 +79,7 @@ def test_not_an_image(fitted, tmp_path):
         (("--sampler", "greedy"), "sampler: expected one of identity, random"),
         (("--image-size", "big"), "image_size: expected one number or HEIGHTxWIDTH"),
         (("--coreset-ratio", "2"), "coreset_ratio: expected more than 0 and at most 1"),
-        (("--false-alarm-rate", "-0.5"), "false_alarm_rate: expected at least 0"),
+        (("--max-false-alarms", "-0.5"), "max_false_alarms: expected at least 0"),
         (("--num-neighbours", "50"), "lower k or enlarge the bank"),
     ],
 )

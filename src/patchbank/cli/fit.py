@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
+
+if TYPE_CHECKING:
+    from patchbank.calibration import Support
 
 
 def register(app: typer.Typer) -> None:
@@ -43,13 +46,11 @@ def register(app: typer.Typer) -> None:
             f"{output}: {len(model.bank.images)} images, {len(model.bank)} bank vectors, fitted in {seconds:.1f} s"
         )
         if model.calibration:
-            about = f"false alarms {model.calibration.false_alarm_rate:g}, {model.calibration.method.replace('_', ' ')}"
-            typer.echo(f"threshold {model.calibration.threshold:.4f} ({about}, {len(model.calibration.scores)} images)")
-            if model.calibration.false_alarm_rate < model.calibration.finest_rate:
-                count, finest = len(model.calibration.scores), model.calibration.finest_rate
-                note(
-                    f"{count} images support a false-alarm rate of {finest:.3f} at best; the threshold is their largest"
-                )
+            support = model.calibration.support
+            about = f"{model.calibration.method.replace('_', ' ')}, {support.n} images"
+            typer.echo(f"threshold {model.calibration.threshold:.4f} ({promise(support)}; {about})")
+            if not support.kept:
+                note(f"{support}; the threshold is their largest score")
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
@@ -57,6 +58,12 @@ def register(app: typer.Typer) -> None:
                 f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
             )
         report_skipped([(s.name, s.reason) for s in model.skipped])
+
+
+def promise(support: Support) -> str:
+    """What a threshold promises, or would with more images, in words."""
+    sure = f"with {100 * support.confidence:g} % confidence" if support.confidence else "on average"
+    return f"at most {100 * (support.max_false_alarms if support.kept else support.rate):.2g} % false alarms {sure}"
 
 
 def report_skipped(skipped: list[tuple[str, str]]) -> None:

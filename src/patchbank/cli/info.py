@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from patchbank.cli.fit import promise
 from patchbank.cli.options import command
 
 
@@ -47,7 +48,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _threshold(calibration: dict[str, Any]) -> str:
-    method, images = calibration["method"], len(calibration["images"])
-    return (
-        f"{calibration['threshold']:.4f} (false alarms {calibration['false_alarm_rate']:g}, {method}, {images} images)"
-    )
+    from patchbank.calibration import support
+
+    rate = calibration["max_false_alarms" if "max_false_alarms" in calibration else "false_alarm_rate"]  # format 1
+    about = support(len(calibration["images"]), rate, calibration.get("confidence", 0.0))
+    method = calibration["method"].replace("_", " ")
+    enough = "" if about.kept else f"; {about}"
+    return f"{calibration['threshold']:.4f} ({promise(about)}; {method}, {about.n} images{enough})"

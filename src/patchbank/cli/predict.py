@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from patchbank.result import Result
 
 FOUND_ANOMALY = 1
-_COLUMNS = ("path", "score", "threshold", "is_anomalous", "regions")
+_COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions")
 
 
 def register(app: typer.Typer) -> None:
@@ -116,9 +116,10 @@ def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:
     if as_csv:
         threshold = "" if result.threshold is None else result.threshold
         verdict = "" if result.is_anomalous is None else str(result.is_anomalous).lower()
-        return _csv_line((result.path, result.score, threshold, verdict, len(result.regions)))
+        p_value = "" if result.p_value is None else result.p_value
+        return _csv_line((result.path, result.score, threshold, verdict, p_value, len(result.regions)))
     verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
-    against = "" if result.threshold is None else f" (threshold {result.threshold:.4f})"
+    against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
     regions = len(result.regions)
     where = f", {regions} region{'s' if regions > 1 else ''}" if regions else ""
     return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}"
