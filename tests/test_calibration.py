@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, kstest
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.calibration import Calibration, rank, support, threshold_of
+from patchbank.calibration import Calibration, percent, percent_up, rank, support, threshold_of
 from patchbank.errors import ConfigError
 
 
@@ -109,11 +109,55 @@ def test_the_promise_holds_with_the_stated_confidence(n, rate, confidence):
     assert broken > (1 - confidence) / 20  # and not by a threshold that nothing reaches
 
 
+@pytest.mark.parametrize(("n", "rate", "confidence"), [(59, 0.05, 0.95), (150, 0.05, 0.8), (300, 0.1, 0.99)])
+def test_the_true_rate_is_distributed_as_theory_says_and_ties_only_help(n, rate, confidence):
+    """Scores are uniform, so each calibration's true rate is 1 - threshold: no estimate stands between."""
+    rng, rounds = np.random.default_rng(2), 4000
+    draws = rng.random((rounds, n)).astype(np.float32)
+    true = np.array([1 - threshold_of(row, rate, confidence) for row in draws])
+    k = rank(n, rate, confidence)
+    assert kstest(true, beta(n - k + 1, k).cdf).pvalue > 1e-4
+    tied = np.ceil(draws * 200).astype(np.float32) / 200  # 200 values; the true rate is the share strictly over one
+    true = np.array([1 - threshold_of(row, rate, confidence) for row in tied])
+    kept = np.mean(true <= rate + 1e-6)
+    assert kept >= confidence - 4 * math.sqrt(confidence * (1 - confidence) / rounds)
+
+
+def test_on_average_is_not_always():
+    """Why a confidence is asked for by default: 37 of a hundred models with 99 images flag more than the 1 %."""
+    rng = np.random.default_rng(3)
+    true = np.array([1 - threshold_of(rng.random(99).astype(np.float32), 0.01) for _ in range(3000)])
+    assert true.mean() == pytest.approx(0.01, abs=0.001)
+    assert (true > 0.01).mean() == pytest.approx(0.99**99, abs=0.035)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_calibrations_are_finite(value):
+    fine, bad = np.zeros(2, np.float32), np.array([0, value], np.float32)
+    for scores, peaks in ((fine, bad), (bad, fine)):
+        with pytest.raises(ValueError, match="finite"):
+            Calibration(scores, peaks, ("a", "b"), "holdout", 0.1)
+
+
 def test_support_says_what_the_images_are_worth():
+    assert str(support(8, 0.01, 0.95)) == "8 good images support 32 % at 95 %; 1 % needs 299"  # 31.2: rounded up
+    assert support(8, 0.01, 0.95).promise == "at most 32 % false alarms with 95 % confidence"
+    assert support(299, 0.01, 0.95).promise == "at most 1 % false alarms with 95 % confidence"
+    assert support(50, 0.01, 0.0).promise == "at most 2 % false alarms on average"
     assert str(support(120, 0.01, 0.95)) == "120 good images support 2.5 % at 95 %; 1 % needs 299"
     assert str(support(299, 0.01, 0.95)) == "299 good images support 1 % at 95 %"
     assert str(support(50, 0.01, 0.0)) == "50 good images support 2 % on average; 1 % needs 99"
     assert "any number" in str(support(50, 0.0, 0.95))
+
+
+@given(st.floats(1e-6, 0.999))
+def test_supported_rates_are_never_rounded_down(share):
+    shown = float(percent_up(share).removesuffix(" %"))
+    assert 100 * share * (1 - 1e-9) <= shown <= 100 * share * 1.1
+
+
+def test_shares_that_were_asked_for_are_shown_as_given():
+    assert [percent(share) for share in (0.07, 0.999, 0.005, 1e-4)] == ["7 %", "99.9 %", "0.5 %", "0.01 %"]
 
 
 @given(
@@ -134,6 +178,18 @@ def test_p_values_closed_form():
         np.array([1, 2, 3, 4], np.float32), np.zeros(4, np.float32), tuple("abcd"), "holdout", 0.1
     )
     assert [calibration.p_value(s) for s in (5, 4, 3.5, 0)] == [0.2, 0.4, 0.4, 1.0]
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.8])
+def test_p_value_and_verdict_never_disagree(rng, confidence):
+    """Over the threshold is the same as a p-value of at most (n - k + 1) / (n + 1), also right beside the threshold."""
+    n, rate = 60, 0.1
+    scores = rng.lognormal(size=n).astype(np.float32)
+    held = Calibration(scores, scores, ("x",) * n, "holdout", rate, confidence)
+    k = rank(n, rate, confidence)
+    near = np.float64(held.threshold)
+    for score in (*rng.lognormal(size=200), near, np.nextafter(near, 9), np.nextafter(near, 0)):
+        assert (score > held.threshold) == (held.p_value(float(score)) <= (n - k + 1) / (n + 1) + 1e-12)
 
 
 def test_p_values_of_normal_images_are_not_too_small():
@@ -192,6 +248,14 @@ def test_results_carry_their_p_value(good):
     assert plain.predict(good[0]).p_value is None
 
 
-def test_the_option_of_older_files_is_a_promise_on_average():
-    old = Config.from_dict({"false_alarm_rate": 0.02})
-    assert (old.max_false_alarms, old.confidence) == (0.02, 0.0)
+def test_cross_fitting_states_the_memory_that_it_needs(good):
+    """The budget that the message names is enough: a copy of the patches is part of it."""
+    import re
+
+    from patchbank import Runtime
+
+    config = Config(image_size=256, coreset_size=40, calibration="cross_fit", thumbnail_size=0)
+    with pytest.raises(ConfigError, match="at least") as error:
+        PatchCore.fit(good[:3], config, runtime=Runtime(memory="1MB"), backbone=FakeBackbone())
+    needed = int(re.search(r"at least (\d+) MB", str(error.value))[1]) + 1
+    PatchCore.fit(good[:3], config, runtime=Runtime(memory=f"{needed}MB"), backbone=FakeBackbone())

@@ -51,6 +51,10 @@ def test_impossible_image_size(value):
         ("layers", 3, "list of names"),
         ("image_size", 8, "at least 32"),
         ("max_false_alarms", 0.9, "at most 0.5"),
+        ("max_false_alarms", float("nan"), "at least 0"),
+        ("confidence", 1.0, "at most 0.999999"),
+        ("confidence", -0.1, "at least 0"),
+        ("folds", 1, "at least 2"),
         ("seed", -1, "at least 0"),
     ],
 )
@@ -63,6 +67,11 @@ def test_impossible_values_are_named_with_what_is_possible(name, value, says):
 def test_unknown_option_names_the_valid_ones():
     with pytest.raises(ConfigError, match=r"unknown option 'corset_ratio'.*coreset_ratio"):
         Config.from_dict({"corset_ratio": 0.1})
+
+
+def test_an_option_that_has_been_renamed_says_its_name():
+    with pytest.raises(ConfigError, match="'false_alarm_rate'; it is called max_false_alarms now"):
+        Config.from_dict({"false_alarm_rate": 0.01})
 
 
 def test_toml(tmp_path):

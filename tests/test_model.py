@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, DatasetError, ImageError, ModelFileError
 
+GOLDEN = Path(__file__).parent / "golden"
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32)
 
 
@@ -296,7 +298,9 @@ def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
         {"bank": None},
         {"bank": {"images": [], "covering_radius": 1}},
         {"calibration": {}},
-        {"calibration": {"images": ["a"], "method": "m", "max_false_alarms": "high"}},
+        {"calibration": {"images": ["a"], "method": "m"}},
+        {"config": manifest["config"] | {"max_false_alarms": "high"}},
+        {"format_version": 1},  # in which an option has another name
     ):
         artifact.write(tmp_path / "m", manifest | change, entries)
         with pytest.raises(ModelFileError):
@@ -312,6 +316,8 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     manifest, entries = packed(model)
     old = artifact.read_tensors(memoryview(entries["bank.safetensors"]), packing_bank())
     del old["grids"]
+    manifest["config"]["false_alarm_rate"] = manifest["config"].pop("max_false_alarms")
+    del manifest["config"]["confidence"]
     first = {"backbone.onnx", "calibration.safetensors"} | {name for name in entries if name.startswith("thumbnails/")}
     entries = {name: entries[name] for name in entries if name in first}
     artifact.write(
@@ -325,6 +331,91 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     again, image = PatchCore.load(tmp_path / "2"), part(rng, defect=True)
     assert artifact.ModelFile(tmp_path / "2").manifest["format_version"] == artifact.FORMAT_VERSION
     assert again.predict(image).score == loaded.predict(image).score
+
+
+def test_a_file_that_version_1_wrote(tmp_path):
+    """Its scores, its threshold (a promise on average) and so its verdicts are what they were."""
+    rng = np.random.default_rng(11)
+    image = 100 + 40 * np.sin(np.arange(48) / 3)[None, :, None] + rng.normal(0, 4, (32, 48, 3))
+    image[20:28, 30:42] = 250
+    loaded = PatchCore.load(GOLDEN / "version1.patchbank")
+    result = loaded.predict(np.clip(image, 0, 255).astype(np.uint8))
+    assert result.score == pytest.approx(9.290969848632812, rel=1e-4)
+    assert (result.threshold, result.pixel_threshold) == (0.5873534083366394, 0.5655186176300049)
+    assert (loaded.config.max_false_alarms, loaded.config.confidence) == (0.2, 0.0)
+    loaded.save(tmp_path / "2")
+    again = PatchCore.load(tmp_path / "2")
+    assert again.config == loaded.config
+    assert again.calibration.threshold == loaded.calibration.threshold
+
+
+def test_another_threshold_without_another_fit(model, rng, tmp_path):
+    """Only the promise changes; what is saved, loaded and shown agrees with it."""
+    other = model.with_threshold(max_false_alarms=0.4, confidence=0.5)
+    assert other.calibration.threshold < model.calibration.threshold
+    assert other.calibration.support.kept
+    assert not model.calibration.support.kept
+    image = part(rng, defect=True)
+    assert other.predict(image).score == model.predict(image).score
+    assert other.predict(image).threshold == other.calibration.threshold
+    other.save(tmp_path / "m")
+    loaded = PatchCore.load(tmp_path / "m")
+    assert loaded.config == other.config == dataclasses.replace(model.config, max_false_alarms=0.4, confidence=0.5)
+    assert loaded.calibration.threshold == other.calibration.threshold
+    back = loaded.with_threshold(max_false_alarms=0.01, confidence=0.95)
+    assert back.calibration.threshold == model.calibration.threshold
+    assert loaded.with_threshold(confidence=0.0).config.max_false_alarms == 0.4
+    with pytest.raises(ConfigError, match="max_false_alarms: expected at least 0"):
+        model.with_threshold(max_false_alarms=5)  # a share, not per cent
+
+
+def test_without_held_out_scores_there_is_no_other_threshold(good):
+    model = PatchCore.fit(good, dataclasses.replace(SMALL, calibration="none"), backbone=FakeBackbone())
+    with pytest.raises(ConfigError, match="no held-out scores"):
+        model.with_threshold(max_false_alarms=0.1)
+
+
+def test_the_thresholds_of_a_file_are_those_of_its_options(model, tmp_path):
+    """One source of truth: what the manifest says beside the scores is for its readers only."""
+    from patchbank import artifact
+    from patchbank.packing import packed
+
+    manifest, entries = packed(model)
+    manifest["calibration"] |= {"threshold": 0.0, "max_false_alarms": 0.5, "supported": True}
+    artifact.write(tmp_path / "m", manifest, entries)
+    assert PatchCore.load(tmp_path / "m").calibration.threshold == model.calibration.threshold
+
+
+def test_held_out_scores_that_are_not_finite_are_refused(model, tmp_path):
+    from patchbank import artifact
+    from patchbank.packing import packed
+
+    manifest, entries = packed(model)
+    for name in ("scores", "peaks"):
+        held = {"scores": model.calibration.scores.copy(), "peaks": model.calibration.peaks.copy()}
+        held[name][3] = np.nan
+        entries["calibration.safetensors"] = artifact.tensor_bytes(held)
+        artifact.write(tmp_path / "m", manifest, entries)
+        with pytest.raises(ModelFileError, match="finite"):
+            PatchCore.load(tmp_path / "m")
+
+
+def test_p_values_say_how_odd_an_image_is(model, good, rng):
+    odd = model.predict(part(rng, defect=True))
+    assert odd.p_value == odd.to_dict()["p_value"] == 1 / 13
+    assert model.predict(good[0]).p_value > 0.5  # the bank knows it: it looks less odd than images that were left out
+
+
+def test_at_most_the_promised_share_of_normal_images_has_a_flagged_pixel(good, rng):
+    """The pixel threshold is held against whole images: with it, no more of them than promised get any region."""
+    model = PatchCore.fit(
+        [*good, *(part(rng) for _ in range(28))],
+        dataclasses.replace(SMALL, max_false_alarms=0.1, confidence=0.9),
+        backbone=FakeBackbone(),
+    )
+    assert model.calibration.support.kept
+    flagged = np.mean([bool(result.mask.any()) for result in model.predict([part(rng) for _ in range(200)])])
+    assert 0 < flagged <= 0.1
 
 
 def packing_bank():

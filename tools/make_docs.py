@@ -168,7 +168,8 @@ def usage(path: str, command: Any) -> str:
 def arguments(command: Any) -> str:
     """The command's own arguments and flags, and which shared ones it takes."""
     names = {parameter.name for parameter in command.params}
-    own = [p for p in command.params if p.name not in CONFIG_NAMES | RUNTIME_NAMES]
+    elsewhere = RUNTIME_NAMES | (CONFIG_NAMES if names >= CONFIG_NAMES else set())
+    own = [parameter for parameter in command.params if parameter.name not in elsewhere]
     rows = [(f"`{spelling(parameter)}`", parameter.help or "") for parameter in own if parameter.name != "help"]
     shared = []
     if names >= CONFIG_NAMES:

@@ -36,12 +36,20 @@ class Support:
     confidence: float
 
     def __str__(self) -> str:
-        at = f" at {100 * self.confidence:g} %" if self.confidence else " on average"
-        wanted = f"{100 * self.max_false_alarms:g} %"
+        at = f" at {percent(self.confidence)}" if self.confidence else " on average"
+        wanted = percent(self.max_false_alarms)
         if self.kept:
             return f"{self.n} good images support {wanted}{at}"
         needs = f"{wanted} needs {self.needed:,}" if self.needed else f"{wanted} cannot be promised by any number"
-        return f"{self.n} good images support {100 * self.rate:.2g} %{at}; {needs}"
+        return f"{self.n} good images support {percent_up(self.rate)}{at}; {needs}"
+
+    @property
+    def promise(self) -> str:
+        """What the threshold promises, in words: the wanted rate, or the smallest that is supported."""
+        rate = percent(self.max_false_alarms) if self.kept else percent_up(self.rate)
+        return f"at most {rate} false alarms " + (
+            f"with {percent(self.confidence)} confidence" if self.confidence else "on average"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +74,8 @@ class Calibration:
         if n == 0 or self.scores.shape != (n,) or self.peaks.shape != (n,):
             got = f"{self.scores.shape} and {self.peaks.shape}"
             raise ValueError(f"expected one score and one peak for each of {n} > 0 images; got {got}")
+        if not (np.isfinite(self.scores).all() and np.isfinite(self.peaks).all()):
+            raise ValueError("expected finite calibration scores and peaks; got NaN or infinity")
         if not (0 <= self.max_false_alarms <= 1 and 0 <= self.confidence < 1):
             raise ValueError(f"expected shares between 0 and 1; got {self.max_false_alarms} and {self.confidence}")
 
@@ -87,9 +97,9 @@ class Calibration:
 
     def p_value(self, score: float) -> float:
         """The share of normal images, this one counted, that look at least this odd (0..1; a conformal p-value):
-        (1 + number of calibration scores >= score) / (n + 1). A normal image's is below p with probability at most p.
+        (1 + number of calibration scores >= score) / (n + 1). A normal image's is at most p with probability at most p.
         """
-        return (1 + int(np.count_nonzero(self.scores >= np.float32(score)))) / (len(self.scores) + 1)
+        return (1 + int(np.count_nonzero(self.scores >= np.float64(score)))) / (len(self.scores) + 1)
 
 
 def threshold_of(scores: FloatArray, max_false_alarms: float, confidence: float = 0.0) -> float:
@@ -126,6 +136,17 @@ def support(n: int, max_false_alarms: float, confidence: float) -> Support:
         needed = math.ceil(math.log(1 - confidence) / math.log1p(-max_false_alarms)) if max_false_alarms > 0 else None
     kept = rank(n, max_false_alarms, confidence) is not None
     return Support(n, kept, rate, needed, max_false_alarms, confidence)
+
+
+def percent(share: float) -> str:
+    """0.025 -> '2.5 %'."""
+    return f"{100 * share:g} %"
+
+
+def percent_up(share: float) -> str:
+    """A share over 0 in per cent, rounded up to two digits: less would claim too much. 0.02466 -> '2.5 %'."""
+    digits = 1 - math.floor(math.log10(100 * share))
+    return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
 def _binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:

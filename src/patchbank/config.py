@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -296,11 +296,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# Options that had another name, as configurations that were written before may have it.
+RENAMED: Mapping[str, str] = {"false_alarm_rate": "max_false_alarms"}
+
+
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values without their key `preset`, over those of the preset that it names. Raises ConfigError."""
     rest = dict(values)
-    if "false_alarm_rate" in rest:  # the option's name in model files of format 1, whose promise was one on average
-        rest = {"confidence": 0.0, "max_false_alarms": rest.pop("false_alarm_rate"), **rest}
     name = rest.pop("preset", "balanced")
     if name not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {name!r}")
@@ -390,11 +392,17 @@ def _machine_memory() -> int:
 
 
 def _from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
-    known = {f.name for f in dataclasses.fields(cls)}
+    check_names(values, {f.name for f in dataclasses.fields(cls)})
+    return cls(**dict(values))
+
+
+def check_names(values: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
+    """Raises ConfigError for a name that is none of the known options."""
     for name in values:
         if name not in known:
-            raise ConfigError(f"unknown option {name!r}; valid options: {', '.join(sorted(known))}")
-    return cls(**dict(values))
+            now = RENAMED.get(name)
+            advice = f"it is called {now} now" if now else f"valid options: {', '.join(sorted(known))}"
+            raise ConfigError(f"unknown option {name!r}{where}; {advice}")
 
 
 def _validate(config: Config | Runtime) -> None:

@@ -193,6 +193,24 @@ class PatchCore:
         patches = _patches(image, self.backbone, self.config, self.roi, {})
         return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours)
 
+    def with_threshold(self, *, max_false_alarms: float | None = None, confidence: float | None = None) -> PatchCore:
+        """The same model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+
+        `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
+        if the model was fitted without calibration.
+        """
+        if self.calibration is None:
+            raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
+        config = dataclasses.replace(
+            self.config,
+            max_false_alarms=self.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
+            confidence=self.config.confidence if confidence is None else confidence,
+        )
+        calibration = dataclasses.replace(
+            self.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
+        )
+        return dataclasses.replace(self, config=config, calibration=calibration)
+
     def search_recall(self, images: Iterable[ImageSource]) -> float:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
         search."""

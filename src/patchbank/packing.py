@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
 def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
     """The fields of the PatchCore that the file holds. Raises ModelFileError or BackboneError."""
     file = artifact.ModelFile(path)
-    try:
-        config = Config.from_dict(file.manifest["config"])
+    with _checked(path):
+        config = _config(file)
         backbone = _backbone(file, runtime)
         bank = _bank(file, config, backbone.info)
         return {
@@ -72,13 +73,44 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "backbone": backbone,
             "bank": bank,
             "searcher": build_searcher(bank.vectors, config),
-            "calibration": _calibration(file),
+            "calibration": _calibration(file, config),
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
             "normal": _normal(file),
             "thumbnails": _thumbnails(file),
         }
+
+
+def load_calibration(path: str | Path) -> Calibration | None:
+    """The held-out scores of the model in a file, without the model. Raises ModelFileError."""
+    file = artifact.ModelFile(path)
+    with _checked(path):
+        return _calibration(file, _config(file))
+
+
+def load_manifest(path: str | Path) -> Manifest:
+    """The file's manifest, its options and calibration in the words of the present format. Raises ModelFileError."""
+    file = artifact.ModelFile(path)
+    with _checked(path):
+        config = _config(file)
+        calibration = _calibration(file, config)
+        described = {"config": config.to_dict(), "calibration": _described(calibration) if calibration else None}
+        return {name: described.get(name, value) for name, value in file.manifest.items()}
+
+
+@contextmanager
+def _checked(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
+
+
+def _config(file: artifact.ModelFile) -> Config:
+    """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
+    options = dict(file.manifest["config"])
+    if file.manifest["format_version"] == 1:
+        options |= {"max_false_alarms": options.pop("false_alarm_rate"), "confidence": 0.0}
+    return Config.from_dict(options)
 
 
 def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
@@ -124,17 +156,26 @@ def _put_calibration(calibration: Calibration | None, manifest: Manifest, entrie
         entries["calibration.safetensors"] = artifact.tensor_bytes(
             {name: getattr(calibration, name) for name in _CALIBRATION}
         )
-        manifest["calibration"] = {
-            "method": calibration.method,
-            "max_false_alarms": calibration.max_false_alarms,
-            "confidence": calibration.confidence,
-            "threshold": calibration.threshold,
-            "pixel_threshold": calibration.pixel_threshold,
-            "images": list(calibration.images),
-        }
+        manifest["calibration"] = _described(calibration)
 
 
-def _calibration(file: artifact.ModelFile) -> Calibration | None:
+def _described(calibration: Calibration) -> Manifest:
+    """Method and images are read again; the rest, for other readers, follows from the scores and the options."""
+    support = calibration.support
+    return {
+        "method": calibration.method,
+        "max_false_alarms": calibration.max_false_alarms,
+        "confidence": calibration.confidence,
+        "supported": support.kept,
+        "supported_rate": support.rate,
+        "images_needed": support.needed,
+        "threshold": calibration.threshold,
+        "pixel_threshold": calibration.pixel_threshold,
+        "images": list(calibration.images),
+    }
+
+
+def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None:
     about: Mapping[str, Any] | None = file.manifest["calibration"]
     if about is None:
         return None
@@ -142,9 +183,9 @@ def _calibration(file: artifact.ModelFile) -> Calibration | None:
     return Calibration(
         **held,
         images=tuple(about["images"]),
-        method=about["method"],
-        max_false_alarms=float(about["max_false_alarms" if "max_false_alarms" in about else "false_alarm_rate"]),
-        confidence=float(about.get("confidence", 0.0)),  # format 1 promised on average
+        method=str(about["method"]),
+        max_false_alarms=config.max_false_alarms,
+        confidence=config.confidence,
     )
 
 

@@ -185,11 +185,10 @@ class PatchStream:
 
     def _allocate(self, patches: int, dims: int) -> None:
         projected = self.config.projection_dim if self.config.sampler == "approx_greedy_coreset" else 0
-        bytes_per_row = 4 * (dims + projected) + _ROW_OVERHEAD
+        copies = 2 if self.config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
+        bytes_per_row = copies * (4 * (dims + projected) + _ROW_OVERHEAD)
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
         self._capacity = int((1 - CALIBRATION_SHARE) * self.budget / bytes_per_row)
-        if self.config.calibration == "cross_fit":  # a fold's bank is made from a copy of the others' patches
-            self._capacity //= 2
         if self._capacity < 4 * patches:
             needed = 4 * patches * bytes_per_row / (1 - CALIBRATION_SHARE) / 1e6
             raise ConfigError(

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -41,7 +42,8 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     model = PatchCore.load(tmp_path / "m.patchbank")
     assert model.config == Config(image_size=64, coreset_size=40, layers=("blocks.2", "blocks.4"), embedding="mean")
     assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
-    assert "8 good images support 31 % at 95 %; 1 % needs 299" in result.stderr
+    assert "8 good images support 32 % at 95 %; 1 % needs 299" in result.stderr
+    assert "at most 32 % false alarms with 95 % confidence" in result.stdout
 
 
 def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
@@ -72,6 +74,50 @@ def test_info_shows_every_option_and_checks_the_file(fitted):
     manifest = json.loads(run("info", fitted, "--json").stdout)
     assert manifest["bank"]["size"] == 40
     assert manifest["config"]["image_size"] == [64]
+    held = manifest["calibration"]
+    assert (held["supported"], held["images_needed"], held["confidence"]) == (False, 299, 0.95)
+    assert "8 good images support 32 % at 95 %; 1 % needs 299" in text
+
+
+def test_info_of_a_file_of_version_1_speaks_of_its_threshold_in_the_same_words():
+    file = Path(__file__).parents[1] / "golden" / "version1.patchbank"
+    assert "(at most 20 % false alarms on average; leave one out, 10 images)" in run("info", file).stdout
+    manifest = json.loads(run("info", file, "--json").stdout)
+    assert manifest["format_version"] == 1
+    assert manifest["calibration"]["max_false_alarms"] == manifest["config"]["max_false_alarms"] == 0.2
+    assert "false_alarm_rate" not in json.dumps(manifest)
+
+
+def test_threshold_shows_what_the_images_support(fitted):
+    lines = run("threshold", fitted).stdout.splitlines()
+    assert lines[0].startswith("8 held-out good images (leave one out), scores ")
+    rows = {line[2:11].strip(): line for line in lines[2:-1]}
+    assert rows["1 %"].startswith("*")
+    assert rows["1 %"].endswith("needs 299 images")
+    assert rows["32 %"].endswith("supported")
+    held = PatchCore.load(fitted).calibration
+    asked = json.loads(run("threshold", fitted, "--max-false-alarms", "0.3", "--confidence", "0", "--json").stdout)
+    row = next(row for row in asked["rows"] if row["max_false_alarms"] == 0.3)
+    assert row["threshold"] == np.sort(held.scores)[6]  # k = ceil(9 * 0.7) = 7
+    assert (row["supported"], row["over"], row["images_needed"]) == (True, 1, 3)
+    assert (asked["max_false_alarms"], asked["confidence"], asked["images"]) == (0.01, 0.95, 8)  # the model's own
+
+
+def test_threshold_writes_another_model_only_where_it_is_told_to(fitted, tmp_path, good):
+    before = fitted.read_bytes()
+    text = run("threshold", fitted, "--max-false-alarms", "0.3", "--confidence", "0").stdout
+    assert next(line for line in text.splitlines() if line.startswith(">"))[2:11].strip() == "30 %"
+    result = run("threshold", fitted, "--max-false-alarms", "0.3", "--confidence", "0", "-o", tmp_path / "m")
+    assert fitted.read_bytes() == before
+    model, other = PatchCore.load(fitted), PatchCore.load(tmp_path / "m")
+    assert f"threshold was {model.calibration.threshold:.4f}" in result.stdout
+    assert f"threshold {other.calibration.threshold:.4f}" in result.stdout
+    assert result.stderr == ""
+    assert other.calibration.threshold < model.calibration.threshold
+    assert other.predict(good).score == model.predict(good).score
+    run("threshold", tmp_path / "m", "--max-false-alarms", "0.01", "--confidence", "0.95", "-o", tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    assert "1 % needs 299" in run("threshold", fitted, "-o", tmp_path / "m").stderr
 
 
 def test_predict_tells_good_from_scratched(fitted, good, scratched):
@@ -88,6 +134,7 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratc
     assert [list(row) for row in rows] == [["path", "score", "threshold", "is_anomalous", "p_value", "regions"]] * 2
     assert [row["path"] for row in rows] == [str(good), str(scratched)]
     assert [row["is_anomalous"] for row in rows] == [False, True]
+    assert rows[0]["p_value"] > rows[1]["p_value"] == 1 / 9
     assert rows[0]["score"] == PatchCore.load(fitted).predict(good).score
     assert result.stderr == ""
     x, y, width, height = rows[1]["regions"][0]["box"]
@@ -101,6 +148,7 @@ def test_predict_csv_has_a_header_and_quotes(fitted, scratched, tmp_path):
     assert list(rows[0]) == ["path", "score", "threshold", "is_anomalous", "p_value", "regions"]
     assert rows[0]["path"] == str(odd)
     assert rows[0]["is_anomalous"] == "true"
+    assert float(rows[0]["p_value"]) == 1 / 9
     assert int(rows[0]["regions"]) >= 1
     assert float(rows[0]["score"]) > float(rows[0]["threshold"])
 

@@ -88,10 +88,22 @@ def test_impossible_options(category, tmp_path, flags, says):
     assert not (tmp_path / "m").exists()
 
 
+def test_no_threshold_without_held_out_scores(category, tmp_path):
+    run("fit", category, "-o", tmp_path / "m", *SMALL, "--calibration", "none")
+    assert "has no held-out scores; fit it again" in failure("threshold", tmp_path / "m", code=2)
+
+
+def test_an_impossible_threshold_writes_nothing(fitted, tmp_path):
+    for flags, says in ((("--max-false-alarms", "1"), "at most 0.5"), (("--confidence", "1"), "at most 0.999999")):
+        assert says in failure("threshold", fitted, *flags, "-o", tmp_path / "m", code=2)
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("corset_size = 3\n", "unknown option 'corset_size'"),
+        ("false_alarm_rate = 0.01\n", "it is called max_false_alarms now"),
         ("coreset_size = 'many'\n", "coreset_size: expected int"),
         ("coreset_size = = 3\n", "is not valid TOML"),
         ("[fit]\ncoreset_size = 3\n", "unknown option 'fit'"),

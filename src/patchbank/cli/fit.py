@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from patchbank.cli.options import command, note, progress_bar
+from patchbank.cli.threshold import say_threshold
 from patchbank.config import Config, Runtime
-
-if TYPE_CHECKING:
-    from patchbank.calibration import Support
 
 
 def register(app: typer.Typer) -> None:
@@ -46,11 +44,7 @@ def register(app: typer.Typer) -> None:
             f"{output}: {len(model.bank.images)} images, {len(model.bank)} bank vectors, fitted in {seconds:.1f} s"
         )
         if model.calibration:
-            support = model.calibration.support
-            about = f"{model.calibration.method.replace('_', ' ')}, {support.n} images"
-            typer.echo(f"threshold {model.calibration.threshold:.4f} ({promise(support)}; {about})")
-            if not support.kept:
-                note(f"{support}; the threshold is their largest score")
+            say_threshold(model.calibration)
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
@@ -58,12 +52,6 @@ def register(app: typer.Typer) -> None:
                 f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
             )
         report_skipped([(s.name, s.reason) for s in model.skipped])
-
-
-def promise(support: Support) -> str:
-    """What a threshold promises, or would with more images, in words."""
-    sure = f"with {100 * support.confidence:g} % confidence" if support.confidence else "on average"
-    return f"at most {100 * (support.max_false_alarms if support.kept else support.rate):.2g} % false alarms {sure}"
 
 
 def report_skipped(skipped: list[tuple[str, str]]) -> None:

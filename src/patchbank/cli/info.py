@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from patchbank.cli.fit import promise
 from patchbank.cli.options import command
+from patchbank.cli.threshold import described
 
 
 def register(app: typer.Typer) -> None:
@@ -21,13 +21,13 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
-        from patchbank.artifact import ModelFile
+        from patchbank.packing import load_calibration, load_manifest
 
-        manifest = ModelFile(model).manifest
+        manifest = load_manifest(model)
         if as_json:
             typer.echo(json.dumps(manifest, indent=1, allow_nan=False))
             return
-        backbone, bank, calibration = manifest["backbone"], manifest["bank"], manifest["calibration"]
+        backbone, bank, calibration = manifest["backbone"], manifest["bank"], load_calibration(model)
         layers = [
             f"{each['name']} ({each['channels']} channels, stride {each['stride']})" for each in backbone["layers"]
         ]
@@ -38,20 +38,12 @@ def register(app: typer.Typer) -> None:
             "layers": ", ".join(layers),
             "bank": f"{bank['size']} vectors of {len(bank['images'])} images",
             "radius": f"{bank['covering_radius']:.4f} (no training patch is farther from the bank)",
-            "threshold": _threshold(calibration) if calibration else "none",
+            "threshold": described(calibration) if calibration else "none",
         }
+        if calibration and not calibration.support.kept:
+            rows["support"] = str(calibration.support)
         for name, value in rows.items():
             typer.echo(f"{name:<12} {value}")
         typer.echo("options")
         for name, value in manifest["config"].items():
             typer.echo(f"  {name:<20} {value}")
-
-
-def _threshold(calibration: dict[str, Any]) -> str:
-    from patchbank.calibration import support
-
-    rate = calibration["max_false_alarms" if "max_false_alarms" in calibration else "false_alarm_rate"]  # format 1
-    about = support(len(calibration["images"]), rate, calibration.get("confidence", 0.0))
-    method = calibration["method"].replace("_", " ")
-    enough = "" if about.kept else f"; {about}"
-    return f"{calibration['threshold']:.4f} ({promise(about)}; {method}, {about.n} images{enough})"

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
-from patchbank.errors import ConfigError, OutputError, PatchbankError
+from patchbank.config import PRESETS, Config, Runtime, check_names, options, read_toml, with_preset
+from patchbank.errors import OutputError, PatchbankError
 from patchbank.progress import Progress, silent
 
 INTERRUPTED = 130
@@ -77,11 +77,7 @@ def _build(parts: Sequence[type], stored: dict[str, Any], flags: dict[str, Any])
     names = {cls: {f.name for f in options(cls)} for cls in parts}
     known = set().union(*names.values()) if names else set()
     stored = with_preset(stored) if Config in parts else stored
-    for name in stored:
-        if name not in known:
-            raise ConfigError(
-                f"unknown option {name!r} in the configuration file; valid options: {', '.join(sorted(known))}"
-            )
+    check_names(stored, known, " in the configuration file")
     merged = stored | {name: value.split(",") if name == "layers" else value for name, value in flags.items()}
     return {cls: cls(**{name: value for name, value in merged.items() if name in names[cls]}) for cls in parts}
 
