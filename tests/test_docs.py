@@ -29,6 +29,7 @@ RUN = (
     "docs/explain.md",
     "docs/model-file.md",
     "docs/paper.md",
+    "docs/update.md",
 )
 
 

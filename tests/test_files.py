@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.files import atomic_write, check_writable, make_folder
+from patchbank.files import atomic_write, check_writable, claimed, make_folder
 
 
 def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -105,3 +106,54 @@ def test_a_name_without_a_file_is_refused() -> None:
     for name in ("/", "..", ""):
         with pytest.raises(OutputError):
             check_writable(name)
+
+
+needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+
+
+@needs_locks
+def test_a_claimed_file_is_refused_to_others(tmp_path: Path) -> None:
+    """Two updates at the same time: the second is told so before it has done any work, and nothing is lost."""
+    path = tmp_path / "m"
+    path.write_bytes(b"1")
+    with claimed(path):
+        with pytest.raises(OutputError, match="being changed by another process"), claimed(path):
+            raise AssertionError
+        with atomic_write(path) as file:
+            file.write(b"2")
+    with claimed(path):
+        assert path.read_bytes() == b"2"
+
+
+@needs_locks
+def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"1")
+    code = f"import os; from patchbank.files import claimed\nwith claimed({str(path)!r}): os._exit(3)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+    with claimed(path):
+        pass
+
+
+@needs_locks
+def test_a_file_that_was_replaced_before_the_lock_came_is_refused(tmp_path: Path, monkeypatch) -> None:
+    import fcntl
+
+    path = tmp_path / "m"
+    path.write_bytes(b"1")
+    lock = fcntl.flock
+
+    def replaced_meanwhile(file, operation) -> None:
+        with atomic_write(path) as other:
+            other.write(b"2")
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", replaced_meanwhile)
+    with pytest.raises(OutputError, match="just now"), claimed(path):
+        raise AssertionError
+
+
+def test_what_is_not_there_can_be_claimed(tmp_path: Path) -> None:
+    """Who reads it says what is wrong with it, better than a lock could."""
+    with claimed(tmp_path / "none"):
+        pass

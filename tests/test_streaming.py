@@ -39,7 +39,7 @@ def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=T
     stream = PatchStream(config, budget, len(everything) if known else 0, held_out, silent)
     for features in everything:
         stream.add(patches_of(features))
-    bank, calibration = stream.finish(tuple(f"{n}" for n in range(len(everything))))
+    bank, _, calibration = stream.finish(tuple(f"{n}" for n in range(len(everything))))
     return stream, bank, calibration
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
     from patchbank.explain import Explanation, Finding, NormalPatch
+    from patchbank.life import Diff, Version
     from patchbank.maps import Region
     from patchbank.model import PatchCore
     from patchbank.result import Result
@@ -46,6 +47,7 @@ _LAZY = {
     "Backbone": "patchbank.backbones",
     "Calibration": "patchbank.calibration",
     "Dataset": "patchbank.evaluation.datasets",
+    "Diff": "patchbank.life",
     "Evaluation": "patchbank.evaluation.evaluate",
     "Explanation": "patchbank.explain",
     "Finding": "patchbank.explain",
@@ -54,6 +56,7 @@ _LAZY = {
     "PatchCore": "patchbank.model",
     "Region": "patchbank.maps",
     "Result": "patchbank.result",
+    "Version": "patchbank.life",
     "benchmark": "patchbank.evaluation.benchmark",
     "evaluate": "patchbank.evaluation.evaluate",
     "find_images": "patchbank.evaluation.datasets",
@@ -70,6 +73,7 @@ __all__ = [
     "ConfigError",
     "Dataset",
     "DatasetError",
+    "Diff",
     "Evaluation",
     "Explanation",
     "Finding",
@@ -84,6 +88,7 @@ __all__ = [
     "Region",
     "Result",
     "Runtime",
+    "Version",
     "WeightsNotFoundError",
     "benchmark",
     "evaluate",

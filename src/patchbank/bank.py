@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,33 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Reserve:
+    """S patch features that the model keeps beside its bank, and their provenance: spares that can fill a hole, and
+    vectors of earlier versions of the bank.
+
+    vectors: (S, D) float32. image, row, column: (S,) int32, as in `MemoryBank`, whose `images` they count.
+    """
+
+    vectors: FloatArray
+    image: IntArray
+    row: IntArray
+    column: IntArray
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, numbers: npt.NDArray[np.integer]) -> Reserve:
+        """Some of the vectors, in the order of their numbers."""
+        return Reserve(self.vectors[numbers], self.image[numbers], self.row[numbers], self.column[numbers])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Reserve]) -> Reserve:
+        """At least one part's vectors, one after the other."""
+        names = ("vectors", "image", "row", "column")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, eq=False)

@@ -218,6 +218,14 @@ class Config:
         low=0,
         high=1024,
     )
+    spare_ratio: float = option(
+        0.1,
+        "Spare vectors in the model file, as a share of the bank: they fill the hole that a removed training image "
+        "leaves; 0 = none",
+        group="file",
+        low=0.0,
+        high=1.0,
+    )
 
     def __post_init__(self) -> None:
         _validate(self)

@@ -8,7 +8,7 @@ without a pass over all points for each pick is in `kcenter.py`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +35,13 @@ class Coreset:
         sampler works (projected for `approx_greedy_coreset`, whose start distances count until a pick is nearer); inf
         for a first pick that had nothing to be far from, NaN where the sampler measures none (`identity`, `random`).
     covering_radius: largest Euclidean distance of any of the N points to its nearest pick, in the features' space.
+    spares: (S,) int64, what the sampler would have picked next.
     """
 
     indices: IndexArray
     distances: FloatArray
     covering_radius: float
+    spares: IndexArray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def coreset_size(n: int, config: Config) -> int:
@@ -49,6 +51,11 @@ def coreset_size(n: int, config: Config) -> int:
     return max(1, min(int(n * config.coreset_ratio), config.coreset_limit))
 
 
+def spare_size(n: int, m: int, config: Config) -> int:
+    """How many of the n points are kept beside a coreset of m: the sampler's next picks."""
+    return min(n - m, round(config.spare_ratio * m)) if config.sampler != "identity" else 0
+
+
 def sample(features: FloatArray, config: Config, progress: Progress = silent) -> Coreset:
     """Thins features, (N, D) float32, by `config.sampler`. Same features and config, same result.
 
@@ -56,14 +63,17 @@ def sample(features: FloatArray, config: Config, progress: Progress = silent) ->
     """
     points = _checked(features)
     m = coreset_size(len(points), config)
+    spares = spare_size(len(points), m, config)
     rng = np.random.default_rng(config.seed)
     if config.sampler == "identity":
         return identity(points)
     if config.sampler == "random":
-        return random_sample(points, m, rng)
+        return random_sample(points, m, rng, spares=spares)
     if config.sampler == "greedy_coreset":
-        return greedy_kcenter(points, m, progress=progress)
-    return approximate_kcenter(points, m, config.projection_dim, rng, progress=progress)
+        picked = greedy_kcenter(points, m + spares, progress=progress)
+        radius = float(picked.distances[m]) if spares else picked.covering_radius  # the next pick is the farthest point
+        return Coreset(picked.indices[:m], picked.distances[:m], radius, picked.indices[m:])
+    return approximate_kcenter(points, m, config.projection_dim, rng, spares=spares, progress=progress)
 
 
 def identity(features: FloatArray) -> Coreset:
@@ -72,10 +82,11 @@ def identity(features: FloatArray) -> Coreset:
     return Coreset(np.arange(n, dtype=np.int64), np.full(n, np.nan, np.float32), 0.0)
 
 
-def random_sample(features: FloatArray, m: int, rng: np.random.Generator) -> Coreset:
+def random_sample(features: FloatArray, m: int, rng: np.random.Generator, *, spares: int = 0) -> Coreset:
     """Keeps m points chosen at random, without replacement."""
-    indices = rng.permutation(len(features))[:m].astype(np.int64)
-    return Coreset(indices, np.full(m, np.nan, np.float32), covering_radius(features, features[indices]))
+    order = rng.permutation(len(features)).astype(np.int64)
+    radius = covering_radius(features, features[order[:m]])
+    return Coreset(order[:m], np.full(m, np.nan, np.float32), radius, order[m : m + spares])
 
 
 def greedy_kcenter(
@@ -103,8 +114,32 @@ def greedy_kcenter(
     return _result(state, radius)
 
 
+def cover(points: FloatArray, centres: FloatArray, radius: float, progress: Progress = silent) -> Coreset:
+    """Continues greedy k-center from `centres` until every one of the points is within `radius` of a centre or pick.
+
+    points: (N, D) float32. centres: (S, D) float32. radius: a Euclidean distance. Picks none if all are within already.
+    """
+    points, n, limit = _checked(points), len(points), radius * radius
+    with one_blas_thread():
+        state = KCenter(points, n + len(centres))
+        state.add_centres(_checked(centres))
+        while len(state.picked) < n and not (state.picked and state.picked_squared[-1] <= limit):
+            progress("coreset", len(state.picked), n)
+            state.advance(n)
+        count = int(np.searchsorted(-np.array(state.picked_squared), -limit))  # a round may pick more than is needed
+        left = state.picked_squared[count] if count < len(state.picked) else state.farthest()
+        progress("coreset", n, n)
+        return replace(_result(state, math.sqrt(left), len(state.picked) - count), spares=np.empty(0, np.int64))
+
+
 def approximate_kcenter(
-    features: FloatArray, m: int, dim: int, rng: np.random.Generator, *, progress: Progress = silent
+    features: FloatArray,
+    m: int,
+    dim: int,
+    rng: np.random.Generator,
+    *,
+    spares: int = 0,
+    progress: Progress = silent,
 ) -> Coreset:
     """Greedy k-center on a random projection to `dim`, started from mean distances to 10 random points.
 
@@ -113,9 +148,10 @@ def approximate_kcenter(
     features = _checked(features)
     with one_blas_thread():
         projected = project(features, dim, rng)
-        state = _traverse(projected, m, mean_distance(projected, rng), None, progress)
+        state = _traverse(projected, m + spares, mean_distance(projected, rng), None, progress)
         del projected
-        return _result(state, covering_radius(features, features[state.picked], state.near))
+        near = np.where(state.near < m, state.near, -1)
+        return _result(state, covering_radius(features, features[state.picked[:m]], near), spares)
 
 
 def covering_radius(points: FloatArray, centres: FloatArray, near: npt.NDArray[np.integer] | None = None) -> float:
@@ -191,9 +227,11 @@ def _traverse(
     return state
 
 
-def _result(state: KCenter, radius: float) -> Coreset:
-    distances = np.sqrt(np.asarray(state.picked_squared, dtype=np.float32))
-    return Coreset(np.asarray(state.picked, dtype=np.int64), distances, radius)
+def _result(state: KCenter, radius: float, spares: int = 0) -> Coreset:
+    m = len(state.picked) - spares
+    distances = np.sqrt(np.asarray(state.picked_squared[:m], dtype=np.float32))
+    picked = np.asarray(state.picked, dtype=np.int64)
+    return Coreset(picked[:m], distances, radius, picked[m:])
 
 
 def _largest_row_norm(points: FloatArray) -> int:

@@ -46,6 +46,33 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         aside.unlink()
 
 
+@contextmanager
+def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a file that is about to be read, changed and replaced, so that no other process that claims it does the
+    same in between. Raises OutputError if one does. The system lets go of the file when the process ends, however.
+
+    Without effect for a file that cannot be opened, or where the system has no such locks (there, Windows does not
+    replace a file that is open).
+    """
+    try:
+        import fcntl
+
+        file = Path(path).open("rb")  # noqa: SIM115  (closed below)
+    except (ImportError, OSError):
+        yield
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"{path} is being changed by another process; try again when that has ended") from error
+        except OSError:  # a file system without locks
+            pass
+        if not os.path.samestat(os.fstat(file.fileno()), Path(path).stat()):
+            raise OutputError(f"{path} was changed by another process just now; try again")
+        yield
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes a folder and those above it, where they are missing. Raises OutputError where that fails."""
     folder = Path(path)

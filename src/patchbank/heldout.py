@@ -7,7 +7,7 @@ aside have none there, so the same rule serves them. Cross-fitting makes a bank 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from patchbank import coreset, maps, scoring
 from patchbank.bank import MemoryBank
+from patchbank.calibration import Calibration
 from patchbank.config import Config
+from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
 from patchbank.search import Neighbours, Searcher, build_searcher, search_excluding
@@ -39,6 +41,32 @@ class HeldOut:
     nearest: npt.NDArray[np.int64]
     score: float
     peak: float
+
+
+def summarised(scored: Iterable[HeldOut], names: Sequence[str], config: Config) -> tuple[Calibration, NormalDistances]:
+    """The thresholds and the distribution of normal distances that follow from held-out images, of which there is at
+    least one. names: those of all training images."""
+    scores, peaks, images, distances = [], [], [], []
+    for held in scored:
+        scores.append(held.score)
+        peaks.append(held.peak)
+        images.append(names[held.image])
+        distances.append((held.patches.on_grid(held.distances), held.patches.counted))
+    calibration = Calibration(
+        np.array(scores, np.float32),
+        np.array(peaks, np.float32),
+        tuple(images),
+        config.calibration,
+        config.max_false_alarms,
+        config.confidence,
+    )
+    return calibration, NormalDistances.of(distances)
+
+
+def score_one(image: int, patches: Patches, bank: MemoryBank, searcher: Searcher, config: Config) -> HeldOut:
+    """One image by the bank without the vectors of image number `image`."""
+    (held,) = score_held_out([CalibrationPatches(image, patches)], bank, searcher, config)
+    return held
 
 
 def score_cross_fitted(

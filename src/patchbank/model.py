@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,7 +23,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
-from patchbank.heldout import score_cross_fitted, score_held_out
+from patchbank.heldout import score_cross_fitted, score_held_out, summarised
 from patchbank.images import (
     Array,
     ImageSource,
@@ -34,6 +35,7 @@ from patchbank.images import (
     resize,
     shown,
 )
+from patchbank.life import Diff, Life, Version, born, difference, images_of
 from patchbank.normal import NormalDistances
 from patchbank.parallel import one_blas_thread
 from patchbank.patches import Patches, embed
@@ -43,6 +45,7 @@ from patchbank.roi import Roi
 from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
 from patchbank.training import Skipped, Training, collect
+from patchbank.update import Reason, repromised, rolled_back, updated
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -53,9 +56,9 @@ class PatchCore:
     change.
 
     config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
-    scores, or None. roi: the region of interest, None = all. thumbnails: JPEG bytes, one a training image, or none.
-    skipped: training images that could not be read. normal: left-out normal patches' distances; None without
-    calibration.
+    scores, or None. life: the bank's versions, and the vectors that are not in it. roi: the region of interest, None =
+    all. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be read. normal:
+    left-out normal patches' distances; None without calibration.
     """
 
     config: Config
@@ -63,6 +66,7 @@ class PatchCore:
     bank: MemoryBank
     searcher: Searcher
     calibration: Calibration | None
+    life: Life
     roi: Roi | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
@@ -110,8 +114,18 @@ class PatchCore:
         calibration, normal = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
+        life = born(training.bank, training.spares, calibration)
         return cls(
-            config, network, training.bank, searcher, calibration, roi, training.thumbnails, training.skipped, normal
+            config,
+            network,
+            training.bank,
+            searcher,
+            calibration,
+            life,
+            roi,
+            training.thumbnails,
+            training.skipped,
+            normal,
         )
 
     @overload
@@ -193,23 +207,83 @@ class PatchCore:
         patches = _patches(image, self.backbone, self.config, self.roi, {})
         return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours)
 
-    def with_threshold(self, *, max_false_alarms: float | None = None, confidence: float | None = None) -> PatchCore:
-        """The same model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+    def with_threshold(
+        self,
+        *,
+        max_false_alarms: float | None = None,
+        confidence: float | None = None,
+        note: str = "",
+        author: str = "",
+        time: str | None = None,
+    ) -> PatchCore:
+        """The model's next version, with thresholds for another promise from the same held-out scores; None keeps what
+        it is.
 
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        if self.calibration is None:
-            raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
-        config = dataclasses.replace(
-            self.config,
-            max_false_alarms=self.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
-            confidence=self.config.confidence if confidence is None else confidence,
+        return repromised(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+
+    def update(
+        self,
+        add: Iterable[ImageSource] = (),
+        remove: Iterable[str] = (),
+        *,
+        images: Mapping[str, ImageSource] | None = None,
+        representative: bool = False,
+        certify: bool = True,
+        note: str = "",
+        author: str = "",
+        time: str | None = None,
+        skip_unreadable: bool = False,
+        progress: Progress = silent,
+    ) -> PatchCore:
+        """The model's next version, which has learned more images of good parts and forgotten training images.
+
+        add: images that were flagged although they are good. remove: names of training images (of `bank.images`).
+        images: the training images by name, to measure the calibration scores again; needed to remove an image, unless
+        `certify` is False. representative: the added images are a sample of good parts that was not chosen by its
+        scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]` and
+        `diff()`. Raises ConfigError, DatasetError or ImageError.
+        """
+        return updated(
+            self,
+            self._describe,
+            list(_listed(add)),
+            list(remove),
+            images=images,
+            representative=representative,
+            certify=certify,
+            skip_unreadable=skip_unreadable,
+            reason=Reason(time or _now(), author, note),
+            progress=progress,
         )
-        calibration = dataclasses.replace(
-            self.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
-        )
-        return dataclasses.replace(self, config=config, calibration=calibration)
+
+    def rollback(
+        self, to: int | None = None, *, note: str = "", author: str = "", time: str | None = None
+    ) -> PatchCore:
+        """The model's next version, with the bank, scores and threshold of version `to`; None: the one before the
+        present. Raises ConfigError for a version that there is not."""
+        return rolled_back(self, to, Reason(time or _now(), author, note))
+
+    def diff(self, before: int | None = None, after: int | None = None) -> Diff:
+        """What differs between two versions; None: the present one, and the one before. Raises ConfigError for a
+        version that there is not."""
+        last = len(self.versions) if after is None else after
+        return difference(self, last - 1 if before is None else before, last)
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Every version that the bank had, oldest first; the last is the present one."""
+        return self.life.versions
+
+    @property
+    def training_images(self) -> tuple[str, ...]:
+        """The names of the present version's training images; `bank.images` also names those of earlier versions."""
+        return tuple(self.bank.images[image] for image in sorted(images_of(self.versions)[-1]))
+
+    def _describe(self, image: Array) -> Patches:
+        return _patches(image, self.backbone, self.config, self.roi, {})
 
     def search_recall(self, images: Iterable[ImageSource]) -> float:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
@@ -228,6 +302,10 @@ class PatchCore:
         """Reads a model file; its scores are those of the model that was saved. Raises ModelFileError or
         BackboneError."""
         return cls(**packing.load(path, runtime or Runtime()))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
@@ -289,14 +367,7 @@ def _calibrate(
         scored = score_cross_fitted(images, config, progress)
     else:
         scored = score_held_out(images, bank, searcher, config, progress)
-    scores, peaks = np.empty(len(images), np.float32), np.empty(len(images), np.float32)
-    distances = []
-    for number, held in enumerate(scored):
-        scores[number], peaks[number] = held.score, held.peak
-        distances.append((held.patches.on_grid(held.distances), held.patches.counted))
-    names = tuple(bank.images[held.image] for held in images)
-    calibration = Calibration(scores, peaks, names, config.calibration, config.max_false_alarms, config.confidence)
-    return calibration, NormalDistances.of(distances)
+    return summarised(scored, bank.images, config)
 
 
 class _Clock:

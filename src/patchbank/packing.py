@@ -22,7 +22,9 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.life import Version
 from patchbank.normal import NormalDistances
+from patchbank.packing_life import NORMAL, get_life, packed_radius, put_life, radius_of
 from patchbank.patches import patch_grid
 from patchbank.roi import Roi
 from patchbank.search import build_searcher
@@ -36,7 +38,6 @@ Entries = dict[str, bytes]
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
-_NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
 
 
 def save(model: PatchCore, path: str | Path) -> None:
@@ -57,6 +58,7 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
     _put_bank(model.bank, manifest, entries)
     _put_calibration(model.calibration, manifest, entries)
     _put_normal(model.normal, manifest, entries)
+    put_life(model, manifest, entries)
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
@@ -67,15 +69,16 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
     with _checked(path):
         config = _config(file)
         backbone = _backbone(file, runtime)
-        bank = _bank(file, config, backbone.info)
+        bank, calibration, normal = _bank(file, config, backbone.info), _calibration(file, config), _normal(file)
         return {
             "config": config,
             "backbone": backbone,
             "bank": bank,
             "searcher": build_searcher(bank.vectors, config),
-            "calibration": _calibration(file, config),
+            "calibration": calibration,
+            "life": get_life(file, bank, calibration, normal),
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
-            "normal": _normal(file),
+            "normal": normal,
             "thumbnails": _thumbnails(file),
         }
 
@@ -85,6 +88,15 @@ def load_calibration(path: str | Path) -> Calibration | None:
     file = artifact.ModelFile(path)
     with _checked(path):
         return _calibration(file, _config(file))
+
+
+def load_versions(path: str | Path) -> tuple[Version, ...]:
+    """The versions of the bank in a file, without the model. Raises ModelFileError."""
+    file = artifact.ModelFile(path)
+    with _checked(path):
+        config = _config(file)
+        bank = _bank(file, config, _backbone_info(file))
+        return get_life(file, bank, _calibration(file, config), _normal(file)).versions
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -113,20 +125,29 @@ def _config(file: artifact.ModelFile) -> Config:
     return Config.from_dict(options)
 
 
-def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
+def _backbone_info(file: artifact.ModelFile) -> BackboneInfo:
     about = dict(file.manifest["backbone"])
     about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
     for name in ("mean", "std"):
         about[name] = tuple(float(value) for value in about[name])
+    return BackboneInfo(**about)
+
+
+def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
+    info = _backbone_info(file)
     try:
-        return restore_backbone(bytes(file.entry("backbone.onnx")), BackboneInfo(**about), runtime)
+        return restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
     except BackboneError as error:
         raise type(error)(f"{file.path}: {error}") from error
 
 
 def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
     entries["bank.safetensors"] = artifact.tensor_bytes({name: getattr(bank, name) for name in _BANK})
-    manifest["bank"] = {"size": len(bank), "covering_radius": bank.covering_radius, "images": list(bank.images)}
+    manifest["bank"] = {
+        "size": len(bank),
+        "covering_radius": packed_radius(bank.covering_radius),
+        "images": list(bank.images),
+    }
 
 
 def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
@@ -136,7 +157,7 @@ def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> Memor
         raise ValueError("the bank holds values that are not finite")
     if first:
         tensors["grids"] = np.tile(_grid_of_version_1(tensors, config, info), (len(about["images"]), 1))
-    return MemoryBank(**tensors, images=tuple(about["images"]), covering_radius=float(about["covering_radius"]))
+    return MemoryBank(**tensors, images=tuple(about["images"]), covering_radius=radius_of(about["covering_radius"]))
 
 
 def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:
@@ -192,7 +213,7 @@ def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None
 def _put_normal(normal: NormalDistances | None, manifest: Manifest, entries: Entries) -> None:
     manifest["normal"] = None
     if normal:
-        entries["normal.safetensors"] = artifact.tensor_bytes({name: getattr(normal, name) for name in _NORMAL})
+        entries["normal.safetensors"] = artifact.tensor_bytes({name: getattr(normal, name) for name in NORMAL})
         manifest["normal"] = {"images": normal.images}
 
 
@@ -200,7 +221,7 @@ def _normal(file: artifact.ModelFile) -> NormalDistances | None:
     about: Mapping[str, Any] | None = file.manifest.get("normal")  # version 1 has none
     if about is None:
         return None
-    return NormalDistances(**file.tensors("normal.safetensors", _NORMAL), images=operator.index(about["images"]))
+    return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=operator.index(about["images"]))
 
 
 def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank import coreset
-from patchbank.bank import MemoryBank
+from patchbank.bank import MemoryBank, Reserve
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.exact import ExactSearcher
@@ -93,26 +93,25 @@ class PatchStream:
         """The images of which the buffer still holds a patch."""
         return set(np.unique(self._image[: self.used]).tolist())
 
-    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, list[CalibrationPatches]]:
-        """The bank, and the images to calibrate with. The stream must not be used afterwards."""
+    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
+        """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
         size = self._final_size()
         if self.chunks:
             self._reduce()
         features = self._features[: self.used]
         if self.config.sampler == "random" and self.chunks:
-            chosen = coreset.Coreset(np.argsort(self._key[: self.used])[:size], np.empty(0, np.float32), float("nan"))
+            order, spares = np.argsort(self._key[: self.used]), coreset.spare_size(self.used, size, self.config)
+            nothing = np.empty(0, np.float32)
+            chosen = coreset.Coreset(order[:size], nothing, float("nan"), order[size : size + spares])
         else:
             chosen = coreset.sample(features, self._sampling(size), self.progress)
-        rows = chosen.indices
         bank = MemoryBank(
-            features[rows],
-            self._image[rows],
-            *self._row_and_column(rows),
+            *self._rows(chosen.indices),
             images=names,
             covering_radius=chosen.covering_radius + self.radius,
             grids=np.array(self.grids, np.int32),
         )
-        return bank, self._calibration_patches()
+        return bank, Reserve(*self._rows(chosen.spares)), self._calibration_patches()
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that `restore` needs to go on from here, as plain arrays."""
@@ -169,9 +168,11 @@ class PatchStream:
             return sorted(self.pool, key=lambda held: held.image)
         return self._buffered_images()
 
-    def _row_and_column(self, rows: npt.NDArray[np.int64]) -> tuple[IntArray, IntArray]:
-        widths = np.array([width for _, width in self.grids], np.int32)[self._image[rows]]
-        return self._place[rows] // widths, self._place[rows] % widths
+    def _rows(self, rows: npt.NDArray[np.int64]) -> tuple[FloatArray, IntArray, IntArray, IntArray]:
+        """Some of the buffer's patches: vectors, image, row, column."""
+        image, place = self._image[rows], self._place[rows]
+        widths = np.array([width for _, width in self.grids], np.int32)[image]
+        return self._features[rows], image, place // widths, place % widths
 
     def _final_size(self) -> int:
         """How many vectors the bank gets. Raises ConfigError if the budget cannot hold that many."""

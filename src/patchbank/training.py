@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.bank import MemoryBank
+from patchbank.bank import MemoryBank, Reserve
 from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
@@ -34,10 +34,11 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What `fit` makes of the training images: the bank, the patches to calibrate with, thumbnails, and what was left
-    out."""
+    """What `fit` makes of the training images: the bank, its spares, the patches to calibrate with, thumbnails, and
+    what was left out."""
 
     bank: MemoryBank
+    spares: Reserve
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
     skipped: tuple[Skipped, ...]
@@ -83,10 +84,10 @@ def collect(
         raise
     progress("embed", total, total)
     _check_count(len(run.names), run.skipped, config)
-    bank, calibration = stream.finish(relative_names(run.names))
-    used = set(bank.image.tolist())
+    bank, spares, calibration = stream.finish(relative_names(run.names))
+    used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
-    return Training(bank, calibration, thumbnails, tuple(run.skipped))
+    return Training(bank, spares, calibration, thumbnails, tuple(run.skipped))
 
 
 @dataclass(eq=False)

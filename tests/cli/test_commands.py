@@ -116,7 +116,11 @@ def test_threshold_writes_another_model_only_where_it_is_told_to(fitted, tmp_pat
     assert other.calibration.threshold < model.calibration.threshold
     assert other.predict(good).score == model.predict(good).score
     run("threshold", tmp_path / "m", "--max-false-alarms", "0.01", "--confidence", "0.95", "-o", tmp_path / "m")
-    assert (tmp_path / "m").read_bytes() == before
+    again = PatchCore.load(tmp_path / "m")
+    assert again.calibration.threshold == model.calibration.threshold
+    assert again.config == model.config
+    assert [version.action for version in again.versions] == ["fit", "threshold", "threshold"]
+    assert [version.max_false_alarms for version in again.versions] == [0.01, 0.3, 0.01]
     assert "1 % needs 299" in run("threshold", fitted, "-o", tmp_path / "m").stderr
 
 

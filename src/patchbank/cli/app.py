@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from patchbank import __version__
-from patchbank.cli import backbones, benchmark, demo, evaluate, explain, fit, info, predict, threshold, tune
+from patchbank.cli import (
+    backbones,
+    benchmark,
+    demo,
+    evaluate,
+    explain,
+    fit,
+    history,
+    info,
+    predict,
+    threshold,
+    tune,
+    update,
+)
 
 app = typer.Typer(
     name="patchbank",
@@ -33,6 +46,6 @@ def root(
     """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
 
 
-for module in (fit, predict, explain, threshold, tune, evaluate, benchmark, info, demo):
+for module in (fit, predict, explain, threshold, update, history, tune, evaluate, benchmark, info, demo):
     module.register(app)
 app.add_typer(backbones.app, name="backbones")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
 from patchbank.cli.threshold import described
 
@@ -21,13 +23,14 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
-        from patchbank.packing import load_calibration, load_manifest
+        from patchbank.packing import load_calibration, load_manifest, load_versions
 
         manifest = load_manifest(model)
         if as_json:
             typer.echo(json.dumps(manifest, indent=1, allow_nan=False))
             return
         backbone, bank, calibration = manifest["backbone"], manifest["bank"], load_calibration(model)
+        last = load_versions(model)[-1]
         layers = [
             f"{each['name']} ({each['channels']} channels, stride {each['stride']})" for each in backbone["layers"]
         ]
@@ -36,12 +39,18 @@ def register(app: typer.Typer) -> None:
             "written by": f"patchbank {manifest['patchbank_version']}",
             "backbone": f"{backbone['name']} ({backbone['licence']})",
             "layers": ", ".join(layers),
-            "bank": f"{bank['size']} vectors of {len(bank['images'])} images",
-            "radius": f"{bank['covering_radius']:.4f} (no training patch is farther from the bank)",
+            "bank": f"{bank['size']} vectors of {last.images} images",
+            "radius": f"{last.covering_radius:.4f} (no training patch is farther from the bank)",
             "threshold": described(calibration) if calibration else "none",
         }
         if calibration and not calibration.support.kept:
             rows["support"] = str(calibration.support)
+        if math.isnan(last.covering_radius):
+            rows["radius"] = "unknown"
+        if last.number > 1:
+            rows["version"] = f"{last.number}, {last.action} of {last.time} (patchbank history)"
+        if last.calibrated in ("bound", "stale"):
+            rows["scores"] = MEANING[last.calibrated]
         for name, value in rows.items():
             typer.echo(f"{name:<12} {value}")
         typer.echo("options")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import getpass
 import inspect
 import io
 import os
@@ -177,6 +178,14 @@ def _drop_stdout() -> None:
 def note(message: str) -> None:
     """Says something that is not a result: on stderr, so that stdout stays machine-readable."""
     typer.echo(message, err=True)
+
+
+def login() -> str:
+    """The name of the user, who is the author of a model's new version; empty where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return ""
 
 
 @contextmanager

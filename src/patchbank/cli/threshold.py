@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, note
+from patchbank.cli.options import command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 
@@ -55,7 +55,9 @@ def register(app: typer.Typer) -> None:
         if output:
             check_writable(output)
             detector = PatchCore.load(model, runtime=Runtime())
-            detector.with_threshold(max_false_alarms=max_false_alarms, confidence=confidence).save(output)
+            detector.with_threshold(max_false_alarms=max_false_alarms, confidence=confidence, author=login()).save(
+                output
+            )
         if as_json:
             rows = [asdict(row) for row in _rows(wanted)]
             about = {"method": now.method, "images": len(now.scores), "max_false_alarms": now.max_false_alarms}

@@ -1,0 +1,102 @@
+"""`patchbank history` and `patchbank diff`: the bank's versions, and what differs between two of them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchbank.cli.options import command
+
+if TYPE_CHECKING:
+    from patchbank.life import Diff, Version
+
+MEANING = {
+    "exact": "measured with this bank",
+    "bound": "with room to spare: the bank has grown since the scores were measured",
+    "stale": "NOT certified: the bank has lost vectors since the scores were measured",
+    "none": "fitted without calibration",
+}
+_MODEL = typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+
+    @command(app, "history")
+    def history(
+        model: Annotated[str, _MODEL],
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ) -> None:
+        """List the versions of a model's bank: when, who, why, and what changed."""
+        from patchbank.packing import load_versions
+
+        versions = load_versions(model)
+        if as_json:
+            typer.echo(json.dumps({"versions": [version.to_dict() for version in versions]}, allow_nan=False))
+            return
+        for version in versions:
+            typer.echo(_line(version))
+
+    @command(app, "diff")
+    def diff(
+        model: Annotated[str, _MODEL],
+        before: Annotated[
+            int | None, typer.Argument(metavar="V1", help="Version (default: the one before the last).")
+        ] = None,
+        after: Annotated[int | None, typer.Argument(metavar="V2", help="Version (default: the last).")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all scores.")] = False,
+    ) -> None:
+        """Show what differs between two versions: images, vectors, threshold, and which calibration images changed
+        sides of it."""
+        from patchbank.model import PatchCore
+
+        found = PatchCore.load(model).diff(before, after)
+        if as_json:
+            typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+            return
+        typer.echo(f"version    {found.before.number} -> {found.after.number}")
+        for word, names in (("added", found.images_added), ("removed", found.images_removed)):
+            for name in names:
+                typer.echo(f"{word:<10} {name}")
+        size = f"{found.before.size} -> {found.after.size}"
+        typer.echo(f"vectors    {size} ({found.vectors_added} came, {found.vectors_removed} left)")
+        typer.echo(f"threshold  {arrow(found.before.threshold, found.after.threshold)}")
+        typer.echo(f"pixels     {arrow(found.before.pixel_threshold, found.after.pixel_threshold)}")
+        typer.echo(f"scores     {MEANING[found.after.calibrated]}")
+        typer.echo(sides(found))
+
+
+def arrow(before: float | None, after: float | None) -> str:
+    """Two numbers for people: before -> after."""
+    return " -> ".join("none" if value is None else f"{value:.4f}" for value in (before, after))
+
+
+def sides(diff: Diff) -> str:
+    """How many calibration images changed sides of the threshold, and which."""
+    changes = diff.changed_sides
+    lines = [f"sides      {len(changes)} calibration images changed sides of the threshold"]
+    for change in changes:
+        way = "over it now" if change.over_after else "no longer over it"
+        lines.append(f"  {change.image}: {way}, score {arrow(change.before, change.after)}")
+    return "\n".join(lines)
+
+
+def _line(version: Version) -> str:
+    what = {"fit": "fit", "rollback": f"back to {version.restored}", "threshold": "another threshold"}
+    parts = [what[version.action]] if version.action in what else []
+    if version.added:
+        parts.append(f"learned {len(version.added)} images (+{sum(each.vectors for each in version.added)} vectors)")
+    if version.removed:
+        lost = sum(each.vectors for each in version.removed)
+        parts.append(f"forgot {len(version.removed)} images (-{lost} vectors, +{version.refilled} in their place)")
+    if not parts:
+        parts.append("certified again")
+    threshold = "-" if version.threshold is None else f"{version.threshold:.4f}"
+    about = " ".join(text for text in (version.time, version.author) if text)
+    note = f': "{" ".join(version.note.split())}"' if version.note else ""
+    return (
+        f"{version.number:>4}  {version.images} images, {version.size} vectors, threshold {threshold} "
+        f"({version.calibrated})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
+    )

@@ -1,0 +1,185 @@
+"""`patchbank update` and `patchbank rollback`: the bank's next version."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchbank.cli.fit import report_skipped
+from patchbank.cli.history import MEANING, arrow, sides
+from patchbank.cli.options import command, login, note, progress_bar
+from patchbank.config import Runtime
+
+if TYPE_CHECKING:
+    from patchbank.calibration import Calibration
+    from patchbank.life import Version
+    from patchbank.model import PatchCore
+
+_MODEL = typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")
+_NOTE = typer.Option("--note", metavar="TEXT", help="Why; kept in the version.")
+_AUTHOR = typer.Option("--author", metavar="NAME", help="Who; kept in the version (default: the login name).")
+_OUTPUT = typer.Option("-o", "--output", metavar="NEW", help="Model file to write (default: MODEL itself).")
+_JSON = typer.Option("--json", help="Print one JSON object.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+
+    @command(app, "update")
+    def update(
+        model: Annotated[str, _MODEL],
+        runtime: Runtime,
+        add: Annotated[
+            list[str] | None,
+            typer.Option("--add", metavar="DIR", help="Good images to learn: a folder or a file. Can be repeated."),
+        ] = None,
+        remove: Annotated[
+            list[str] | None,
+            typer.Option("--remove", metavar="IMAGE", help="Training image to forget, by name. Can be repeated."),
+        ] = None,
+        images: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--images",
+                metavar="DIR",
+                help="The training images, to measure the threshold again: the folder of the fit. Can be repeated.",
+            ),
+        ] = None,
+        representative: Annotated[
+            bool,
+            typer.Option(
+                "--representative",
+                help="The added images are a sample of good parts, not picked by score: calibrate with them too.",
+            ),
+        ] = False,
+        certify: Annotated[
+            bool,
+            typer.Option(
+                "--certify/--no-certify",
+                help="Refuse, or accept, that a removal without --images leaves the threshold without its guarantee.",
+            ),
+        ] = True,
+        message: Annotated[str, _NOTE] = "",
+        author: Annotated[str | None, _AUTHOR] = None,
+        output: Annotated[str | None, _OUTPUT] = None,
+        as_json: Annotated[bool, _JSON] = False,
+    ) -> None:
+        """Learn good images that were flagged, forget bad training images. A new version in the same file; 'patchbank
+        rollback' undoes it."""
+        from patchbank.evaluation.datasets import find_images
+        from patchbank.files import check_writable, claimed
+        from patchbank.model import PatchCore
+        from patchbank.naming import files_by_name, folders_of
+
+        target = output or model
+        check_writable(target)
+        good = find_images(add) if add else []
+        with claimed(model):
+            old = PatchCore.load(model, runtime=runtime)
+            inferred = folders_of(remove or [], old.training_images) if certify else []
+            folders = [Path(folder) for folder in images or inferred]
+            files = [path for folder in folders for path in _training_files(folder)]
+            found = files_by_name(old.training_images, files, folders) if folders else None
+            with progress_bar() as progress:
+                new = old.update(
+                    good,
+                    remove or [],
+                    images=found,
+                    representative=representative,
+                    certify=certify,
+                    note=message,
+                    author=login() if author is None else author,
+                    skip_unreadable=True,
+                    progress=progress,
+                )
+            new.save(target)
+        _report(target, new, as_json)
+
+    @command(app, "rollback")
+    def rollback(
+        model: Annotated[str, _MODEL],
+        runtime: Runtime,
+        to: Annotated[
+            int | None, typer.Option("--to", metavar="V", help="Version to go back to (default: the one before).")
+        ] = None,
+        message: Annotated[str, _NOTE] = "",
+        author: Annotated[str | None, _AUTHOR] = None,
+        output: Annotated[str | None, _OUTPUT] = None,
+        as_json: Annotated[bool, _JSON] = False,
+    ) -> None:
+        """Go back to an earlier version of the bank: the same scores and threshold, bit for bit. That is a version too,
+        so it can be undone."""
+        from patchbank.files import check_writable, claimed
+        from patchbank.model import PatchCore
+
+        target = output or model
+        check_writable(target)
+        with claimed(model):
+            old = PatchCore.load(model, runtime=runtime)
+            new = old.rollback(to, note=message, author=login() if author is None else author)
+            new.save(target)
+        _report(target, new, as_json)
+
+
+def _training_files(folder: Path) -> list[Path]:
+    """The files that a fit on this folder would use, or, in another layout, all of its images."""
+    from patchbank.evaluation.datasets import find_images, read_dataset
+
+    return list(read_dataset(folder).train_paths) if (folder / "train").is_dir() else find_images(folder)
+
+
+def _report(path: str, model: PatchCore, as_json: bool) -> None:
+    """Prints what the model's last version changed; what calls for action goes to stderr as well."""
+    diff, version = model.diff(), model.versions[-1]
+    if as_json:
+        values = diff.to_dict() | {"skipped": [{"name": s.name, "reason": s.reason} for s in model.skipped]}
+        typer.echo(json.dumps(values, allow_nan=False))
+    else:
+        typer.echo(f"{path}: version {version.number}, {version.images} images, {version.size} bank vectors")
+        if version.restored:
+            typer.echo(f"back to version {version.restored}")
+        for each in version.added:
+            score = arrow(each.score_before, each.score_after)
+            new = each.patches - each.covered
+            typer.echo(
+                f"learned    {each.name}: {new} of {each.patches} patches were new, {each.vectors} joined the bank, "
+                f"score {score}"
+            )
+        for gone in version.removed:
+            typer.echo(f"forgot     {gone.name}: {gone.vectors} vectors, {gone.uncovered} of them unlike all others")
+        if version.removed:
+            lost = sum(each.vectors for each in version.removed)
+            typer.echo(f"refilled   {version.refilled} of {lost} vectors")
+        before = diff.before
+        if model.calibration:
+            promise = _promise(model.calibration, version)
+            typer.echo(f"threshold  {arrow(before.threshold, version.threshold)} ({promise})")
+            typer.echo(f"pixels     {arrow(before.pixel_threshold, version.pixel_threshold)}")
+            typer.echo(sides(diff))
+    _warn(model)
+    report_skipped([(each.name, each.reason) for each in model.skipped])
+
+
+def _promise(calibration: Calibration, version: Version) -> str:
+    meaning = MEANING[version.calibrated]
+    return meaning if version.calibrated == "stale" else f"{calibration.support.promise}, {meaning}"
+
+
+def _warn(model: PatchCore) -> None:
+    version = model.versions[-1]
+    for each in version.added:
+        if each.covered < each.patches / 2:
+            share = 100 * (1 - each.covered / each.patches)
+            note(f"{each.name}: {share:.0f} % of its patches were unlike the bank; is it an image of this scene?")
+        if version.threshold is not None and each.score_after > version.threshold:
+            note(f"{each.name}: is still over the threshold")
+    for gone in version.removed:
+        if gone.uncovered:
+            note(f"{gone.name}: what looks like {gone.uncovered} of its patches is unknown to the bank now")
+    if version.refilled < (lost := sum(each.vectors for each in version.removed)):
+        note(f"{lost - version.refilled} vectors were not replaced: no spares are left (--images gives more choice)")
+    if version.calibrated == "stale":
+        note("the threshold has lost its guarantee: run 'patchbank update MODEL --images DIR' with the training images")

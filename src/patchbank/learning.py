@@ -1,0 +1,125 @@
+"""Which vectors a bank takes from new images, and which take the place of those that leave it.    (N, D) -> (m, D)
+
+Both continue greedy k-center from the bank (Gonzalez 1985; PatchCore's Algorithm 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank import coreset
+from patchbank.bank import MemoryBank, Reserve
+from patchbank.calibration import Calibration
+from patchbank.errors import ConfigError, DatasetError
+from patchbank.exact import ExactSearcher
+from patchbank.patches import Patches
+from patchbank.progress import Progress, silent
+from patchbank.streaming import CalibrationPatches
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class NewImage:
+    """An image to be learned. number: its place in the bank's `images`. picture: its thumbnail, or no bytes."""
+
+    number: int
+    name: str
+    patches: Patches
+    picture: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What the bank takes from new images. covered: for each image, how many of its patches lie within the radius of
+    the bank before. reach: no patch of theirs is farther from the bank after."""
+
+    rows: Reserve
+    covered: tuple[int, ...]
+    reach: float
+
+
+def learning_radius(bank: MemoryBank, calibration: Calibration | None) -> float:
+    """How close the bank must come to a new image's patches: its covering radius, or a typical good image's score or
+    map's peak, whichever is least. No patch, and so neither the score nor the map, is odder than that then. Raises
+    ConfigError where none of these is known."""
+    typical = [float(np.median(values)) for values in (calibration.scores, calibration.peaks)] if calibration else []
+    known = [radius for radius in (bank.covering_radius, *typical) if not math.isnan(radius)]
+    if not known:
+        raise ConfigError("this model has neither a covering radius nor normal scores to learn by; fit it again")
+    return min(known)
+
+
+def learn(new: Sequence[NewImage], centres: FloatArray, radius: float, progress: Progress = silent) -> Learned:
+    """What the bank, whose vectors are `centres`, (M, D), must take so that all patches of the new images are within
+    the radius of it: greedy k-center continues from the bank, among the patches that it does not cover."""
+    searcher, covered, reach, rows = ExactSearcher(centres), [], 0.0, [_nothing(centres)]
+    for each in new:
+        distances = searcher.search(each.patches.features, 1)[0][:, 0]  # (n,)
+        far = distances > radius
+        rows.append(_rows(each.number, each.patches, far))
+        covered.append(int(np.count_nonzero(~far)))
+        reach = max(reach, float(distances[~far].max(initial=0)))
+    uncovered = Reserve.joined(rows)
+    if len(uncovered) == 0:
+        return Learned(uncovered, tuple(covered), reach)
+    picked = coreset.cover(uncovered.vectors, centres, radius, progress)
+    return Learned(uncovered.take(picked.indices), tuple(covered), max(reach, picked.covering_radius))
+
+
+def staying(bank: MemoryBank, gone: Collection[int]) -> IndexArray:
+    """Which of the bank's vectors are of other images than those that are gone. Raises DatasetError if none is."""
+    kept = np.flatnonzero(~np.isin(bank.image, list(gone)))
+    if len(kept) == 0:
+        raise DatasetError("the bank would be empty; keep some of its images, or fit again")
+    return kept
+
+
+def farthest(images: Iterable[CalibrationPatches], centres: FloatArray, count: int) -> Reserve:
+    """The `count` patches of these images that are farthest from the bank, whose vectors are `centres`, (M, D); one
+    image after the other, in bounded memory."""
+    searcher = ExactSearcher(centres)
+    pool, distances = _nothing(centres), np.empty(0, np.float32)
+    rows, measured, waiting = [pool], [distances], 0
+    for held in images:
+        found = searcher.search(held.patches.features, 1)[0][:, 0]  # (n,)
+        rows.append(_rows(held.image, held.patches, found > 0))
+        measured.append(found[found > 0])
+        waiting += len(measured[-1])
+        if waiting > count:
+            pool, distances = _largest(Reserve.joined(rows), np.concatenate(measured), count)
+            rows, measured, waiting = [pool], [distances], 0
+    return _largest(Reserve.joined(rows), np.concatenate(measured), count)[0]
+
+
+def fill(candidates: Reserve, centres: FloatArray, count: int) -> IndexArray:
+    """Which of the candidates take the place of `count` vectors that have left the bank, of which `centres`, (M, D),
+    are left: greedy k-center continues from these. All of them, if they are not enough."""
+    count = min(count, len(candidates))
+    if count == 0:
+        return np.empty(0, np.int64)
+    return coreset.greedy_kcenter(candidates.vectors, count, seeds=centres).indices
+
+
+def _rows(number: int, patches: Patches, which: npt.NDArray[np.bool_]) -> Reserve:
+    """Some of an image's patches, with their provenance."""
+    row, column = np.divmod(patches.place[which], np.int32(patches.grid[1]))
+    return Reserve(patches.features[which], np.full(len(row), number, np.int32), row, column)
+
+
+def _nothing(vectors: FloatArray) -> Reserve:
+    none = np.empty(0, np.int32)
+    return Reserve(vectors[:0], none, none, none)
+
+
+def _largest(rows: Reserve, distances: FloatArray, count: int) -> tuple[Reserve, FloatArray]:
+    if len(rows) <= count:
+        return rows, distances
+    chosen = np.sort(np.argpartition(distances, len(rows) - count)[len(rows) - count :])
+    return rows.take(chosen), distances[chosen]
