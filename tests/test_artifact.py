@@ -51,6 +51,20 @@ def test_round_trip(path):
     assert "calibration.safetensors" not in file
 
 
+def test_without_a_memory_map(path, monkeypatch):
+    """As on Windows, where a file that is mapped could not be replaced by an update."""
+    monkeypatch.setattr(artifact, "MAPPED", False)
+    monkeypatch.setattr(artifact, "mmap", None)
+    file = ModelFile(path)
+    assert {name: bytes(file.entry(name)) for name in ENTRIES} == ENTRIES
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelFileError):
+        ModelFile(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelFileError):
+        ModelFile(path)
+
+
 def test_same_content_same_bytes(path, tmp_path):
     write(tmp_path / "again", {"config": {"a": 1}}, ENTRIES)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()

@@ -115,6 +115,7 @@ def test_an_unknown_covering_radius_is_null(tmp_path):
     assert manifest["bank"]["covering_radius"] is None
     assert [version["covering_radius"] for version in manifest["versions"]] == [None, None]
     loaded = PatchCore.load(tmp_path / "m")
+    json.dumps(loaded.diff().to_dict(), allow_nan=False)
     assert np.isnan(loaded.bank.covering_radius)
     assert np.isnan(loaded.rollback().bank.covering_radius)
 

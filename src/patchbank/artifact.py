@@ -13,6 +13,7 @@ import math
 import mmap
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _ENTRY_NAME = re.compile(
 )
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30
+MAPPED = sys.platform != "win32"  # there, a file that is mapped cannot be replaced: no update while a model is loaded
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # same model, same bytes: no clock in the file
 
 Tensor = npt.NDArray[Any]
@@ -58,7 +60,8 @@ def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, b
 
 
 class ModelFile:
-    """A model file that is open for reading. Entries are views into a memory map, so nothing is copied.
+    """A model file that is open for reading. Entries are views into a memory map (on Windows, into its bytes), so
+    nothing is copied.
 
     Raises ModelFileError if the file is missing, damaged, too new, or not a model file; checksums are compared at once.
     """
@@ -67,7 +70,7 @@ class ModelFile:
         self.path = Path(path)
         try:
             with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if MAPPED else file.read()
                 with zipfile.ZipFile(file) as archive:
                     infos = archive.infolist()
         except FileNotFoundError as error:

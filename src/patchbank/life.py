@@ -7,6 +7,7 @@ calibration scores are kept with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -96,9 +97,14 @@ class Version:
     restored: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; an unknown covering radius is None."""
         values = asdict(self)
-        return values | {"added": list(values["added"]), "removed": list(values["removed"])}
+        radius = None if math.isnan(self.covering_radius) else self.covering_radius
+        return values | {
+            "covering_radius": radius,
+            "added": list(values["added"]),
+            "removed": list(values["removed"]),
+        }
 
 
 @dataclass(frozen=True, eq=False)

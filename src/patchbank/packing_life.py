@@ -45,7 +45,6 @@ def put_life(model: PatchCore, manifest: dict[str, Any], entries: dict[str, byte
     manifest["versions"] = [version.to_dict() for version in life.versions]
     states = [state_of(model, version.number) for version in life.versions]
     for about, state in zip(manifest["versions"], states, strict=True):
-        about["covering_radius"] = packed_radius(about["covering_radius"])
         about["calibration_images"] = len(state.calibration.images) if state.calibration else 0
         about["normal_images"] = state.normal.images if state.normal else 0
     if len(life.reserve):
