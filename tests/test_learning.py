@@ -105,10 +105,12 @@ def test_what_stays():
 def test_a_hole_is_filled_by_the_farthest_candidates():
     """0 and 1 are left; of 2, 19, 9, 0.5 the two that k-center takes are 19 and 9."""
     candidates = Reserve(*rows(line(2, 19, 9, 0.5), [0, 2, 0, 2]))
-    assert fill(candidates, line(0, 1), 2).tolist() == [1, 2]
-    assert fill(candidates, line(0, 1), 9).tolist() == [1, 2, 0, 3]  # as many as there are
-    assert fill(candidates, line(0, 1), 0).tolist() == []
-    assert fill(candidates.take(np.empty(0, np.int64)), line(0, 1), 2).tolist() == []
+    filled = fill(candidates, line(0, 1), 2)
+    assert (filled.picks.tolist(), filled.reach) == ([1, 2], 1.0)
+    assert fill(candidates, line(0, 1), 2, left_out=1.5).reach == 1.5
+    assert fill(candidates, line(0, 1), 9).picks.tolist() == [1, 2, 0, 3]  # as many as there are
+    assert fill(candidates, line(0, 1), 0).picks.tolist() == []
+    assert fill(candidates.take(np.empty(0, np.int64)), line(0, 1), 2).picks.tolist() == []
 
 
 @pytest.mark.parametrize("count", [1, 5, 17, 1000])
@@ -118,12 +120,13 @@ def test_the_farthest_patches_of_many_images_in_bounded_memory(rng, count):
     features = rng.standard_normal((8, 10, 3)).astype(np.float32)
     features[2, 4] = centres[1]
     patches = [Patches(f, np.arange(10, dtype=np.int32), (2, 5), (32, 32)) for f in features]
-    pool = farthest((CalibrationPatches(n, p) for n, p in enumerate(patches)), centres, count)
+    pool, left_out = farthest([CalibrationPatches(n, p) for n, p in enumerate(patches)], centres, count)
     everything = features.reshape(-1, 3)
     distances = ExactSearcher(centres).search(everything, 1)[0][:, 0]
     expected = np.sort(np.argsort(-distances, kind="stable")[: min(count, 79)])
     np.testing.assert_array_equal(np.sort(pool.image * 10 + pool.row * 5 + pool.column), expected)
     np.testing.assert_array_equal(pool.vectors, features[pool.image, pool.row * 5 + pool.column])
+    assert left_out == np.sort(distances)[::-1][count] if count < 79 else left_out == 0
 
 
 @pytest.mark.parametrize("sampler", ["random", "greedy_coreset", "approx_greedy_coreset"])

@@ -6,7 +6,7 @@ Both continue greedy k-center from the bank (Gonzalez 1985; PatchCore's Algorith
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,30 +81,45 @@ def staying(bank: MemoryBank, gone: Collection[int]) -> IndexArray:
     return kept
 
 
-def farthest(images: Iterable[CalibrationPatches], centres: FloatArray, count: int) -> Reserve:
-    """The `count` patches of these images that are farthest from the bank, whose vectors are `centres`, (M, D); one
-    image after the other, in bounded memory."""
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Which candidates take the place of vectors that have left. picks: (m,) int64, their numbers. reach: no candidate,
+    and no patch that `farthest` left out, is farther from the bank after."""
+
+    picks: IndexArray
+    reach: float
+
+
+def farthest(
+    images: Sequence[CalibrationPatches], centres: FloatArray, count: int, progress: Progress = silent
+) -> tuple[Reserve, float]:
+    """The `count` patches of these images that are farthest from the bank, whose vectors are `centres`, (M, D), and the
+    largest distance of those that are left out. One image after the other, in bounded memory."""
     searcher = ExactSearcher(centres)
-    pool, distances = _nothing(centres), np.empty(0, np.float32)
+    pool, distances, left_out = _nothing(centres), np.empty(0, np.float32), 0.0
     rows, measured, waiting = [pool], [distances], 0
-    for held in images:
+    for number, held in enumerate(images):
+        progress("fill", number, len(images))
         found = searcher.search(held.patches.features, 1)[0][:, 0]  # (n,)
         rows.append(_rows(held.image, held.patches, found > 0))
         measured.append(found[found > 0])
         waiting += len(measured[-1])
-        if waiting > count:
-            pool, distances = _largest(Reserve.joined(rows), np.concatenate(measured), count)
+        if waiting > count or number == len(images) - 1:
+            pool, distances, least = _largest(Reserve.joined(rows), np.concatenate(measured), count)
+            left_out = max(left_out, least)
             rows, measured, waiting = [pool], [distances], 0
-    return _largest(Reserve.joined(rows), np.concatenate(measured), count)[0]
+    progress("fill", len(images), len(images))
+    return pool, left_out
 
 
-def fill(candidates: Reserve, centres: FloatArray, count: int) -> IndexArray:
+def fill(candidates: Reserve, centres: FloatArray, count: int, left_out: float = 0.0) -> Filled:
     """Which of the candidates take the place of `count` vectors that have left the bank, of which `centres`, (M, D),
     are left: greedy k-center continues from these. All of them, if they are not enough."""
     count = min(count, len(candidates))
     if count == 0:
-        return np.empty(0, np.int64)
-    return coreset.greedy_kcenter(candidates.vectors, count, seeds=centres).indices
+        return Filled(np.empty(0, np.int64), math.inf if len(candidates) else left_out)
+    picked = coreset.greedy_kcenter(candidates.vectors, count, seeds=centres)
+    return Filled(picked.indices, max(picked.covering_radius, left_out))
 
 
 def _rows(number: int, patches: Patches, which: npt.NDArray[np.bool_]) -> Reserve:
@@ -118,8 +133,10 @@ def _nothing(vectors: FloatArray) -> Reserve:
     return Reserve(vectors[:0], none, none, none)
 
 
-def _largest(rows: Reserve, distances: FloatArray, count: int) -> tuple[Reserve, FloatArray]:
+def _largest(rows: Reserve, distances: FloatArray, count: int) -> tuple[Reserve, FloatArray, float]:
+    """The rows with the largest distances, and the largest of the others'."""
     if len(rows) <= count:
-        return rows, distances
-    chosen = np.sort(np.argpartition(distances, len(rows) - count)[len(rows) - count :])
-    return rows.take(chosen), distances[chosen]
+        return rows, distances, 0.0
+    order = np.argpartition(distances, len(rows) - count)
+    chosen = np.sort(order[len(rows) - count :])
+    return rows.take(chosen), distances[chosen], float(distances[order[: len(rows) - count]].max())

@@ -1,18 +1,19 @@
-"""The calibration of a changed bank, measured again from the images themselves."""
+"""The training images once more: to fill what was forgotten, and to measure the calibration of a changed bank."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
+from patchbank.config import memory_budget
 from patchbank.errors import DatasetError, ImageError
-from patchbank.exact import ExactSearcher
-from patchbank.heldout import HeldOut, score_cross_fitted, score_held_out, score_one, summarised
-from patchbank.images import Array, ImageSource, read_ahead
+from patchbank.heldout import score_cross_fitted, score_held_out, score_one, summarised
+from patchbank.images import Array, ImageSource, read_image
 from patchbank.life import images_of, rows_of
 from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
@@ -26,95 +27,108 @@ if TYPE_CHECKING:
 Describe = Callable[[Array], Patches]
 
 SAME = 0.02  # relative: an image that has not changed is the same, but for another machine's rounding
+KEPT_SHARE = 4  # patches are kept in memory up to this part of the budget of a fit, and read again beyond it
 
 
-def recertified(
-    model: PatchCore,
-    describe: Describe,
-    bank: MemoryBank,
-    searcher: Searcher,
-    gone: Collection[int],
-    new: Sequence[CalibrationPatches],
-    images: Mapping[str, ImageSource],
-    progress: Progress,
-) -> tuple[Calibration, NormalDistances, float]:
-    """The calibration of a changed bank, from the images of the old one but those that are gone, and from new ones.
+class Again(Sequence[CalibrationPatches]):
+    """The patches of training images, by their place in `names`: read when they are asked for, and kept while there is
+    memory. After them come patches that are there already.
 
-    images: by name. Returns the calibration, the normal distances, and the largest distance of any of these images'
-    patches to the bank (an upper bound where patch scores are means over several neighbours). Raises DatasetError where
-    some are missing, ImageError for one that is unusable or not the image that the model knows.
+    images: by name. Each is checked to be the image that the model knows. Raises ImageError for one that is not, or
+    that is unusable.
     """
-    calibration = model.calibration
-    assert calibration is not None
-    wanted = calibration_images(model, gone, images)
-    again = read_again(model, describe, wanted, gone, images, progress)
-    farthest = 0.0
 
-    def scored() -> Iterator[HeldOut]:
-        nonlocal farthest
-        if calibration.method == "cross_fit":
-            yield from score_cross_fitted([*again, *new], model.config, progress)
-            return
-        for held in again:
-            one = score_one(held.image, held.patches, bank, searcher, model.config)
-            farthest = max(farthest, _farthest(one, bank))
-            yield one
-        yield from score_held_out(new, bank, searcher, model.config)
+    def __init__(
+        self,
+        model: PatchCore,
+        describe: Describe,
+        names: Sequence[str],
+        images: Mapping[str, ImageSource],
+    ) -> None:
+        self.names, self.others = names, list[CalibrationPatches]()
+        self._model, self._describe, self._images = model, describe, images
+        self._numbers = {model.bank.images[n]: n for n in sorted(images_of(model.life.versions)[-1])}
+        self._known = Reserve.joined([rows_of(model.bank), model.life.reserve])
+        self._kept: dict[int, CalibrationPatches] = {}
+        self._room = memory_budget("auto") // KEPT_SHARE
 
-    result = summarised(scored(), bank.images, model.config)
-    return *result, farthest if calibration.method != "cross_fit" else float("inf")
+    def __len__(self) -> int:
+        return len(self.names) + len(self.others)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        if place >= len(self.names):
+            return self.others[place - len(self.names)]
+        if place in self._kept:
+            return self._kept[place]
+        held = self._read(self.names[place])
+        self._room -= held.patches.features.nbytes
+        if self._room >= 0:
+            self._kept[place] = held
+        return held
+
+    def _read(self, name: str) -> CalibrationPatches:
+        model, number = self._model, self._numbers[name]
+        patches = self._describe(read_image(self._images[name], model.config.image_format))
+        own = self._known.take(np.flatnonzero(self._known.image == number))
+        same = _has(patches, own) if len(own) else _scores_as_before(model, name, number, patches)
+        if not same or patches.grid != tuple(model.bank.grids[number]):
+            raise ImageError(f"{name}: is not the image that the model knows; give the folder of the fit, unchanged")
+        return CalibrationPatches(number, patches)
 
 
-def calibration_images(model: PatchCore, gone: Collection[int], images: Mapping[str, ImageSource]) -> list[str]:
-    """The names of the calibration images that stay. Raises DatasetError if there are none, or if some have no
-    image."""
-    names = {model.bank.images[image] for image in gone}
-    wanted = [name for name in (model.calibration.images if model.calibration else ()) if name not in names]
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """The training images that stay. filling: those whose patches may be in the bank; all: whether these are all of
+    them. calibration: those that the model is calibrated with."""
+
+    filling: Again
+    all: bool
+    calibration: Again
+
+
+def read_again(
+    model: PatchCore, describe: Describe, gone: Collection[int], images: Mapping[str, ImageSource]
+) -> TrainingImages:
+    """The training images but those that are gone, by name.
+
+    These are read, too, where there are files of them: a wrong folder must not take out the image that happens to have
+    the name. Raises DatasetError if calibration images are missing, ImageError for an image that is not the one that
+    the model knows.
+    """
+    names = model.bank.images
+    stay = [names[image] for image in sorted(images_of(model.life.versions)[-1].difference(gone))]
+    calibrated = model.calibration.images if model.calibration else ()
+    wanted = [name for name in calibrated if name in set(stay)]
     missing = [name for name in wanted if name not in images]
     if missing:
         few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DatasetError(f"{len(missing)} of the {len(wanted)} calibration images are missing ({few})")
-    if model.calibration and not wanted:
+    if calibrated and not wanted:
         raise DatasetError("no calibration image would be left; keep some, or fit again")
-    return wanted
+    list(Again(model, describe, [names[image] for image in gone if names[image] in images], images))
+    calibration = filling = Again(model, describe, wanted, images)
+    if model.calibration is None or model.calibration.method == "holdout":
+        known = [name for name in stay if name in images and name not in set(wanted)]
+        filling = Again(model, describe, known, images)
+    return TrainingImages(filling, set(stay) - set(filling.names) <= set(wanted), calibration)
 
 
-def bank_images(model: PatchCore, gone: Collection[int], images: Mapping[str, ImageSource]) -> list[str]:
-    """The names of images that stay and whose patches may be in the bank: of the training images, those that the model
-    is calibrated with (all of them, or a sample), unless these were set aside for that."""
-    wanted = calibration_images(model, gone, images)
-    if model.calibration and model.calibration.method != "holdout":
-        return wanted
-    stay = sorted(images_of(model.life.versions)[-1].difference(gone))
-    return [name for name in (model.bank.images[n] for n in stay) if name in images and name not in wanted]
-
-
-def read_again(
+def recertified(
     model: PatchCore,
-    describe: Describe,
-    wanted: Sequence[str],
-    gone: Collection[int],
-    images: Mapping[str, ImageSource],
+    bank: MemoryBank,
+    searcher: Searcher,
+    images: Sequence[CalibrationPatches],
     progress: Progress,
-) -> Iterator[CalibrationPatches]:
-    """The patches of the wanted images. Each is checked to be the one that the model knows; so are those that are gone,
-    where there are files of them: a wrong folder must not take out the image that happens to have the name."""
-    numbers = {model.bank.images[n]: n for n in sorted(images_of(model.life.versions)[-1])}
-    known = Reserve.joined([rows_of(model.bank), model.life.reserve])
-    names = [*(name for name, number in numbers.items() if number in gone and name in images), *wanted]
-    found = read_ahead([images[name] for name in names], model.config.image_format)
-    for place, (name, (_, image, _)) in enumerate(zip(names, found, strict=True)):
-        progress("read again", place, len(names))
-        if isinstance(image, ImageError):
-            raise image
-        patches, number = describe(image), numbers[name]
-        own = known.take(np.flatnonzero(known.image == number))
-        same = _has(patches, own) if len(own) else _scores_as_before(model, name, number, patches)
-        if not same or patches.grid != tuple(model.bank.grids[number]):
-            raise ImageError(f"{name}: is not the image that the model knows; give the folder of the fit, unchanged")
-        if number not in gone:
-            yield CalibrationPatches(number, patches)
-    progress("read again", len(names), len(names))
+) -> tuple[Calibration, NormalDistances]:
+    """The calibration of a changed bank, and the normal distances, from these images."""
+    assert model.calibration is not None
+    if model.calibration.method == "cross_fit":
+        scored = score_cross_fitted(images, model.config, progress)
+    else:
+        scored = score_held_out(images, bank, searcher, model.config, progress)
+    return summarised(scored, bank.images, model.config)
 
 
 def _has(patches: Patches, own: Reserve) -> bool:
@@ -135,13 +149,3 @@ def _scores_as_before(model: PatchCore, name: str, number: int, patches: Patches
     before = float(calibration.scores[calibration.images.index(name)])
     now = score_one(number, patches, model.bank, model.searcher, model.config).score
     return (now <= before * (1 + SAME) or status == "stale") and (now >= before * (1 - SAME) or status != "exact")
-
-
-def _farthest(held: HeldOut, bank: MemoryBank) -> float:
-    """The largest distance of any of an image's patches to the bank, its own vectors included; an upper bound where
-    the patch scores are means over several neighbours."""
-    own = bank.vectors[bank.image == held.image]
-    nearest = held.distances
-    if len(own):
-        nearest = np.minimum(nearest, ExactSearcher(own).search(held.patches.features, 1)[0][:, 0])
-    return float(nearest.max())

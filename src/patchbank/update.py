@@ -9,6 +9,7 @@ threshold is certified again (docs/update.md).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.exact import ExactSearcher
 from patchbank.heldout import score_held_out, score_one
 from patchbank.images import Array, ImageSource, name_of, read_ahead, thumbnail
 from patchbank.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
@@ -26,7 +28,7 @@ from patchbank.life import Added, Life, Removed, Version, changed, images_of, pr
 from patchbank.naming import new_names, numbers_of
 from patchbank.patches import Patches
 from patchbank.progress import Progress
-from patchbank.recertify import bank_images, read_again, recertified
+from patchbank.recertify import TrainingImages, read_again, recertified
 from patchbank.search import Searcher, build_searcher
 from patchbank.streaming import CalibrationPatches
 from patchbank.training import Skipped
@@ -38,7 +40,6 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Describe = Callable[[Array], Patches]
 
-ROUNDING = 1e-6  # relative, of a distance
 POOL_BYTES = 128 << 20  # of patches that could fill a hole; twice as many for a moment
 UNKNOWN = -1  # the number of an image that has no vectors in the bank
 
@@ -72,7 +73,8 @@ def updated(
     _check(model, add, gone, images, representative, certify)
     new, skipped = _read(model, describe, add, current.difference(gone), skip_unreadable, progress)
     kept = staying(bank, gone)
-    refill, fresh = _forget(model, describe, kept, gone, current, images, progress)
+    again = read_again(model, describe, gone, images) if images is not None else None
+    refill, fresh, reach = _forget(model, kept, gone, current, again, progress)
     centres = np.concatenate([bank.vectors[kept], life.reserve.vectors[refill], fresh.vectors])
     learned = learn(new, centres, learning_radius(bank, model.calibration), progress)
     fresh = Reserve.joined([fresh, learned.rows])
@@ -83,22 +85,22 @@ def updated(
     rows, reserve, past = changed(model, fresh, chosen)
     searcher = build_searcher(rows.vectors, model.config)
     left = np.setdiff1d(np.arange(len(bank)), kept)
-    hole = searcher.search(bank.vectors[left], 1)[0][:, 0]  # (removed,) how far what has left is from the new bank
+    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][
+        :, 0
+    ]  # (removed,) how far it is to what is left
     next_bank = MemoryBank(
         **vars(rows),
         images=(*bank.images, *(each.name for each in new)),
-        covering_radius=max(bank.covering_radius + float(hole.max(initial=0)), learned.reach),  # NaN stays NaN
+        covering_radius=max(min(bank.covering_radius + float(hole.max(initial=0)), reach), learned.reach),
         grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
     )
 
     joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []
     calibration, normal, status = model.calibration, model.normal, life.versions[-1].calibrated
-    if images is not None and calibration:
-        calibration, normal, radius = recertified(model, describe, next_bank, searcher, gone, joining, images, progress)
+    if again and calibration:
+        again.calibration.others += joining
+        calibration, normal = recertified(model, next_bank, searcher, again.calibration, progress)
         status = "exact"
-        everyone = {bank.images[image] for image in current.difference(gone)}
-        if everyone <= set(calibration.images) and radius < next_bank.covering_radius * (1 - ROUNDING):
-            next_bank = dataclasses.replace(next_bank, covering_radius=max(learned.reach, radius))
     else:
         calibration = _kept(model, gone, joining, next_bank, searcher)
         if len(left) and calibration:
@@ -263,23 +265,24 @@ def _read(
 
 def _forget(
     model: PatchCore,
-    describe: Describe,
     kept: IndexArray,
     gone: Collection[int],
     current: Collection[int],
-    images: Mapping[str, ImageSource] | None,
+    again: TrainingImages | None,
     progress: Progress,
-) -> tuple[IndexArray, Reserve]:
-    """What takes the place of the vectors that are not kept: which of the reserve's, and patches of the images."""
+) -> tuple[IndexArray, Reserve, float]:
+    """What takes the place of the vectors that are not kept: which of the reserve's, and patches of the images. No
+    training patch is farther from the bank then than the last value, which may be infinite."""
     bank, reserve = model.bank, model.life.reserve
     spare = np.flatnonzero(np.isin(reserve.image, list(set(current).difference(gone))))
-    candidates, count = reserve.take(spare), len(bank) - len(kept)
-    if images is not None and count:
-        again = read_again(model, describe, bank_images(model, gone, images), gone, images, progress)
+    candidates, count, left_out = reserve.take(spare), len(bank) - len(kept), math.inf
+    if again and count:
         most = max(4 * count, POOL_BYTES // (4 * bank.vectors.shape[1]))
-        candidates = Reserve.joined([candidates, farthest(again, bank.vectors[kept], most)])
-    picks = fill(candidates, bank.vectors[kept], count)
-    return spare[picks[picks < len(spare)]], candidates.take(picks[picks >= len(spare)])
+        pool, left_out = farthest(again.filling, bank.vectors[kept], most, progress)
+        candidates = Reserve.joined([candidates, pool])
+    filled = fill(candidates, bank.vectors[kept], count, left_out if again and again.all else math.inf)
+    picks = filled.picks
+    return spare[picks[picks < len(spare)]], candidates.take(picks[picks >= len(spare)]), filled.reach
 
 
 def _added(
