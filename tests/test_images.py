@@ -12,7 +12,7 @@ from PIL import Image
 
 from patchbank import decoding
 from patchbank.errors import ImageError
-from patchbank.images import normalise, read_ahead, read_image, resize, thumbnail, to_8bit, to_rgb
+from patchbank.images import normalise, read_image, resize, thumbnail, to_8bit, to_rgb
 
 
 @pytest.fixture
@@ -197,32 +197,6 @@ def test_thumbnail_is_a_small_jpeg_in_the_right_colours():
 
 def test_to_8bit_rounds_and_clips():
     np.testing.assert_array_equal(to_8bit(np.array([[[0.4, 0.6, 300.0]]])), [[[0, 1, 255]]])
-
-
-def test_read_ahead_keeps_the_order_and_hands_over_errors(tmp_path, picture):
-    paths = [save(tmp_path / f"{n}.png", picture + np.uint8(n)) for n in range(6)]
-    paths[3].write_bytes(b"broken")
-    read = list(read_ahead(paths))
-    assert [source for source, _, _ in read] == paths
-    assert isinstance(read[3][1], ImageError)
-    for n in (0, 1, 2, 4, 5):
-        np.testing.assert_array_equal(read[n][1], picture + np.uint8(n))
-        assert read[n][2] > 0
-
-
-def test_read_ahead_reads_only_a_little_ahead(picture):
-    taken = []
-
-    def endless():
-        while True:
-            taken.append(1)
-            yield picture
-
-    stream = read_ahead(endless(), depth=3)
-    for _ in range(5):
-        next(stream)
-    stream.close()
-    assert len(taken) <= 5 + 3 + 1
 
 
 def test_resize_averages_along_an_axis_that_shrinks_though_the_other_grows():

@@ -89,3 +89,7 @@ def test_region_to_dict_is_plain():
         "peak_score": 1.0,
         "contour": [[0, 0], [0, 3], [3, 3], [3, 0]],
     }
+
+
+def test_an_empty_mask_has_no_regions():
+    assert regions_of(np.ones((20, 30), np.float32), np.zeros((20, 30), np.bool_)) == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import cv2
 import numpy as np
@@ -30,12 +31,13 @@ class Counting(FakeBackbone):
 
     def __init__(self, stop_after=10**9):
         super().__init__()
-        self.seen, self._stop = 0, stop_after
+        self.seen, self._stop, self._lock = 0, stop_after, threading.Lock()
 
     def features(self, images):
-        if self.seen >= self._stop:
-            raise KeyboardInterrupt
-        self.seen += 1
+        with self._lock:
+            if self.seen >= self._stop:
+                raise KeyboardInterrupt
+            self.seen += 1
         return super().features(images)
 
 
@@ -59,7 +61,8 @@ def test_resumed_equals_uninterrupted(paths, tmp_path, memory, options, stop):
         done += network.seen
     network = Counting()
     model = fit(paths, config, part, network, memory)
-    assert network.seen == 29 - done  # nothing is read twice, and the broken file is remembered
+    # Nothing is seen twice but the two images ahead of an interrupted one, and the broken file is remembered.
+    assert 29 - done <= network.seen <= 29 - done + 2 * len(stop)
     assert [s.name for s in model.skipped] == [str(paths[5])]
     assert not part.exists()
     model.save(tmp_path / "resumed")

@@ -305,33 +305,3 @@ def test_arrays_of_wrong_shape_or_content_are_refused() -> None:
 def test_no_queries_no_answers() -> None:
     distances, indices = ExactSearcher(clustered(50, 4)).search(np.empty((0, 4), np.float32), 2)
     assert distances.shape == indices.shape == (0, 2)
-
-
-def test_blas_gets_its_threads_back() -> None:
-    """The limit is for the time of the work only, also when workers overlap or fail."""
-    from threadpoolctl import threadpool_info
-
-    def blas() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info() if "numpy" in library["filepath"]]
-
-    before = blas()
-    with parallel.one_blas_thread(), parallel.one_blas_thread():
-        assert set(blas()) <= {1}  # empty where NumPy's BLAS is the system's own, as on macOS
-    with pytest.raises(ZeroDivisionError):
-        parallel.spread(lambda x: 1 // x, [1, 0])
-    assert blas() == before
-    assert parallel.spread(lambda x: x * x, range(5)) == [0, 1, 4, 9, 16]
-
-
-def test_work_may_spread_from_within_work() -> None:
-    """Nobody waits for threads that are all waiting."""
-    inner = parallel.spread(lambda x: parallel.spread(lambda y: x * y, range(6)), range(9))
-    assert inner == [[x * y for y in range(6)] for x in range(9)]
-
-
-@pytest.mark.parametrize(("value", "expected"), [("1", 1), ("100000", None), ("abc", None), ("", None), ("0", None)])
-def test_omp_num_threads_limits_the_workers(value: str, expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    usable = parallel.workers()
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert parallel.workers() == (expected or usable)

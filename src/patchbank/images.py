@@ -16,11 +16,6 @@ if it were RGB, and a patch is described by the features of all groups.
 from __future__ import annotations
 
 import os
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -60,34 +55,6 @@ def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from error
     return to_rgb(_as_array(source), format)
-
-
-def read_ahead(
-    sources: Iterable[ImageSource], format: ImageFormat = COLOUR, depth: int = 2
-) -> Iterator[tuple[ImageSource, Array | ImageError, float]]:
-    """Reads images in a thread of its own, up to `depth` ahead of the consumer: (source, image or why not, seconds), in
-    order."""
-    waiting: deque[tuple[ImageSource, Future[tuple[Array | ImageError, float]]]] = deque()
-    remaining = iter(sources)
-    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="patchbank-read")
-    try:
-        while True:
-            for source in islice(remaining, depth + 1 - len(waiting)):
-                waiting.append((source, pool.submit(_timed_read, source, format)))
-            if not waiting:
-                return
-            source, future = waiting.popleft()
-            yield source, *future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _timed_read(source: ImageSource, format: ImageFormat) -> tuple[Array | ImageError, float]:
-    start = time.perf_counter()
-    try:
-        return read_image(source, format), time.perf_counter() - start
-    except ImageError as error:
-        return error, time.perf_counter() - start
 
 
 def to_rgb(array: Array, format: ImageFormat = COLOUR) -> Array:

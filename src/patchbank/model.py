@@ -30,14 +30,13 @@ from patchbank.images import (
     blank,
     input_size,
     name_of,
-    read_ahead,
     read_image,
     resize,
     shown,
 )
 from patchbank.life import Diff, Life, Version, born, difference, images_of
 from patchbank.normal import NormalDistances
-from patchbank.parallel import one_blas_thread
+from patchbank.parallel import in_order
 from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
@@ -151,14 +150,19 @@ class PatchCore:
         return self._inspect(images, name_of(images, 0), *_read(images, self.config.image_format))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
-        """Inspects images as they come, the next one being read meanwhile; an unusable image yields a Skipped and no
-        error."""
-        for number, (source, image, seconds) in enumerate(read_ahead(images, self.config.image_format)):
-            name = name_of(source, number)
-            if isinstance(image, ImageError):
-                yield Skipped(name, str(image))
-            else:
-                yield self._inspect(source, name, image, seconds)
+        """Inspects images as they come, two at a time, in order; an unusable image yields a Skipped and no error.
+
+        Up to two more images than results are taken from the iterable.
+        """
+        return in_order(self._attempt, enumerate(images))
+
+    def _attempt(self, numbered: tuple[int, ImageSource]) -> Result | Skipped:
+        number, source = numbered
+        name = name_of(source, number)
+        try:
+            return self._inspect(source, name, *_read(source, self.config.image_format))
+        except ImageError as error:
+            return Skipped(name, str(error))
 
     def _stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
         for result in self.predict_each(images):
@@ -321,7 +325,7 @@ def _patches(image: Array, backbone: Backbone, config: Config, roi: Roi | None, 
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     with _Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
-    with _Clock(timings, "embed"), one_blas_thread():
+    with _Clock(timings, "embed"):
         features = embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
     grid = (features.shape[0], features.shape[1])
     place = np.flatnonzero(roi.inside(grid)) if roi else np.arange(grid[0] * grid[1])

@@ -13,8 +13,8 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 _lock = threading.Lock()
 _users = 0
-_limit: Any = None
+_before: list[int] = []
 _pool: ThreadPoolExecutor | None = None
 _scratch = threading.local()
 
@@ -70,6 +70,24 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return [results[number] for number in range(len(items))]
 
 
+def in_order(work: Callable[[T], R], items: Iterable[T], ahead: int = 2) -> Iterator[R]:
+    """work(item) for item in items, in order, two at a time; items are taken up to `ahead` before they are asked for.
+
+    For images: while one waits for its slowest thread, or does what takes only one, another uses the processors.
+    """
+    pool = ThreadPoolExecutor(2, thread_name_prefix="patchbank-image")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            while waiting and (len(waiting) > ahead or waiting[0].done()):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """Uninitialised memory of this thread, the same for the same name: valid until the thread asks for it again.
 
@@ -86,27 +104,36 @@ def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS uses one thread while any thread of this process is inside; then what it used before."""
-    global _users, _limit
+    global _users, _before
     with _lock:
         _users += 1
         if _users == 1:
-            _limit = _controller().limit(limits=1, user_api="blas")
+            _before = [library.num_threads for library in _blas()]
+            _limit_blas([1] * len(_before))
     try:
         yield
     finally:
         with _lock:
             _users -= 1
             if _users == 0:
-                _limit.restore_original_limits()
-                _limit = None
+                _limit_blas(_before)
+
+
+def _limit_blas(threads: list[int]) -> None:
+    for library, count in zip(_blas(), threads, strict=True):
+        # threadpoolctl 3.7 and later ignores all threads but the first that set a limit; here the last one to leave
+        # need not be the first that came
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
+        library.set_num_threads(count)
 
 
 @functools.lru_cache(maxsize=1)
-def _controller() -> Any:
+def _blas() -> list[Any]:
     """The BLAS libraries of this process."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 def _threads() -> ThreadPoolExecutor:

@@ -20,8 +20,11 @@ import numpy.typing as npt
 
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.parallel import one_blas_thread, spread
 
 FloatArray = npt.NDArray[np.float32]
+_Block = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
+_ROWS = 24  # rows of patches that a thread embeds together
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -61,9 +64,10 @@ def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
     if config.embedding == "mean":
         return mean_embedding(maps, config.patch_size, config.patch_stride)
     if config.embedding == "reference":
-        return reference_embedding(
-            maps, config.patch_size, config.patch_stride, config.pretrain_embed_dim, config.target_embed_dim
-        )
+        with one_blas_thread():
+            return reference_embedding(
+                maps, config.patch_size, config.patch_stride, config.pretrain_embed_dim, config.target_embed_dim
+            )
     raise ConfigError(
         f"embedding: expected 'mean' or 'reference' (resolve 'auto' with the backbone first); got {config.embedding!r}"
     )
@@ -77,17 +81,26 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
     grid = patch_grid(maps[0].shape[2:], patch_size, patch_stride)
     batch, channels = len(maps[0]), [m.shape[1] for m in maps]
     features = np.empty((batch, *grid, sum(channels)), np.float32)
+    blocks: list[_Block] = []
     start = 0
     for m, count in zip(maps, channels, strict=True):
-        rows, columns = (_mean_and_align(m.shape[2 + axis], patch_size, patch_stride, grid[axis]) for axis in (0, 1))
+        height, width = m.shape[2:]
+        bands = _bands(height, patch_size, patch_stride, grid[0])
+        columns = _mean_and_align(width, patch_size, patch_stride, grid[1])
         for image in range(batch):
-            last = np.ascontiguousarray(m[image].transpose(2, 1, 0))  # (C, H, W) -> (W, H, C)
-            tall = (rows @ last).transpose(1, 0, 2)  # (h, H) @ (W, H, C) -> (W, h, C) -> (h, W, C)
-            np.matmul(
-                columns, tall, out=features[image, :, :, start : start + count]
-            )  # (w, W) @ (h, W, C) -> (h, w, C)
+            last = np.ascontiguousarray(m[image].reshape(count, -1).T)  # (C, H, W) -> (C, H*W) -> (H*W, C)
+            last = last.reshape(height, width * count)  # (H*W, C) -> (H, W*C)
+            out = features[image, :, :, start : start + count]  # (h, w, C)
+            blocks += [(rows, columns, last[where], out[to]) for to, where, rows in bands]
         start += count
+    spread(_embed_rows, blocks)
     return features
+
+
+def _embed_rows(block: _Block) -> None:
+    rows, columns, last, out = block
+    tall = (rows @ last).reshape(len(rows), columns.shape[1], -1)  # (r, band) @ (band, W*C) -> (r, W*C) -> (r, W, C)
+    np.matmul(columns, tall, out=out)  # (w, W) @ (r, W, C) -> (r, w, C)
 
 
 def reference_embedding(
@@ -183,6 +196,21 @@ def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> 
 def _mean_and_align(size: int, patch_size: int, patch_stride: int, target: int) -> FloatArray:
     mean = neighbourhood_mean_matrix(size, patch_size, patch_stride).astype(np.float64)
     return _frozen(bilinear_matrix(len(mean), target).astype(np.float64) @ mean)
+
+
+@functools.lru_cache(maxsize=64)
+def _bands(size: int, patch_size: int, patch_stride: int, target: int) -> tuple[tuple[slice, slice, FloatArray], ...]:
+    """`_mean_and_align` in blocks of rows: which rows, which columns are not 0 there, and these.
+
+    Blocks are of a fixed size, whatever the number of threads that they are for; and so are the bits of the result.
+    """
+    matrix = _mean_and_align(size, patch_size, patch_stride, target)
+    bands = []
+    for a in range(0, target, _ROWS):
+        used = np.flatnonzero(matrix[a : a + _ROWS].any(axis=0))
+        where = slice(int(used[0]), int(used[-1]) + 1)
+        bands.append((slice(a, a + _ROWS), where, matrix[a : a + _ROWS, where]))
+    return tuple(bands)
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,8 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
-from patchbank.images import Array, ImageSource, name_of, read_ahead, thumbnail
+from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
+from patchbank.parallel import in_order
 from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.streaming import CalibrationPatches, PatchStream
@@ -60,23 +61,29 @@ def collect(
     whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
     DatasetError if there are too few usable ones.
     """
+
+    def describe(source: ImageSource) -> tuple[ImageSource, Patches | ImageError, bytes]:
+        try:
+            image = read_image(source, config.image_format)
+            return source, embed(image), thumbnail(image, config.thumbnail_size)
+        except ImageError as error:
+            return source, error, b""
+
     total = len(images) if isinstance(images, Sized) else 0
     stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
     run = _Run(stream)
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        remaining = read_ahead(islice(images, run.done, None), config.image_format)
-        for number, (source, image, _) in enumerate(remaining, start=run.done):
+        remaining = in_order(describe, islice(images, run.done, None))
+        for number, (source, patches, picture) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
-            if isinstance(image, ImageError):
+            if isinstance(patches, ImageError):
                 if not skip_unreadable:
-                    raise image
-                run.skipped.append(Skipped(name_of(source, number), str(image)))
-            else:
-                picture = thumbnail(image, config.thumbnail_size)
-                if run.add(embed(image), name_of(source, number), picture) and checkpoint:
-                    checkpoint.save(run.state())
+                    raise patches
+                run.skipped.append(Skipped(name_of(source, number), str(patches)))
+            elif run.add(patches, name_of(source, number), picture) and checkpoint:
+                checkpoint.save(run.state())
             run.done = number + 1
     except BaseException:
         if checkpoint and run.intact:

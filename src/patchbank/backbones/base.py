@@ -43,7 +43,10 @@ class Backbone(Protocol):
     def info(self) -> BackboneInfo: ...
 
     def features(self, images: FloatArray) -> tuple[FloatArray, ...]:
-        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array a layer of `info`."""
+        """images: (B, 3, H, W) float32, normalised. Returns one (B, C_l, H_l, W_l) float32 array a layer of `info`.
+
+        Two threads may call it at once.
+        """
         ...
 
     def to_onnx(self) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ class OnnxBackbone:
         self._size = tuple(entry.shape[2:])  # numbers where the graph fixes them
         self._one_by_one = self._provider == CPU or isinstance(entry.shape[0], int)
         self._outputs = [layer.name for layer in info.layers]
+        # Not every provider runs one session from several threads (DirectML does not), and a GPU gains nothing by it.
+        self._turn: AbstractContextManager[Any] = nullcontext() if self._provider == CPU else threading.Lock()
 
     @property
     def info(self) -> BackboneInfo:
@@ -86,7 +90,8 @@ class OnnxBackbone:
 
     def _run(self, images: FloatArray) -> tuple[FloatArray, ...]:
         try:
-            maps = self._session.run(self._outputs, {self._input: np.ascontiguousarray(images)})
+            with self._turn:
+                maps = self._session.run(self._outputs, {self._input: np.ascontiguousarray(images)})
         except Exception as error:
             height, width = images.shape[2:]
             raise BackboneError(
