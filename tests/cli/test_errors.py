@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from patchbank import artifact, errors, scoring
 from patchbank.cli.app import app
+from patchbank.result import Result
 
 from .conftest import SMALL, failure, run
 
@@ -280,15 +281,15 @@ def test_ctrl_c_while_saving_leaves_no_partial_file(category, tmp_path, monkeypa
 
 
 def test_ctrl_c_among_predictions_keeps_the_lines_that_were_printed(fitted, category, monkeypatch):
-    real, seen = scoring.patch_scores, []
+    real, seen = Result.to_dict, []
 
-    def interrupted(distances):
-        seen.append(distances)
+    def interrupted(result):  # in the main thread, as Ctrl-C is
+        seen.append(result)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return real(distances)
+        return real(result)
 
-    monkeypatch.setattr(scoring, "patch_scores", interrupted)
+    monkeypatch.setattr(Result, "to_dict", interrupted)
     result = CliRunner().invoke(app, ["predict", str(fitted), str(category / "test"), "--json"])
     assert result.exit_code == 130
     assert len([json.loads(line) for line in result.stdout.splitlines()]) == 2
