@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -61,21 +61,13 @@ def collect(
     whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
     DatasetError if there are too few usable ones.
     """
-
-    def describe(source: ImageSource) -> tuple[ImageSource, Patches | ImageError, bytes]:
-        try:
-            image = read_image(source, config.image_format)
-            return source, embed(image), thumbnail(image, config.thumbnail_size)
-        except ImageError as error:
-            return source, error, b""
-
     total = len(images) if isinstance(images, Sized) else 0
     stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
     run = _Run(stream)
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        remaining = in_order(describe, islice(images, run.done, None))
+        remaining = described(islice(images, run.done, None), embed, config)
         for number, (source, patches, picture) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
             if isinstance(patches, ImageError):
@@ -95,6 +87,21 @@ def collect(
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
     return Training(bank, spares, calibration, thumbnails, tuple(run.skipped))
+
+
+def described(
+    sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config
+) -> Iterator[tuple[ImageSource, Patches | ImageError, bytes]]:
+    """Reads and embeds images, two at a time: (source, patches or why not, thumbnail), in order."""
+
+    def describe(source: ImageSource) -> tuple[ImageSource, Patches | ImageError, bytes]:
+        try:
+            image = read_image(source, config.image_format)
+            return source, embed(image), thumbnail(image, config.thumbnail_size)
+        except ImageError as error:
+            return source, error, b""
+
+    return in_order(describe, sources)
 
 
 @dataclass(eq=False)

@@ -22,7 +22,7 @@ from patchbank.calibration import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.exact import ExactSearcher
 from patchbank.heldout import score_held_out, score_one
-from patchbank.images import Array, ImageSource, name_of, read_ahead, thumbnail
+from patchbank.images import Array, ImageSource, name_of
 from patchbank.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
 from patchbank.life import Added, Life, Removed, Version, changed, images_of, promises, rows_of, state_of
 from patchbank.naming import new_names, numbers_of
@@ -31,7 +31,7 @@ from patchbank.progress import Progress
 from patchbank.recertify import TrainingImages, read_again, recertified
 from patchbank.search import Searcher, build_searcher
 from patchbank.streaming import CalibrationPatches
-from patchbank.training import Skipped
+from patchbank.training import Skipped, described
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -246,17 +246,16 @@ def _read(
     names = new_names(add, {model.bank.images[image] for image in current}, first)
     new: list[NewImage] = []
     skipped: list[Skipped] = []
-    for place, (name, (source, image, _)) in enumerate(
-        zip(names, read_ahead(add, model.config.image_format), strict=True)
+    for place, (name, (source, patches, picture)) in enumerate(
+        zip(names, described(add, describe, model.config), strict=True)
     ):
         progress("embed", place, len(add))
-        if not isinstance(image, ImageError):
-            picture = thumbnail(image, model.config.thumbnail_size)
-            new.append(NewImage(first + len(new), name, describe(image), picture))
+        if not isinstance(patches, ImageError):
+            new.append(NewImage(first + len(new), name, patches, picture))
         elif skip_unreadable:
-            skipped.append(Skipped(name_of(source, place), str(image)))
+            skipped.append(Skipped(name_of(source, place), str(patches)))
         else:
-            raise image
+            raise patches
     progress("embed", len(add), len(add))
     if add and not new:
         raise DatasetError(f"none of the {len(add)} images to add is usable; the first: {skipped[0].reason}")
