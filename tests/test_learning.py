@@ -105,12 +105,13 @@ def test_what_stays():
 def test_a_hole_is_filled_by_the_farthest_candidates():
     """0 and 1 are left; of 2, 19, 9, 0.5 the two that k-center takes are 19 and 9."""
     candidates = Reserve(*rows(line(2, 19, 9, 0.5), [0, 2, 0, 2]))
-    filled = fill(candidates, line(0, 1), 2)
+    exact = Config(sampler="greedy_coreset")
+    filled = fill(candidates, line(0, 1), 2, exact)
     assert (filled.picks.tolist(), filled.reach) == ([1, 2], 1.0)
-    assert fill(candidates, line(0, 1), 2, left_out=1.5).reach == 1.5
-    assert fill(candidates, line(0, 1), 9).picks.tolist() == [1, 2, 0, 3]  # as many as there are
-    assert fill(candidates, line(0, 1), 0).picks.tolist() == []
-    assert fill(candidates.take(np.empty(0, np.int64)), line(0, 1), 2).picks.tolist() == []
+    assert fill(candidates, line(0, 1), 2, exact, left_out=1.5).reach == 1.5
+    assert fill(candidates, line(0, 1), 9, exact).picks.tolist() == [1, 2, 0, 3]  # as many as there are
+    assert fill(candidates, line(0, 1), 0, exact).picks.tolist() == []
+    assert fill(candidates.take(np.empty(0, np.int64)), line(0, 1), 2, exact).picks.tolist() == []
 
 
 @pytest.mark.parametrize("count", [1, 5, 17, 1000])
@@ -141,6 +142,21 @@ def test_spares_are_the_next_picks(rng, sampler):
     np.testing.assert_array_equal(spared.indices, plain.indices)
     np.testing.assert_array_equal(np.concatenate([spared.indices, spared.spares]), larger.indices)
     assert spared.covering_radius == pytest.approx(plain.covering_radius, rel=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["random", "greedy_coreset", "approx_greedy_coreset", "identity"])
+def test_a_sampler_continues_from_what_is_there(rng, sampler):
+    """No pick twice, the same again, and the radius is that of centres and picks."""
+    points, centres = (rng.standard_normal((n, 12)).astype(np.float32) for n in (400, 20))
+    config = Config(sampler=sampler, projection_dim=5)
+    picked = coreset.continued(points, 30, centres, config)
+    assert len(set(picked.indices.tolist())) == 30
+    np.testing.assert_array_equal(coreset.continued(points, 30, centres, config).indices, picked.indices)
+    true = ExactSearcher(np.concatenate([centres, points[picked.indices]])).search(points, 1)[0].max()
+    assert picked.covering_radius == pytest.approx(float(true), rel=1e-6)
+    if sampler == "approx_greedy_coreset":  # in the projection, the farthest comes first
+        small, seeds = (coreset.project(each, 5, np.random.default_rng(0)) for each in (points, centres))
+        assert picked.indices[0] == ExactSearcher(seeds).search(small, 1)[0][:, 0].argmax()
 
 
 def test_spares_end_where_the_points_do(rng):

@@ -76,6 +76,29 @@ def sample(features: FloatArray, config: Config, progress: Progress = silent) ->
     return approximate_kcenter(points, m, config.projection_dim, rng, spares=spares, progress=progress)
 
 
+def continued(
+    features: FloatArray, m: int, centres: FloatArray, config: Config, progress: Progress = silent
+) -> Coreset:
+    """Takes m more of the features, (N, D) float32, as `config.sampler` would with `centres`, (S, D), taken already.
+
+    The covering radius counts the picks and the centres.
+    """
+    points, centres = _checked(features), _checked(centres)
+    if config.sampler == "greedy_coreset":
+        return greedy_kcenter(points, m, seeds=centres, progress=progress)
+    rng = np.random.default_rng(config.seed)
+    if config.sampler == "approx_greedy_coreset":
+        with one_blas_thread():
+            small, seeds = (
+                project(each, config.projection_dim, np.random.default_rng(config.seed)) for each in (points, centres)
+            )
+        picked = greedy_kcenter(small, m, seeds=seeds, progress=progress)
+    else:
+        picked = Coreset(rng.permutation(len(points))[:m].astype(np.int64), np.full(m, np.nan, np.float32), math.nan)
+    radius = covering_radius(points, np.concatenate([centres, points[picked.indices]]))
+    return replace(picked, covering_radius=radius)
+
+
 def identity(features: FloatArray) -> Coreset:
     """Keeps every point."""
     n = len(features)

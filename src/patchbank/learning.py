@@ -15,6 +15,7 @@ import numpy.typing as npt
 from patchbank import coreset
 from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
+from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.exact import ExactSearcher
 from patchbank.patches import Patches
@@ -112,13 +113,13 @@ def farthest(
     return pool, left_out
 
 
-def fill(candidates: Reserve, centres: FloatArray, count: int, left_out: float = 0.0) -> Filled:
+def fill(candidates: Reserve, centres: FloatArray, count: int, config: Config, left_out: float = 0.0) -> Filled:
     """Which of the candidates take the place of `count` vectors that have left the bank, of which `centres`, (M, D),
-    are left: greedy k-center continues from these. All of them, if they are not enough."""
+    are left: the sampler that made the bank continues from these. All of them, if they are not enough."""
     count = min(count, len(candidates))
     if count == 0:
         return Filled(np.empty(0, np.int64), math.inf if len(candidates) else left_out)
-    picked = coreset.greedy_kcenter(candidates.vectors, count, seeds=centres)
+    picked = coreset.continued(candidates.vectors, count, centres, config)
     return Filled(picked.indices, max(picked.covering_radius, left_out))
 
 

@@ -279,7 +279,8 @@ def _forget(
         most = max(4 * count, POOL_BYTES // (4 * bank.vectors.shape[1]))
         pool, left_out = farthest(again.filling, bank.vectors[kept], most, progress)
         candidates = Reserve.joined([candidates, pool])
-    filled = fill(candidates, bank.vectors[kept], count, left_out if again and again.all else math.inf)
+    left_out = left_out if again and again.all else math.inf
+    filled = fill(candidates, bank.vectors[kept], count, model.config, left_out)
     picks = filled.picks
     return spare[picks[picks < len(spare)]], candidates.take(picks[picks >= len(spare)]), filled.reach
 
