@@ -26,10 +26,12 @@ RUN = (
     "README.md",
     "docs/concepts.md",
     "docs/configuration.md",
+    "docs/drift.md",
     "docs/explain.md",
     "docs/model-file.md",
     "docs/paper.md",
     "docs/update.md",
+    "docs/scene.md",
 )
 
 
@@ -202,7 +204,7 @@ def test_the_format_page_names_what_the_file_has(workplace):
     file = ModelFile(workplace / "part.patchbank")
     for key, value in file.manifest.items():
         assert f"| `{key}` |" in text
-        if isinstance(value, dict) and key in ("backbone", "bank", "calibration"):
+        if isinstance(value, dict) and key in ("backbone", "bank", "calibration", "scene"):
             row = next(line for line in text.splitlines() if line.startswith(f"| `{key}` |"))
             assert [name for name in value if f"`{name}`" not in row] == []
     assert f'| `format` | `"{FORMAT}"` |' in text

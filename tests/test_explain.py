@@ -204,6 +204,9 @@ def test_a_file_of_version_1_explains_without_normal_distances(plain, tmp_path):
     del tensors["grids"]
     del manifest["normal"]
     entries["bank.safetensors"] = artifact.tensor_bytes(tensors)
+    options = manifest["config"]
+    options["false_alarm_rate"] = options.pop("max_false_alarms")  # its name in version 1
+    del options["confidence"]
     artifact.write(tmp_path / "m", manifest | {"format_version": 1}, entries)
     why = PatchCore.load(tmp_path / "m").predict(squares(100, {(4, 5): 202})).explain()
     assert any("older format" in note for note in why.notes)

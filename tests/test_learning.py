@@ -14,8 +14,11 @@ from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.exact import ExactSearcher
 from patchbank.learning import NewImage, farthest, fill, learn, learning_radius, staying
+from patchbank.look import Look
 from patchbank.patches import Patches
 from patchbank.streaming import CalibrationPatches
+
+LOOK = Look(1.0, 0.5, 32, 32)
 
 
 def line(*values: float) -> np.ndarray:
@@ -24,7 +27,7 @@ def line(*values: float) -> np.ndarray:
 
 
 def new_image(number: int, *values: float) -> NewImage:
-    patches = Patches(line(*values), np.arange(len(values), dtype=np.int32), (1, len(values)), (32, 32))
+    patches = Patches(line(*values), np.arange(len(values), dtype=np.int32), (1, len(values)), (32, 32), LOOK)
     return NewImage(number, f"new {number}", patches, b"")
 
 
@@ -71,7 +74,7 @@ def test_afterwards_every_patch_is_covered_and_no_vector_was_needless(seed, radi
     rng = np.random.default_rng(seed)
     centres = rng.standard_normal((20, 3)).astype(np.float32)
     features = (rng.standard_normal((count, 3)) * 3).astype(np.float32)
-    image = NewImage(7, "new", Patches(features, np.arange(count, dtype=np.int32), (1, count), (32, 32)), b"")
+    image = NewImage(7, "new", Patches(features, np.arange(count, dtype=np.int32), (1, count), (32, 32), LOOK), b"")
     learned = learn([image], centres, radius)
     bank = np.concatenate([centres, learned.rows.vectors])
     distances = ExactSearcher(bank).search(features, 1)[0]
@@ -120,7 +123,7 @@ def test_the_farthest_patches_of_many_images_in_bounded_memory(rng, count):
     centres = rng.standard_normal((6, 3)).astype(np.float32)
     features = rng.standard_normal((8, 10, 3)).astype(np.float32)
     features[2, 4] = centres[1]
-    patches = [Patches(f, np.arange(10, dtype=np.int32), (2, 5), (32, 32)) for f in features]
+    patches = [Patches(f, np.arange(10, dtype=np.int32), (2, 5), (32, 32), LOOK) for f in features]
     pool, left_out = farthest([CalibrationPatches(n, p) for n, p in enumerate(patches)], centres, count)
     everything = features.reshape(-1, 3)
     distances = ExactSearcher(centres).search(everything, 1)[0][:, 0]

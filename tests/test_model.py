@@ -180,13 +180,14 @@ def test_without_calibration_there_is_no_verdict(good, rng):
 
 def test_to_dict_is_json_with_the_promised_keys(model, rng):
     values = json.loads(json.dumps(model.predict(part(rng, defect=True)).to_dict(), allow_nan=False))
-    assert list(values) == ["path", "score", "threshold", "is_anomalous", "p_value", "regions"]
+    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
+    assert list(values) == keys
     assert set(values["regions"][0]) == {"box", "area", "peak", "peak_score", "contour"}
 
 
 def test_timings_name_the_stages(model, rng):
     result = model.predict(part(rng))
-    assert set(result.timings) == {"decode", "resize", "backbone", "embed", "search", "score"}
+    assert set(result.timings) == {"decode", "resize", "backbone", "embed", "search", "score", "scene"}
     _ = result.anomaly_map
     assert result.timings["map"] > 0
 
@@ -322,7 +323,7 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     entries = {name: entries[name] for name in entries if name in first}
     artifact.write(
         tmp_path / "1",
-        manifest | {"format_version": 1, "normal": None},
+        manifest | {"format_version": 1, "normal": None, "scene": None},
         entries | {"bank.safetensors": artifact.tensor_bytes(old)},
     )
     loaded = PatchCore.load(tmp_path / "1")
@@ -331,6 +332,8 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     again, image = PatchCore.load(tmp_path / "2"), part(rng, defect=True)
     assert artifact.ModelFile(tmp_path / "2").manifest["format_version"] == artifact.FORMAT_VERSION
     assert again.predict(image).score == loaded.predict(image).score
+    assert again.scene is None
+    assert again.predict(image).in_scene is None
 
 
 def test_a_file_that_version_1_wrote(tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from patchbank import Config, PatchCore, evaluate, read_dataset
+from patchbank import Config, PatchCore, evaluate, find_drift, read_dataset
 from patchbank.images import read_image
 
 pytestmark = pytest.mark.realdata
@@ -62,6 +63,43 @@ def test_a_broken_bottle_is_explained(bottle, tmp_path):
     assert 50_000 < (tmp_path / "why.html").stat().st_size < 2_000_000
     good = model.predict(next(s.path for s in data.test if not s.defective)).explain().findings[0]
     assert good.score < good.overall.largest
+
+
+def test_the_scene_is_told_from_defects(bottle, data_root):
+    """Good and defective bottles are the scene; screws, magnetic tiles and spoilt pictures are not."""
+    data, model = bottle
+
+    def share(images):
+        return np.mean([not result.in_scene for result in model.predict(list(images))])
+
+    good = [sample.path for sample in data.test if not sample.defective]
+    assert share(good) <= 0.05
+    assert share(sample.path for sample in data.test if sample.defective) <= 0.1
+    for other in ("screw", "mtd"):
+        assert share(sorted((data_root / other / "test/good").iterdir())[:6]) == 1
+    pictures = [read_image(path) for path in good[:6]]
+    assert share(np.zeros_like(picture) for picture in pictures) == 1
+    assert share(cv2.GaussianBlur(picture, (0, 0), 3) for picture in pictures) == 1
+    assert share((picture * 0.75).astype(np.uint8) for picture in pictures) == 1
+    assert share(np.roll(picture, 60, axis=1) for picture in pictures) == 1
+
+
+def test_drift_on_real_images(data_root):
+    """A stream of unseen good bottles in any order is none; a tenth less light from the middle on is, and where."""
+    data = read_dataset(data_root / "bottle")
+    rng = np.random.default_rng(0)
+    paths = rng.permutation([str(path) for path in data.train_paths])
+    model = PatchCore.fit(paths[:110].tolist(), Config(image_size=192, thumbnail_size=0, confidence=0.0))
+    stream = [*paths[110:], *(str(sample.path) for sample in data.test if not sample.defective)]
+    stream = [read_image(path) for path in rng.permutation(stream)]
+    scores = [result.score for result in model.predict(stream)]
+    quiet = find_drift(scores, model.calibration)
+    assert not quiet.found
+    darker = [(picture * 0.9).astype(np.uint8) for picture in stream[60:]]
+    drift = find_drift(scores[:60] + [result.score for result in model.predict(darker)], model.calibration)
+    assert drift.level.found
+    assert drift.level.direction == "up"
+    assert abs(drift.level.start - 60) <= 3
 
 
 def test_screw(data_root):

@@ -12,6 +12,7 @@ from patchbank.config import Config, memory_budget
 from patchbank.coreset import sample
 from patchbank.errors import ConfigError
 from patchbank.exact import ExactSearcher
+from patchbank.look import Look
 from patchbank.patches import Patches
 from patchbank.progress import silent
 from patchbank.streaming import PatchStream
@@ -32,7 +33,8 @@ def images(rng, n):
 
 def patches_of(features):
     height, width, dims = features.shape
-    return Patches(features.reshape(-1, dims), np.arange(height * width, dtype=np.int32), (height, width), (80, 80))
+    place = np.arange(height * width, dtype=np.int32)
+    return Patches(features.reshape(-1, dims), place, (height, width), (80, 80), Look(1.0, 0.5, 80, 80))
 
 
 def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=True):

@@ -194,7 +194,8 @@ def flags(chosen: Iterable[dataclasses.Field[Any]]) -> str:
 
 def exit_codes() -> str:
     """0, 1, 130 and those of errors.py."""
-    rows = [("0", "", "all is well"), ("1", "", "`predict --fail-on-anomaly` found an anomaly")]
+    found = "`predict --fail-on-anomaly` found an anomaly, or `drift --fail-on-drift` a drift"
+    rows = [("0", "", "all is well"), ("1", "", found)]
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.PatchbankError)]
     for code in sorted({c.exit_code for c in classes} - {errors.PatchbankError.exit_code}):
         these = [c for c in classes if c.exit_code == code]

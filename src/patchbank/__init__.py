@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from patchbank.backbones import Backbone, load_backbone
     from patchbank.bank import MemoryBank
     from patchbank.calibration import Calibration
+    from patchbank.drift import Drift, Shift, find_drift
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from patchbank.maps import Region
     from patchbank.model import PatchCore
     from patchbank.result import Result
+    from patchbank.scene import Measurement, Scene
 
 __version__ = "0.1.0"
 
@@ -47,18 +49,23 @@ _LAZY = {
     "Backbone": "patchbank.backbones",
     "Calibration": "patchbank.calibration",
     "Dataset": "patchbank.evaluation.datasets",
+    "Drift": "patchbank.drift",
     "Diff": "patchbank.life",
     "Evaluation": "patchbank.evaluation.evaluate",
     "Explanation": "patchbank.explain",
     "Finding": "patchbank.explain",
+    "Measurement": "patchbank.scene",
     "MemoryBank": "patchbank.bank",
     "NormalPatch": "patchbank.explain",
     "PatchCore": "patchbank.model",
     "Region": "patchbank.maps",
     "Result": "patchbank.result",
+    "Scene": "patchbank.scene",
+    "Shift": "patchbank.drift",
     "Version": "patchbank.life",
     "benchmark": "patchbank.evaluation.benchmark",
     "evaluate": "patchbank.evaluation.evaluate",
+    "find_drift": "patchbank.drift",
     "find_images": "patchbank.evaluation.datasets",
     "load_backbone": "patchbank.backbones",
     "read_dataset": "patchbank.evaluation.datasets",
@@ -74,10 +81,12 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "Diff",
+    "Drift",
     "Evaluation",
     "Explanation",
     "Finding",
     "ImageError",
+    "Measurement",
     "MemoryBank",
     "MissingExtraError",
     "ModelFileError",
@@ -88,10 +97,13 @@ __all__ = [
     "Region",
     "Result",
     "Runtime",
+    "Scene",
+    "Shift",
     "Version",
     "WeightsNotFoundError",
     "benchmark",
     "evaluate",
+    "find_drift",
     "find_images",
     "load_backbone",
     "read_dataset",

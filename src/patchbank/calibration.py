@@ -122,7 +122,7 @@ def rank(n: int, max_false_alarms: float, confidence: float = 0.0) -> int | None
         return max(k, 1) if k <= n else None
     if max_false_alarms >= 1:
         return 1
-    over = np.flatnonzero(_binomial_cdf(n, max_false_alarms) <= (1 - confidence) * (1 + 1e-9))
+    over = np.flatnonzero(binomial_cdf(n, max_false_alarms) <= (1 - confidence) * (1 + 1e-9))
     return n - int(over[-1]) if len(over) else None  # the cdf rises: all m up to the last one may exceed the threshold
 
 
@@ -149,11 +149,11 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
-def _binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+def binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
     """(n + 1,) P(Binomial(n, p) <= m) for m = 0..n, by logarithms: nothing underflows that matters."""
     if p <= 0:
         return np.ones(n + 1)
     m = np.arange(n + 1)
-    factorials = np.array([math.lgamma(i + 1) for i in range(n + 1)])
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(m[1:]))])  # logarithms
     logs = factorials[n] - factorials - factorials[::-1] + m * math.log(p) + (n - m) * math.log1p(-p)
     return np.cumsum(np.exp(logs))

@@ -210,6 +210,14 @@ class Config:
         low=0.0,
         high=0.999999,
     )
+    scene_false_alarms: float = option(
+        0.01,
+        "Share of good images that may be taken for another scene (another part, a moved camera, lost focus); 0 = do "
+        "not check",
+        group="threshold",
+        low=0.0,
+        high=0.5,
+    )
     # file
     thumbnail_size: int = option(
         256,

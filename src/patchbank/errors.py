@@ -11,7 +11,8 @@
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
     └── OutputError               7   a result cannot be written (full disk, no permission)
 
-The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly`, 130 for Ctrl-C.
+The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly` and
+`drift --fail-on-drift`, 130 for Ctrl-C.
 """
 
 from __future__ import annotations

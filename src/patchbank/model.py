@@ -23,7 +23,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
-from patchbank.heldout import score_cross_fitted, score_held_out, summarised
+from patchbank.heldout import HeldOut, score_cross_fitted, score_held_out, summarised
 from patchbank.images import (
     Array,
     ImageSource,
@@ -35,12 +35,14 @@ from patchbank.images import (
     shown,
 )
 from patchbank.life import Diff, Life, Version, born, difference, images_of
+from patchbank.look import look_at
 from patchbank.normal import NormalDistances
 from patchbank.parallel import in_order
 from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.roi import Roi
+from patchbank.scene import Scene, SceneLearner
 from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
 from patchbank.training import Skipped, Training, collect
@@ -57,7 +59,8 @@ class PatchCore:
     config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
     scores, or None. life: the bank's versions, and the vectors that are not in it. roi: the region of interest, None =
     all. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be read. normal:
-    left-out normal patches' distances; None without calibration.
+    left-out normal patches' distances; None without calibration. scene: how the images look as a whole; None
+    if that is not checked.
     """
 
     config: Config
@@ -70,6 +73,7 @@ class PatchCore:
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     normal: NormalDistances | None = None
+    scene: Scene | None = None
 
     @classmethod
     def fit(
@@ -110,7 +114,7 @@ class PatchCore:
             checkpoint=state,
         )
         searcher = build_searcher(training.bank.vectors, config)
-        calibration, normal = _calibrate(training, searcher, config, progress)
+        calibration, normal, scene = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
         life = born(training.bank, training.spares, calibration)
@@ -125,6 +129,7 @@ class PatchCore:
             training.thumbnails,
             training.skipped,
             normal,
+            scene,
         )
 
     @overload
@@ -181,6 +186,8 @@ class PatchCore:
             score = scoring.image_score(
                 scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
             )
+        with _Clock(timings, "scene"):
+            scene = self.scene.check(patches, scores) if self.scene else None
         return Result(
             path=name,
             score=score,
@@ -197,6 +204,7 @@ class PatchCore:
             source=source,
             image_format=self.config.image_format,
             roi=self.roi,
+            scene=scene,
             model=self,
         )
 
@@ -319,10 +327,14 @@ def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
 
 def _patches(image: Array, backbone: Backbone, config: Config, roi: Roi | None, timings: dict[str, float]) -> Patches:
     """(H, W, 3 G) RGB -> the features of its patches that count."""
+    original = (image.shape[0], image.shape[1])
     with _Clock(timings, "resize"):
         if roi:
-            image = blank(image, roi.inside((image.shape[0], image.shape[1])), backbone.info.mean)
+            image = blank(image, roi.inside(original), backbone.info.mean)
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
+    size = (image.shape[0], image.shape[1])
+    with _Clock(timings, "scene"):
+        look = look_at(image, original, roi.inside(size) if roi else None)
     with _Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
     with _Clock(timings, "embed"):
@@ -332,7 +344,7 @@ def _patches(image: Array, backbone: Backbone, config: Config, roi: Roi | None, 
     flat = features.reshape(-1, features.shape[2])  # (h, w, D) -> (P, D)
     if len(place) == 0:
         raise ImageError("no patch lies in the region of interest; use a larger region or a larger image_size")
-    return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, (image.shape[0], image.shape[1]))
+    return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, size, look)
 
 
 def _resolved(config: Config, info: BackboneInfo) -> Config:
@@ -360,10 +372,10 @@ def _checkpoint(
 
 def _calibrate(
     training: Training, searcher: Searcher, config: Config, progress: Progress
-) -> tuple[Calibration | None, NormalDistances | None]:
+) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
     """Scores normal images that the bank does not know: those set aside, or each one against the others' vectors."""
     if config.calibration == "none":
-        return None, None
+        return None, None, None
     bank, images = training.bank, training.calibration
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
@@ -371,7 +383,15 @@ def _calibrate(
         scored = score_cross_fitted(images, config, progress)
     else:
         scored = score_held_out(images, bank, searcher, config, progress)
-    return summarised(scored, bank.images, config)
+    scene = SceneLearner(len(images), config)
+
+    def watched() -> Iterator[HeldOut]:
+        for held in scored:
+            scene.add(held.patches, held.distances)
+            yield held
+
+    calibration, normal = summarised(watched(), bank.images, config)
+    return calibration, normal, scene.finish()
 
 
 class _Clock:

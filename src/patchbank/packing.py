@@ -27,6 +27,7 @@ from patchbank.normal import NormalDistances
 from patchbank.packing_life import NORMAL, get_life, packed_radius, put_life, radius_of
 from patchbank.patches import patch_grid
 from patchbank.roi import Roi
+from patchbank.scene import MEASURES, Scene
 from patchbank.search import build_searcher
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ Entries = dict[str, bytes]
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
+_SCENE = {
+    "measures": ("F32", 2),
+    "deviations": ("F32", 1),
+    "cells": ("F32", 3),
+    "kept": ("I32", 1),
+    "projection": ("F32", 2),
+}
 
 
 def save(model: PatchCore, path: str | Path) -> None:
@@ -59,6 +67,7 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
     _put_calibration(model.calibration, manifest, entries)
     _put_normal(model.normal, manifest, entries)
     put_life(model, manifest, entries)
+    _put_scene(model.scene, manifest, entries)
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
@@ -77,6 +86,7 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "searcher": build_searcher(bank.vectors, config),
             "calibration": calibration,
             "life": get_life(file, bank, calibration, normal),
+            "scene": _scene(file, config, bank.vectors.shape[1]),
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
             "normal": normal,
             "thumbnails": _thumbnails(file),
@@ -97,6 +107,13 @@ def load_versions(path: str | Path) -> tuple[Version, ...]:
         config = _config(file)
         bank = _bank(file, config, _backbone_info(file))
         return get_life(file, bank, _calibration(file, config), _normal(file)).versions
+
+
+def load_scene(path: str | Path) -> Scene | None:
+    """How normal images look as a whole, without the model. Raises ModelFileError."""
+    file = artifact.ModelFile(path)
+    with _checked(path):
+        return _scene(file, _config(file))
 
 
 def load_manifest(path: str | Path) -> Manifest:
@@ -222,6 +239,24 @@ def _normal(file: artifact.ModelFile) -> NormalDistances | None:
     if about is None:
         return None
     return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=operator.index(about["images"]))
+
+
+def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
+    manifest["scene"] = None
+    if scene:
+        entries["scene.safetensors"] = artifact.tensor_bytes({name: getattr(scene, name) for name in _SCENE})
+        ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
+        manifest["scene"] = {"ranges": {measure.name: pair for measure, pair in ranges}}
+
+
+def _scene(file: artifact.ModelFile, config: Config, dims: int | None = None) -> Scene | None:
+    about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
+    if about is None:
+        return None
+    tensors = file.tensors("scene.safetensors", _SCENE)
+    if dims is not None and len(tensors["projection"]) != dims:
+        raise ValueError("the scene's projection does not fit the bank's vectors")
+    return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
 def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:

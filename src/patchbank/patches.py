@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.look import Look
 from patchbank.parallel import one_blas_thread, spread
 
 FloatArray = npt.NDArray[np.float32]
@@ -33,13 +34,14 @@ class Patches:
     """One image's patches that count: all of its grid's, but for those outside the region of interest.
 
     features: (n, D) float32. place: (n,) int32, ascending, row * w + column in the grid. grid: (h, w). input_size: (H',
-    W') of the resized image.
+    W') of the resized image. look: the whole image's brightness, sharpness and size.
     """
 
     features: FloatArray
     place: npt.NDArray[np.int32]
     grid: tuple[int, int]
     input_size: tuple[int, int]
+    look: Look
 
     def on_grid(self, values: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
         """(n,) values of the patches -> (h, w), zeros where no patch counts."""

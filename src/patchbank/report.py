@@ -49,7 +49,8 @@ class ReportRow:
     """One inspected image, its pictures already small. Scores are distances; higher = more anomalous.
 
     picture, overlay: JPEG bytes. label: what the image really is, in the user's word; defective: the same as a truth
-    value; None where it is not known. Build one with `of` or `from_arrays`, which shrink the pictures.
+    value; None where it is not known. scene: why it is not of the known scene. Build one with `of` or `from_arrays`,
+    which shrink the pictures.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ReportRow:
     regions: tuple[Region, ...] = ()
     label: str | None = None
     defective: bool | None = None
+    scene: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -85,6 +87,7 @@ class ReportRow:
             regions=result.regions,
             label=label,
             defective=defective,
+            scene=result.scene_reasons,
         )
 
     @classmethod
@@ -100,11 +103,13 @@ class ReportRow:
         regions: Sequence[Region] = (),
         label: str | None = None,
         defective: bool | None = None,
+        scene: Sequence[str] = (),
     ) -> ReportRow:
         """image, overlay: (H, W, 3) uint8 RGB. A label without `defective` is a defect unless it is "good"."""
         if defective is None and label is not None:
             defective = label != "good"
-        return cls(name, score, threshold, is_anomalous, _jpeg(image), _jpeg(overlay), tuple(regions), label, defective)
+        pictures = (_jpeg(image), _jpeg(overlay))
+        return cls(name, score, threshold, is_anomalous, *pictures, tuple(regions), label, defective, tuple(scene))
 
     @property
     def ratio(self) -> float | None:
@@ -177,6 +182,7 @@ def _row(number: int, row: ReportRow) -> str:
     verdict = verdict_of(row.is_anomalous)
     label = "" if row.label is None else f'<span class="label">{escape(row.label)}</span>'
     mistake = f' <span class="mistake">{row.mistake}</span>' if row.mistake else ""
+    scene = f"<br><small>not of the known scene: {escape('; '.join(row.scene))}</small>" if row.scene else ""
     order = row.ratio if row.ratio is not None else row.score
     return (
         f'<tr data-number="{number}" data-score="{order:.6g}" data-verdict="{verdict}" '
@@ -184,7 +190,7 @@ def _row(number: int, row: ReportRow) -> str:
         f'<th scope="row"><span class="name">{breakable(row.name)}</span>{label}</th>'
         f"<td>{picture(row.picture, f'{row.name}: the image')}</td>"
         f"<td>{picture(row.overlay, f'{row.name}: heat map and {len(row.regions)} outlined regions')}</td>"
-        f"<td>{verdict_badge(row.is_anomalous)}{mistake}</td>"
+        f"<td>{verdict_badge(row.is_anomalous)}{mistake}{scene}</td>"
         f"<td>{_score(row)}</td><td>{_regions(row.regions)}</td></tr>\n"
     )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from patchbank.images import ImageSource
     from patchbank.model import PatchCore
     from patchbank.roi import Roi
+    from patchbank.scene import Measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,9 @@ class Result:
     the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
     float32, row-major as on the image. nearest: (h, w) int64, each patch's nearest vector in the bank. image_size:
     (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the region of
-    interest `roi`; the others have score 0. None = all. model: what inspected it, for `explain`; a copy that is pickled
-    or sent to another process is without it.
+    interest `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its normal
+    range; None if the model does not check them. model: what inspected it, for `explain`; a copy that is pickled or
+    sent to another process is without it.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -52,12 +54,24 @@ class Result:
     image_format: ImageFormat = COLOUR
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
+    scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
     model: PatchCore | None = field(default=None, repr=False)
 
     @property
     def is_anomalous(self) -> bool | None:
         """Whether the score is over the threshold; None without one."""
         return None if self.threshold is None else self.score > self.threshold
+
+    @property
+    def in_scene(self) -> bool | None:
+        """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
+        not checked."""
+        return None if self.scene is None else not self.scene_reasons
+
+    @property
+    def scene_reasons(self) -> tuple[str, ...]:
+        """Why the image is not of the scene that the model knows, in words: one for each measure outside its range."""
+        return tuple(measured.reason for measured in self.scene or () if measured.reason)
 
     @cached_property
     def anomaly_map(self) -> FloatArray:
@@ -90,7 +104,7 @@ class Result:
         return self.pixel_threshold is None or float(self.patch_scores.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene."""
         return {
             "path": self.path,
             "score": self.score,
@@ -98,6 +112,8 @@ class Result:
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,
             "regions": [region.to_dict() for region in self.regions],
+            "in_scene": self.in_scene,
+            "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
         }
 
     def overlay(self) -> npt.NDArray[np.uint8]:

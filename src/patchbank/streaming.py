@@ -23,6 +23,7 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.exact import ExactSearcher
+from patchbank.look import Look
 from patchbank.patches import Patches
 from patchbank.progress import Progress
 
@@ -58,6 +59,7 @@ class PatchStream:
     progress: Progress
     grids: list[tuple[int, int]] = field(default_factory=list)
     input_sizes: list[tuple[int, int]] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     pool: list[CalibrationPatches] = field(default_factory=list)
     radius: float = 0.0  # every patch that was dropped is this close to the net
     seen: int = 0  # patches, those of held-out images not counted
@@ -73,6 +75,7 @@ class PatchStream:
             self._allocate(count, patches.features.shape[1])
         self.grids.append(patches.grid)
         self.input_sizes.append(patches.input_size)
+        self.looks.append(patches.look)
         if self.held_out(image):
             self._offer(CalibrationPatches(image, patches))
             return
@@ -125,6 +128,7 @@ class PatchStream:
             "key": self._key[: self.used],
             "grids": np.array(self.grids, np.int64),
             "input_sizes": np.array(self.input_sizes, np.int64),
+            "looks": np.array(self.looks, np.float64),
             "counters": np.array(counters, np.int64),
             "radius": np.array(self.radius),
             "rng": np.array(json.dumps(self._rng.bit_generator.state)),
@@ -139,6 +143,7 @@ class PatchStream:
             return
         for sizes, name in ((self.grids, "grids"), (self.input_sizes, "input_sizes")):
             sizes[:] = [(int(height), int(width)) for height, width in state[name]]
+        self.looks = [Look(b, s, int(height), int(width)) for b, s, height, width in state["looks"].tolist()]
         features = state["features"]
         self._allocate(int(np.prod(self.grids[0])), features.shape[1])
         counters = (int(value) for value in state["counters"])
@@ -252,7 +257,9 @@ class PatchStream:
         ]
 
     def _held(self, image: int, features: FloatArray, place: IntArray) -> CalibrationPatches:
-        return CalibrationPatches(image, Patches(features, place, self.grids[image], self.input_sizes[image]))
+        return CalibrationPatches(
+            image, Patches(features, place, self.grids[image], self.input_sizes[image], self.looks[image])
+        )
 
     def _reduce_random(self) -> npt.NDArray[np.int64]:
         """Every patch draws a number; those with the smallest stay. What is left of all of them is a uniform sample."""

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,7 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
     assert "8 good images support 32 % at 95 %; 1 % needs 299" in result.stderr
     assert "at most 32 % false alarms with 95 % confidence" in result.stdout
+    assert "scene: 8 good images support 12 % on average; 1 % needs 99; its ranges are widened" in result.stderr
 
 
 def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
@@ -135,12 +137,13 @@ def test_predict_tells_good_from_scratched(fitted, good, scratched):
 def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratched):
     result = run("predict", fitted, good, scratched, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [list(row) for row in rows] == [["path", "score", "threshold", "is_anomalous", "p_value", "regions"]] * 2
+    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
+    assert [list(row) for row in rows] == [keys] * 2
     assert [row["path"] for row in rows] == [str(good), str(scratched)]
     assert [row["is_anomalous"] for row in rows] == [False, True]
     assert rows[0]["p_value"] > rows[1]["p_value"] == 1 / 9
     assert rows[0]["score"] == PatchCore.load(fitted).predict(good).score
-    assert result.stderr == ""
+    assert "{" not in result.stderr
     x, y, width, height = rows[1]["regions"][0]["box"]
     assert x <= 48 <= x + width  # the scratch crosses the middle of the 96x72 image
     assert y <= 36 <= y + height
@@ -149,12 +152,46 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratc
 def test_predict_csv_has_a_header_and_quotes(fitted, scratched, tmp_path):
     odd = write(tmp_path / "a, b.png", cv2.imread(str(scratched)))
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, odd, "--csv").stdout)))
-    assert list(rows[0]) == ["path", "score", "threshold", "is_anomalous", "p_value", "regions"]
+    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
+    assert list(rows[0]) == keys
     assert rows[0]["path"] == str(odd)
     assert rows[0]["is_anomalous"] == "true"
     assert float(rows[0]["p_value"]) == 1 / 9
     assert int(rows[0]["regions"]) >= 1
     assert float(rows[0]["score"]) > float(rows[0]["threshold"])
+
+
+def test_predict_says_what_is_not_of_the_scene(fitted, good, tmp_path):
+    black = write(tmp_path / "black.png", np.zeros((72, 96, 3), np.uint8))
+    text = run("predict", fitted, good, black, "--out", tmp_path / "out")
+    first, second = text.stdout.splitlines()
+    assert first.endswith(str(good))
+    assert f"{black}" in second
+    assert "; NOT THE SCENE: darker (brightness 0, normal " in second
+    assert text.stderr == "1 image is not of the scene that the model knows\n"
+    assert "not of the known scene: darker (brightness 0" in (tmp_path / "out/report.html").read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(run("predict", fitted, good, black, "--csv").stdout)))
+    assert [row["in_scene"] for row in rows] == ["true", "false"]
+    assert rows[0]["scene"] == ""
+    assert rows[1]["scene"].startswith("darker (brightness 0, normal ")
+    (values,) = (json.loads(line) for line in run("predict", fitted, black, "--json").stdout.splitlines())
+    assert values["in_scene"] is False
+    assert values["scene"]["brightness"]["value"] == 0
+    assert values["scene"]["brightness"]["reason"].endswith("exposure, lighting or lens cap?")
+
+
+def test_the_scene_check_can_be_left_out_and_info_shows_it(category, fitted, good, tmp_path):
+    off = run("fit", category, "-o", tmp_path / "m", *SMALL, "--scene-false-alarms", "0")
+    assert "scene" not in off.stderr
+    assert "scene        not checked" in run("info", tmp_path / "m").stdout
+    (row,) = csv.DictReader(io.StringIO(run("predict", tmp_path / "m", good, "--csv").stdout))
+    assert (row["in_scene"], row["scene"]) == ("", "")
+    assert "scene        brightness " in run("info", fitted).stdout
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((category / "train/good").iterdir())[:4]:
+        shutil.copy(path, few)
+    assert "the scene is not checked: that needs 5 images" in run("fit", few, "-o", tmp_path / "n", *SMALL).stderr
 
 
 def test_predict_out_writes_overlay_mask_and_report(fitted, category, tmp_path):

@@ -11,6 +11,7 @@ from patchbank.cli import (
     backbones,
     benchmark,
     demo,
+    drift,
     evaluate,
     explain,
     fit,
@@ -46,6 +47,6 @@ def root(
     """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
 
 
-for module in (fit, predict, explain, threshold, update, history, tune, evaluate, benchmark, info, demo):
+for module in (fit, predict, explain, threshold, drift, update, history, tune, evaluate, benchmark, info, demo):
     module.register(app)
 app.add_typer(backbones.app, name="backbones")

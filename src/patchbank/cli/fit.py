@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.files import check_writable
         from patchbank.model import PatchCore
+        from patchbank.scene import LEAST_IMAGES
 
         check_writable(output)
         paths = read_dataset(data).train_paths
@@ -45,6 +46,10 @@ def register(app: typer.Typer) -> None:
         )
         if model.calibration:
             say_threshold(model.calibration)
+        if model.scene and not model.scene.support.kept:
+            note(f"scene: {model.scene.support}; its ranges are widened")
+        elif model.calibration and model.config.scene_false_alarms and not model.scene:
+            note(f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with")
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])

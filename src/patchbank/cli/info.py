@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
 from patchbank.cli.threshold import described
+
+if TYPE_CHECKING:
+    from patchbank.scene import Scene
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +26,7 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
-        from patchbank.packing import load_calibration, load_manifest, load_versions
+        from patchbank.packing import load_calibration, load_manifest, load_scene, load_versions
 
         manifest = load_manifest(model)
         if as_json:
@@ -42,6 +45,7 @@ def register(app: typer.Typer) -> None:
             "bank": f"{bank['size']} vectors of {last.images} images",
             "radius": f"{last.covering_radius:.4f} (no training patch is farther from the bank)",
             "threshold": described(calibration) if calibration else "none",
+            "scene": _scene(load_scene(model)),
         }
         if calibration and not calibration.support.kept:
             rows["support"] = str(calibration.support)
@@ -56,3 +60,13 @@ def register(app: typer.Typer) -> None:
         typer.echo("options")
         for name, value in manifest["config"].items():
             typer.echo(f"  {name:<20} {value}")
+
+
+def _scene(scene: Scene | None) -> str:
+    if scene is None:
+        return "not checked"
+    from patchbank.scene import MEASURES
+
+    ranges = zip(MEASURES, *scene.ranges, strict=True)
+    about = ", ".join(f"{measure.name} {low:.4g}..{high:.4g}" for measure, low, high in ranges)
+    return f"{about} (false alarms at most {100 * scene.max_false_alarms:g} %, {len(scene.measures)} images)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.fit import report_skipped
-from patchbank.cli.options import command
+from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, ImageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from patchbank.result import Result
 
 FOUND_ANOMALY = 1
-_COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions")
+_COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene")
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +41,8 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
         ] = False,
     ) -> None:
-        """Inspect images: score, verdict and regions of each. Unreadable images are named at the end, and the exit code
-        is 3."""
+        """Inspect images: score, verdict and regions of each, and whether it is of the scene that the model knows.
+        Unreadable images are named at the end, and the exit code is 3."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.evaluation.datasets import find_images
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         images = find_images(paths)
         detector = PatchCore.load(model, runtime=runtime)
         output = _Output(out, images) if out else None
-        found, skipped = 0, []
+        found, strange, skipped = 0, 0, []
         if as_csv:
             typer.echo(_csv_line(_COLUMNS))
         for result in detector.predict_each(images):
@@ -65,10 +65,13 @@ def register(app: typer.Typer) -> None:
                 except ImageError as error:  # the file has gone, or changed, since it was inspected
                     skipped.append((result.path, str(error)))
             found += bool(result.is_anomalous)
+            strange += result.in_scene is False
             typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
         if output:
             output.finish(Path(model).name, detector.calibration.scores if detector.calibration else None, skipped)
         report_skipped(skipped)
+        if strange:
+            note(f"{strange} image{'s are' if strange > 1 else ' is'} not of the scene that the model knows")
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)
         if skipped:
@@ -115,14 +118,16 @@ def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:
         return json.dumps(result.to_dict(), allow_nan=False)
     if as_csv:
         threshold = "" if result.threshold is None else result.threshold
-        verdict = "" if result.is_anomalous is None else str(result.is_anomalous).lower()
         p_value = "" if result.p_value is None else result.p_value
-        return _csv_line((result.path, result.score, threshold, verdict, p_value, len(result.regions)))
+        verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
+        why = "; ".join(result.scene_reasons)
+        return _csv_line((result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why))
     verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
     against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
     regions = len(result.regions)
     where = f", {regions} region{'s' if regions > 1 else ''}" if regions else ""
-    return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}"
+    scene = f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}" if result.in_scene is False else ""
+    return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}"
 
 
 def _csv_line(values: tuple[object, ...]) -> str:

@@ -1,0 +1,142 @@
+"""`patchbank drift`: have the images, or the parts, changed since the model was fitted?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from patchbank.cli.options import command
+from patchbank.errors import ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    from patchbank.drift import Drift, Shift
+    from patchbank.readings import Reading
+
+FOUND_DRIFT = 1
+_SHOWN = 5  # images of each shift, in the text
+_QUESTIONS = {
+    ("level", "up", "calibration"): "score over the median of the calibration images",
+    ("level", "down", "calibration"): "score under the median of the calibration images",
+    ("level", "up", "start"): "score over the median of the first results",
+    ("level", "down", "start"): "score under the median of the first results",
+    ("flagged", "up", "calibration"): "score over the threshold",
+    ("scene", "up", "calibration"): "are not of the known scene",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "drift")
+    def drift(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        results: Annotated[
+            str,
+            typer.Argument(metavar="RESULTS", help="What 'patchbank predict --json' printed, in order; - for stdin."),
+        ],
+        confidence: Annotated[
+            float, typer.Option("--confidence", metavar="P", help="How surely each test is silent without drift.")
+        ] = 0.99,
+        defects: Annotated[
+            float, typer.Option("--defects", metavar="P", help="Share of defective images that is no drift.")
+        ] = 0.1,
+        reference: Annotated[
+            int, typer.Option("--reference", metavar="N", help="Compare with the N first results too; 0 = do not.")
+        ] = 100,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+        fail_on_drift: Annotated[bool, typer.Option("--fail-on-drift", help="Exit with 1 if there is drift.")] = False,
+    ) -> None:
+        """Test whether scores have shifted over a stream of predictions, and where it began. More flagged images alone
+        are no drift, but may be defects."""
+        from patchbank.drift import find_drift
+        from patchbank.packing import load_calibration, load_scene
+        from patchbank.readings import read_results
+
+        calibration = load_calibration(model)
+        if calibration is None:
+            raise ConfigError(
+                f"{model} was fitted with calibration = 'none': it holds no normal scores to compare with"
+            )
+        readings = read_results(_lines(results), results, calibration.threshold)
+        found = find_drift(
+            [reading.score for reading in readings],
+            calibration,
+            in_scene=[reading.in_scene for reading in readings],
+            scene=load_scene(model),
+            confidence=confidence,
+            defects=defects,
+            reference=reference,
+        )
+        if as_json:
+            typer.echo(json.dumps(_as_json(found, readings), allow_nan=False))
+        else:
+            _print(found, readings)
+        if fail_on_drift and found.found:
+            raise typer.Exit(FOUND_DRIFT)
+
+
+def _lines(results: str) -> list[str]:
+    try:
+        data = sys.stdin.buffer.read() if results == "-" else Path(results).read_bytes()
+        return data.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise DatasetError(f"cannot read the results {results}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{results} is not UTF-8 text ({error.reason})") from error
+
+
+def _as_json(found: Drift, readings: Sequence[Reading]) -> dict[str, Any]:
+    return {
+        "images": found.images,
+        "drift": found.found,
+        "tests": [_test_as_json(shift, readings) for shift in found.tests],
+        "advice": list(found.advice),
+    }
+
+
+def _test_as_json(shift: Shift, readings: Sequence[Reading]) -> dict[str, Any]:
+    """Places as lines and paths, which count for users; `showing` lists every image that shows the shift."""
+
+    def place(number: int | None) -> dict[str, Any] | None:
+        return None if number is None else {"line": readings[number].line, "path": readings[number].path}
+
+    return {
+        **{key: value for key, value in shift.to_dict().items() if key not in ("detected", "start", "stop")},
+        "first": place(shift.start),
+        "last": place(None if shift.stop is None else shift.stop - 1),
+        "detected": place(shift.detected),
+        "outside": dict(_outside(shift, readings)),
+        "showing": [{**(place(n) or {}), "score": readings[n].score} for n in shift.showing],
+    }
+
+
+def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]:
+    """Which measures of the scene lie outside in the images that show the shift, and in how many, most first."""
+    return Counter(name for n in shift.showing for name in readings[n].outside).most_common()
+
+
+def _print(found: Drift, readings: Sequence[Reading]) -> None:
+    typer.echo(f"{found.images} images: {'DRIFT' if found.found else 'no drift'}")
+    for shift in found.tests:
+        share, bound = f"{100 * shift.share:.1f} %", f"{100 * shift.bound:.1f} %"
+        about = f"{share} {_QUESTIONS[shift.test, shift.direction, shift.reference]}; good images explain {bound}"
+        typer.echo(f"{shift.test:<8} {'SHIFT' if shift.found else 'ok':<6} {about}")
+        if shift.start is None or shift.stop is None or shift.detected is None:
+            continue
+        first, last, alarm = (readings[n] for n in (shift.start, shift.stop - 1, shift.detected))
+        typer.echo(
+            f"         from line {first.line} ({first.path}) to {last.line} ({last.path}), seen by line {alarm.line}"
+        )
+        for name, count in _outside(shift, readings):
+            typer.echo(f"         {name} is outside of its range in {count} of them")
+        chosen = sorted(shift.showing, key=lambda n: readings[n].score, reverse=shift.direction == "up")[:_SHOWN]
+        for reading in (readings[n] for n in chosen):
+            typer.echo(f"         {reading.score:9.4f}  {reading.path}")
+    for advice in found.advice:
+        typer.echo(f"advice   {advice}")

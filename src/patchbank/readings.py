@@ -1,0 +1,75 @@
+"""Predictions read back: the lines that `patchbank predict --json` printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from patchbank.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One line. line: its number, from 1. path: the image's. threshold, in_scene: None where it has none. outside: the
+    names of the measures of the scene that lie outside of their ranges."""
+
+    line: int
+    path: str
+    score: float
+    threshold: float | None
+    in_scene: bool | None
+    outside: tuple[str, ...]
+
+
+def read_results(lines: Iterable[str], name: str, threshold: float | None) -> list[Reading]:
+    """The readings of all lines that are not blank. threshold: that of the model which the lines must come from.
+
+    Raises DatasetError, with the line's number, for a line that is not one of `predict --json`, has no finite score, or
+    another threshold; and if there is no line at all.
+    """
+    readings = [_reading(text, number, name) for number, text in enumerate(lines, start=1) if text.strip()]
+    for reading in readings:
+        if not _same(reading.threshold, threshold):
+            raise DatasetError(
+                f"{name}, line {reading.line}: expected results of this model, whose threshold is {threshold}; "
+                f"got {reading.threshold}: name the model that they come from, or predict these images again"
+            )
+    if not readings:
+        raise DatasetError(f"{name}: expected the lines that 'patchbank predict --json' prints; got none")
+    return readings
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-6)
+
+
+def _reading(text: str, number: int, name: str) -> Reading:
+    def wrong(what: str) -> DatasetError:
+        return DatasetError(f"{name}, line {number}: {what}; expected the lines that 'patchbank predict --json' prints")
+
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise wrong(f"is not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise wrong(f"is no JSON object, but {type(row).__name__}")
+    score, threshold, known = row.get("score"), row.get("threshold"), row.get("in_scene")
+    if score is None or not _is_number(score):
+        raise wrong(f"has no score that is a finite number (score: {json.dumps(score)})")
+    if threshold is not None and not _is_number(threshold):
+        raise wrong("has a threshold that is no finite number")
+    if known is not None and not isinstance(known, bool):
+        raise wrong("has an in_scene that is neither true, false nor null")
+    measures = row.get("scene")
+    measures = measures if isinstance(measures, dict) else {}
+    outside = tuple(key for key, about in measures.items() if isinstance(about, dict) and about.get("reason"))
+    return Reading(number, str(row.get("path", f"line {number}")), float(score), threshold, known, outside)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
