@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.calibration import Calibration, percent, percent_up, rank, support, threshold_of
 from patchbank.errors import ConfigError
+from patchbank.scoring import top_fraction_mean
 
 
 @pytest.mark.parametrize(
@@ -212,19 +214,53 @@ def good(rng):
     return [np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8) for _ in range(12)]
 
 
-def test_cross_fitting_is_a_fit_without_the_fold(good):
-    """Oracle: fitting on the other folds' images and predicting gives the very scores."""
-    config = Config(image_size=64, coreset_size=40, calibration="cross_fit", folds=3)
+@pytest.mark.parametrize("score", ["max", "top_fraction"])
+def test_cross_fitting_is_a_fit_without_the_fold_and_never_kinder_than_the_bank(good, score):
+    """Oracle: fit on the other folds' images, predict, and take each patch's larger distance to that bank and the final
+    one."""
+    shared = {"image_size": 64, "coreset_size": 40, "image_score": score, "top_fraction": 0.1}
+    config = Config(**shared, calibration="cross_fit", folds=3)
     model = PatchCore.fit(good, config, backbone=FakeBackbone())
     fold = (np.arange(12) % 3)[np.random.default_rng(0).permutation(12)]
-    plain = Config(image_size=64, coreset_size=40, calibration="none")
+    plain, raised = Config(**shared, calibration="none"), 0
     for number in range(3):
         others = PatchCore.fit(
             [g for g, f in zip(good, fold, strict=True) if f != number], plain, backbone=FakeBackbone()
         )
         for n in np.flatnonzero(fold == number):
-            assert model.calibration.scores[n] == np.float32(others.predict(good[n]).score)
+            left_out, known = (each.predict(good[n]).patch_scores for each in (others, model))
+            both = np.maximum(left_out, known)
+            raised += (known > left_out).sum()
+            expected = both.max() if score == "max" else top_fraction_mean(both, 0.1)
+            assert model.calibration.scores[n] == pytest.approx(expected, rel=1e-6)
+    assert raised > 0
     assert model.calibration.method == "cross_fit"
+
+
+def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
+    """Why the final bank counts, too: every image shows the same rare patch, which the final coreset lacks and the
+    folds' have. Each future image will score there, and the threshold must know it."""
+    from patchbank import heldout
+    from patchbank.patches import Patches
+    from patchbank.search import ExactSearcher
+    from patchbank.streaming import CalibrationPatches
+
+    rng = np.random.default_rng(0)
+
+    def image(number):
+        features = rng.normal(0, 0.1, (16, 2)).astype(np.float32)
+        features[5] += 10
+        return CalibrationPatches(number, Patches(features, np.arange(16, dtype=np.int32), (4, 4), (32, 32)))
+
+    images = [image(number) for number in range(6)]
+    vectors = images[0].patches.features[[0, 1]]  # not the sixth
+    everything = lambda features, _: SimpleNamespace(indices=np.arange(len(features)))  # noqa: E731
+    monkeypatch.setattr(heldout.coreset, "sample", everything)
+    config = Config(calibration="cross_fit", folds=3, image_score="max", smoothing_sigma=0)
+    held = list(heldout.score_cross_fitted(images, ExactSearcher(vectors), config))
+    assert min(each.score for each in held) > 13
+    assert min(each.peak for each in held) > 10
+    assert all(np.median(each.distances) < 1 for each in held)
 
 
 def test_more_folds_than_images(good):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
 from patchbank import Config, PatchCore, evaluate, find_drift, read_dataset
+from patchbank.calibration import threshold_of
 from patchbank.images import read_image
 
 pytestmark = pytest.mark.realdata
@@ -109,3 +112,31 @@ def test_screw(data_root):
     scores = np.array([result.score for result in model.predict(list(data.test_paths))])
     good, bad = (scores[[sample.defective == wanted for sample in data.test]] for wanted in (False, True))
     assert (bad[:, None] > good[None]).mean() >= 0.96  # the area under the ROC curve
+
+
+def test_thresholds_keep_their_promise_on_real_scores(data_root):
+    """Held-out scores of real bottles: in at least the stated share of calibrations, no more are flagged than promised;
+    and models of half of the images, by either kind of calibration, keep it on the other half."""
+    paths, rng = read_dataset(data_root / "bottle").train_paths, np.random.default_rng(0)
+    paths = [paths[i] for i in rng.permutation(len(paths))]
+    small = Config(image_size=96, thumbnail_size=0, max_false_alarms=0.05, confidence=0.95)
+    learn, future = paths[:105], paths[105:]
+    for method in ("leave_one_out", "cross_fit"):
+        model = PatchCore.fit(learn, dataclasses.replace(small, calibration=method))
+        assert model.calibration.support.kept
+        results = model.predict(list(future))
+        print(
+            method,
+            np.mean([r.is_anomalous for r in results]),
+            np.mean([r.mask.any() for r in results]),
+            model.calibration.pixel_threshold,
+            np.sort([r.anomaly_map.max() for r in results])[-8:],
+            np.sort(model.calibration.peaks)[-5:],
+        )
+        assert np.mean([result.is_anomalous for result in results]) <= 0.05
+        assert np.mean([result.mask.any() for result in results]) <= 0.05
+    scores = np.array([result.score for result in results], np.float32)
+    for n, rate, confidence in ((59, 0.05, 0.95), (90, 0.1, 0.8)):
+        draws = rng.choice(scores, (2000, n))
+        true = [np.mean(scores > threshold_of(draw, rate, confidence)) for draw in draws]
+        assert np.mean(np.array(true) <= rate) >= confidence - 3 * np.sqrt(confidence * (1 - confidence) / 2000)

@@ -70,13 +70,14 @@ def score_one(image: int, patches: Patches, bank: MemoryBank, searcher: Searcher
 
 
 def score_cross_fitted(
-    images: Sequence[CalibrationPatches], config: Config, progress: Progress = silent
+    images: Sequence[CalibrationPatches], searcher: Searcher, config: Config, progress: Progress = silent
 ) -> Iterator[HeldOut]:
     """Scores each image with a bank made without its fold, in the order of `images`; `nearest` is -1, since these banks
-    are not kept. `images` are all training images.
+    are not kept. `images` are all training images; `searcher` holds the bank that is calibrated.
 
-    Each fold's bank is thinned anew: nothing of an image has shaped the bank that scores it (cross-conformal
-    prediction; Vovk 2015). Memory: a copy of the patches.
+    Each fold's bank is thinned anew: nothing of an image has shaped it (cross-conformal prediction; Vovk 2015). But
+    each coreset has gaps of its own, where all images score alike, and those of the folds' banks say nothing about
+    the calibrated bank's: a patch's score is the larger of its distances to both. Memory: a copy of the patches.
     """
     folds = min(config.folds, len(images))
     fold = np.arange(len(images)) % folds
@@ -88,11 +89,14 @@ def score_cross_fitted(
         chosen = coreset.sample(others, config).indices
         vectors = others[chosen]
         del others
-        searcher = build_searcher(vectors, config)
+        others_searcher = build_searcher(vectors, config)
         for n in np.flatnonzero(fold == number).tolist():
-            found = searcher.search(images[n].patches.features, config.num_neighbours)
-            held = _held_out(images[n], found, vectors, searcher, config)
-            scored[n] = replace(held, nearest=np.full_like(held.nearest, -1))
+            held = images[n]
+            found = others_searcher.search(held.patches.features, config.num_neighbours)  # (n, k)
+            final = searcher.search(held.patches.features, config.num_neighbours)[0]  # (n, k)
+            least = scoring.patch_scores(final)
+            result = _held_out(held, found, vectors, others_searcher, config, least)
+            scored[n] = replace(result, nearest=np.full_like(result.nearest, -1))
     progress("cross-fit", folds, folds)
     return (held for held in scored if held is not None)
 
@@ -116,10 +120,19 @@ def score_held_out(
 
 
 def _held_out(
-    held: CalibrationPatches, found: Neighbours, vectors: FloatArray, searcher: Searcher, config: Config
+    held: CalibrationPatches,
+    found: Neighbours,
+    vectors: FloatArray,
+    searcher: Searcher,
+    config: Config,
+    least: FloatArray | None = None,
 ) -> HeldOut:
+    """found: the patches' neighbours in `vectors`, which `searcher` holds. least: (n,) what their scores are at
+    least."""
     patches, (distances, nearest) = held.patches, found
     scores = scoring.patch_scores(distances)  # (n, k) -> (n,)
+    if least is not None:
+        scores = np.maximum(scores, least)
     score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)
     size = patches.input_size
     heat = maps.anomaly_map(patches.on_grid(scores), size, size, config.smoothing_sigma, patches.counted)

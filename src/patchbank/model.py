@@ -380,7 +380,7 @@ def _calibrate(
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
     if config.calibration == "cross_fit":
-        scored = score_cross_fitted(images, config, progress)
+        scored = score_cross_fitted(images, searcher, config, progress)
     else:
         scored = score_held_out(images, bank, searcher, config, progress)
     scene = SceneLearner(len(images), config)
