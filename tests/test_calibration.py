@@ -241,6 +241,7 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     """Why the final bank counts, too: every image shows the same rare patch, which the final coreset lacks and the
     folds' have. Each future image will score there, and the threshold must know it."""
     from patchbank import heldout
+    from patchbank.look import Look
     from patchbank.patches import Patches
     from patchbank.search import ExactSearcher
     from patchbank.streaming import CalibrationPatches
@@ -250,7 +251,8 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     def image(number):
         features = rng.normal(0, 0.1, (16, 2)).astype(np.float32)
         features[5] += 10
-        return CalibrationPatches(number, Patches(features, np.arange(16, dtype=np.int32), (4, 4), (32, 32)))
+        place = np.arange(16, dtype=np.int32)
+        return CalibrationPatches(number, Patches(features, place, (4, 4), (32, 32), Look(1.0, 0.5, 32, 32)))
 
     images = [image(number) for number in range(6)]
     vectors = images[0].patches.features[[0, 1]]  # not the sixth
