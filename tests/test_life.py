@@ -63,6 +63,7 @@ def same(a, b):
     assert a.calibration.images == b.calibration.images
     for name in ("overall", "cells", "counts"):
         np.testing.assert_array_equal(getattr(a.normal, name), getattr(b.normal, name))
+    np.testing.assert_array_equal(a.scene.measures if a.scene else 0, b.scene.measures if b.scene else 0)
     return True
 
 
@@ -162,6 +163,19 @@ def test_confirmed_false_alarms_do_not_calibrate_a_sample_does(model, rng):
         others = sample.bank.vectors[sample.bank.image != 12 + number]
         nearest = [np.linalg.norm(others - f, axis=1).min() for f in sample._describe(image).features]
         assert sample.calibration.scores[12 + number] == pytest.approx(max(nearest), rel=1e-5)
+
+
+def test_the_scene_is_learned_again_where_its_images_change(model, by_name, rng):
+    """Confirmed images alone do not change what the scene looks like; a sample of good parts does, and so does a
+    removal; a rollback brings the old one back."""
+    bright = [np.clip(part(rng).astype(int) + 60, 0, 255).astype(np.uint8) for _ in range(4)]
+    assert not model.predict(bright[0]).in_scene
+    assert model.update(bright, images=by_name).scene is model.scene
+    sample = model.update(bright, images=by_name, representative=True)
+    assert len(sample.scene.measures) == 16
+    assert sample.predict(bright[0]).in_scene
+    assert sample.rollback().scene is model.scene
+    assert len(model.update(remove=["image 3"], images=by_name).scene.measures) == 11
 
 
 # --- forgetting ---

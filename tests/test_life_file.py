@@ -52,11 +52,27 @@ def test_a_life_survives_the_file(lived, path, tmp_path):
     np.testing.assert_array_equal(again.life.reserve.vectors, lived.life.reserve.vectors)
     for a, b in zip(again.life.past, lived.life.past, strict=True):
         np.testing.assert_array_equal(a.normal.cells, b.normal.cells)
+        np.testing.assert_array_equal(a.scene.measures, b.scene.measures)
+        assert a.scene.max_false_alarms == b.scene.max_false_alarms
         np.testing.assert_array_equal(a.members, b.members)
         np.testing.assert_array_equal(a.calibration.scores, b.calibration.scores)
         assert a.calibration.images == b.calibration.images
     again.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_scene_that_stays_is_in_the_file_once(lived, path):
+    """It is larger than all else that a version keeps."""
+    assert [version["scene"] for version in ModelFile(path).manifest["versions"]] == [
+        "own",
+        "own",
+        "next",
+        "next",
+        "own",
+    ]
+    again = PatchCore.load(path)
+    assert again.life.past[2].scene is again.life.past[3].scene is again.scene
+    assert again.life.past[1].scene is not again.scene
 
 
 def test_the_bank_in_the_file_is_the_present_one(lived, path):
@@ -195,6 +211,11 @@ IMPOSSIBLE = {
     "no calibration images": version(1, calibration_images=0),
     "calibration images text": version(1, calibration_images="6"),
     "no normal distances": version(1, normal_images=0),
+    "unknown scene": version(1, scene="mine"),
+    "a scene that is not there": version(3, scene="own"),
+    "no scene but one there": version(1, scene="none"),
+    "scene not finite": tensor("versions/000001.safetensors", "scene.measures", first_set_to(np.nan)),
+    "scene of no cells": tensor("versions/000001.safetensors", "scene.kept", lambda old: old[:-1]),
     "state missing": lambda manifest, tensors: tensors.pop("versions/000002.safetensors"),
     "state of no version": lambda manifest, tensors: tensors.update(
         {"versions/000009.safetensors": tensors["versions/000001.safetensors"]}

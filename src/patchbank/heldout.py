@@ -20,6 +20,7 @@ from patchbank.config import Config
 from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
+from patchbank.scene import Scene, SceneLearner
 from patchbank.search import Neighbours, Searcher, build_searcher, search_excluding
 from patchbank.streaming import CalibrationPatches
 
@@ -43,15 +44,18 @@ class HeldOut:
     peak: float
 
 
-def summarised(scored: Iterable[HeldOut], names: Sequence[str], config: Config) -> tuple[Calibration, NormalDistances]:
-    """The thresholds and the distribution of normal distances that follow from held-out images, of which there is at
-    least one. names: those of all training images."""
+def summarised(
+    scored: Iterable[HeldOut], names: Sequence[str], config: Config, scene: SceneLearner
+) -> tuple[Calibration, NormalDistances, Scene | None]:
+    """What follows from held-out images, of which there is at least one: the thresholds, the distribution of normal
+    distances, and how the images look as a whole. names: those of all training images."""
     scores, peaks, images, distances = [], [], [], []
     for held in scored:
         scores.append(held.score)
         peaks.append(held.peak)
         images.append(names[held.image])
         distances.append((held.patches.on_grid(held.distances), held.patches.counted))
+        scene.add(held.patches, held.distances)
     calibration = Calibration(
         np.array(scores, np.float32),
         np.array(peaks, np.float32),
@@ -60,7 +64,7 @@ def summarised(scored: Iterable[HeldOut], names: Sequence[str], config: Config) 
         config.max_false_alarms,
         config.confidence,
     )
-    return calibration, NormalDistances.of(distances)
+    return calibration, NormalDistances.of(distances), scene.finish()
 
 
 def score_one(image: int, patches: Patches, bank: MemoryBank, searcher: Searcher, config: Config) -> HeldOut:

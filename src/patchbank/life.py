@@ -19,6 +19,7 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
 from patchbank.errors import ConfigError
 from patchbank.normal import NormalDistances
+from patchbank.scene import Scene
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -110,11 +111,12 @@ class Version:
 @dataclass(frozen=True, eq=False)
 class State:
     """What a version consists of. members: (M,) int32, its vectors' numbers: the present bank's first, then the
-    reserve's. calibration, normal: as in `PatchCore`."""
+    reserve's. calibration, normal, scene: as in `PatchCore`."""
 
     members: IntArray
     calibration: Calibration | None
     normal: NormalDistances | None
+    scene: Scene | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +194,7 @@ def state_of(model: PatchCore, number: int) -> State:
     if not 1 <= number <= len(versions):
         raise ConfigError(f"version: expected 1 to {len(versions)}; got {number} (patchbank history lists them)")
     if number == len(versions):
-        return State(np.arange(len(model.bank), dtype=np.int32), model.calibration, model.normal)
+        return State(np.arange(len(model.bank), dtype=np.int32), model.calibration, model.normal, model.scene)
     return model.life.past[number - 1]
 
 

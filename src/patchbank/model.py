@@ -23,7 +23,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
-from patchbank.heldout import HeldOut, score_cross_fitted, score_held_out, summarised
+from patchbank.heldout import score_cross_fitted, score_held_out, summarised
 from patchbank.images import (
     Array,
     ImageSource,
@@ -383,15 +383,7 @@ def _calibrate(
         scored = score_cross_fitted(images, searcher, config, progress)
     else:
         scored = score_held_out(images, bank, searcher, config, progress)
-    scene = SceneLearner(len(images), config)
-
-    def watched() -> Iterator[HeldOut]:
-        for held in scored:
-            scene.add(held.patches, held.distances)
-            yield held
-
-    calibration, normal = summarised(watched(), bank.images, config)
-    return calibration, normal, scene.finish()
+    return summarised(scored, bank.images, config, SceneLearner(len(images), config))
 
 
 class _Clock:

@@ -22,9 +22,9 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
-from patchbank.life import Version
+from patchbank.life import State, Version
 from patchbank.normal import NormalDistances
-from patchbank.packing_life import NORMAL, get_life, packed_radius, put_life, radius_of
+from patchbank.packing_life import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
 from patchbank.patches import patch_grid
 from patchbank.roi import Roi
 from patchbank.scene import MEASURES, Scene
@@ -39,13 +39,6 @@ Entries = dict[str, bytes]
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
-_SCENE = {
-    "measures": ("F32", 2),
-    "deviations": ("F32", 1),
-    "cells": ("F32", 3),
-    "kept": ("I32", 1),
-    "projection": ("F32", 2),
-}
 
 
 def save(model: PatchCore, path: str | Path) -> None:
@@ -78,17 +71,18 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
     with _checked(path):
         config = _config(file)
         backbone = _backbone(file, runtime)
-        bank, calibration, normal = _bank(file, config, backbone.info), _calibration(file, config), _normal(file)
+        bank = _bank(file, config, backbone.info)
+        state = _state(file, config, bank)
         return {
             "config": config,
             "backbone": backbone,
             "bank": bank,
             "searcher": build_searcher(bank.vectors, config),
-            "calibration": calibration,
-            "life": get_life(file, bank, calibration, normal),
-            "scene": _scene(file, config, bank.vectors.shape[1]),
+            "calibration": state.calibration,
+            "life": get_life(file, bank, state),
+            "scene": state.scene,
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
-            "normal": normal,
+            "normal": state.normal,
             "thumbnails": _thumbnails(file),
         }
 
@@ -106,7 +100,7 @@ def load_versions(path: str | Path) -> tuple[Version, ...]:
     with _checked(path):
         config = _config(file)
         bank = _bank(file, config, _backbone_info(file))
-        return get_life(file, bank, _calibration(file, config), _normal(file)).versions
+        return get_life(file, bank, _state(file, config, bank)).versions
 
 
 def load_scene(path: str | Path) -> Scene | None:
@@ -124,6 +118,12 @@ def load_manifest(path: str | Path) -> Manifest:
         calibration = _calibration(file, config)
         described = {"config": config.to_dict(), "calibration": _described(calibration) if calibration else None}
         return {name: described.get(name, value) for name, value in file.manifest.items()}
+
+
+def _state(file: artifact.ModelFile, config: Config, bank: MemoryBank) -> State:
+    """What the present version consists of, beside its bank."""
+    members = np.arange(len(bank), dtype=np.int32)
+    return State(members, _calibration(file, config), _normal(file), _scene(file, config, bank.vectors.shape[1]))
 
 
 @contextmanager
@@ -244,7 +244,7 @@ def _normal(file: artifact.ModelFile) -> NormalDistances | None:
 def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
-        entries["scene.safetensors"] = artifact.tensor_bytes({name: getattr(scene, name) for name in _SCENE})
+        entries["scene.safetensors"] = artifact.tensor_bytes({name: getattr(scene, name) for name in SCENE})
         ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
         manifest["scene"] = {"ranges": {measure.name: pair for measure, pair in ranges}}
 
@@ -253,7 +253,7 @@ def _scene(file: artifact.ModelFile, config: Config, dims: int | None = None) ->
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
-    tensors = file.tensors("scene.safetensors", _SCENE)
+    tensors = file.tensors("scene.safetensors", SCENE)
     if dims is not None and len(tensors["projection"]) != dims:
         raise ValueError("the scene's projection does not fit the bank's vectors")
     return Scene(**tensors, max_false_alarms=config.scene_false_alarms)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from patchbank import artifact
 from patchbank.bank import MemoryBank, Reserve
-from patchbank.calibration import Calibration
 from patchbank.life import (
     ACTIONS,
     CALIBRATED,
@@ -28,6 +27,7 @@ from patchbank.life import (
     state_of,
 )
 from patchbank.normal import NormalDistances
+from patchbank.scene import Scene
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -36,6 +36,13 @@ RESERVE = "reserve.safetensors"
 _ROWS = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _STATE = {"members": ("I32", 1)}
 _CALIBRATION = {"calibration_image": ("I32", 1), "scores": ("F32", 1), "peaks": ("F32", 1)}
+SCENE = {
+    "measures": ("F32", 2),
+    "deviations": ("F32", 1),
+    "cells": ("F32", 3),
+    "kept": ("I32", 1),
+    "projection": ("F32", 2),
+}
 NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
 
 
@@ -47,9 +54,14 @@ def put_life(model: PatchCore, manifest: dict[str, Any], entries: dict[str, byte
     for about, state in zip(manifest["versions"], states, strict=True):
         about["calibration_images"] = len(state.calibration.images) if state.calibration else 0
         about["normal_images"] = state.normal.images if state.normal else 0
+        about["scene"] = "own" if state.scene else "none"
+    for about, state, following in zip(manifest["versions"], states, states[1:], strict=False):
+        if state.scene and state.scene is following.scene:
+            about["scene"] = "next"  # the same as the next version's
     if len(life.reserve):
         entries[RESERVE] = artifact.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
-    for version, images, state in zip(life.versions, images_of(life.versions), life.past, strict=False):
+    sets = images_of(life.versions)
+    for version, about, images, state in zip(life.versions, manifest["versions"], sets, life.past, strict=False):
         tensors: dict[str, npt.NDArray[Any]] = {"members": state.members}
         if state.calibration:
             numbers = {model.bank.images[image]: image for image in sorted(images)}
@@ -57,17 +69,17 @@ def put_life(model: PatchCore, manifest: dict[str, Any], entries: dict[str, byte
             tensors |= {name: getattr(state.calibration, name) for name in ("scores", "peaks")}
         if state.normal:
             tensors |= {name: getattr(state.normal, name) for name in NORMAL}
+        if state.scene and about["scene"] == "own":
+            tensors |= {f"scene.{name}": getattr(state.scene, name) for name in SCENE}
         entries[_entry(version)] = artifact.tensor_bytes(tensors)
 
 
-def get_life(
-    file: artifact.ModelFile, bank: MemoryBank, calibration: Calibration | None, normal: NormalDistances | None
-) -> Life:
+def get_life(file: artifact.ModelFile, bank: MemoryBank, present: State) -> Life:
     """The life that the file holds; that of a file without one begins. Raises KeyError, TypeError or ValueError for
     what cannot be."""
     reserve = _reserve(file, bank)
     if "versions" not in file.manifest:
-        return born(bank, reserve, calibration)
+        return born(bank, reserve, present.calibration)
     about = file.manifest["versions"]
     if not isinstance(about, list) or not about:
         raise ValueError("versions: expected a list of at least one")
@@ -84,11 +96,10 @@ def get_life(
     }:
         raise ValueError("versions: expected an entry for each but the last")
     everything = Reserve.joined([rows_of(bank), reserve])
-    past = [
-        _state(file, version, values, images, bank, everything, calibration)
-        for version, values, images in zip(versions[:-1], about, sets, strict=False)
-    ]
-    every = [*past, State(np.arange(len(bank), dtype=np.int32), calibration, normal)]
+    every = [present]
+    for version, values, images in reversed(list(zip(versions[:-1], about, sets, strict=False))):
+        every.insert(0, _state(file, version, values, images, bank, everything, every[-1], every[0]))
+    past = every[:-1]
     checked = [_consistent(v, images, s, everything) for v, images, s in zip(versions, sets, every, strict=True)]
     return Life(tuple(checked), tuple(past), reserve)
 
@@ -104,11 +115,14 @@ def _state(
     images: frozenset[int],
     bank: MemoryBank,
     everything: Reserve,
-    calibration: Calibration | None,
+    present: State,
+    following: State,
 ) -> State:
-    """An earlier version's state. Its calibration has the present one's method."""
+    """An earlier version's state. Its calibration's method is the present one's."""
+    calibration = present.calibration
     scored, normals = _whole(about["calibration_images"]), _whole(about["normal_images"])
-    expected = _STATE | (_CALIBRATION if scored else {}) | (NORMAL if normals else {})
+    seen = {f"scene.{name}": kind for name, kind in SCENE.items()} if about["scene"] == "own" else {}
+    expected = _STATE | (_CALIBRATION if scored else {}) | (NORMAL if normals else {}) | seen
     tensors = file.tensors(_entry(version), expected)
     members = tensors["members"]
     if len(members) == 0 or members.min() < 0 or members.max() >= len(everything):
@@ -132,7 +146,11 @@ def _state(
             confidence=_number(about["confidence"]),
         )
     normal = NormalDistances(**{name: tensors[name] for name in NORMAL}, images=normals) if normals else None
-    return State(members, held, normal)
+    scene = following.scene if about["scene"] == "next" else None
+    if seen:
+        parts = {name: tensors[f"scene.{name}"] for name in SCENE}
+        scene = Scene(**parts, max_false_alarms=_number(file.manifest["config"]["scene_false_alarms"]))
+    return State(members, held, normal, scene)
 
 
 def _consistent(version: Version, images: frozenset[int], state: State, everything: Reserve) -> Version:
@@ -168,10 +186,13 @@ def radius_of(value: Any) -> float:
 
 
 def _version(about: Any) -> Version:
-    values = _fields(Version, about, "calibration_images", "normal_images")
+    values = _fields(Version, about, "calibration_images", "normal_images", "scene")
+    if values["scene"] not in ("own", "next", "none"):
+        raise ValueError(f"versions: unknown scene {values['scene']!r}")
     for name in ("threshold", "pixel_threshold", "max_false_alarms", "confidence"):  # of the calibration
         values[name] = None
-    del values["calibration_images"], values["normal_images"]
+    for name in ("calibration_images", "normal_images", "scene"):
+        del values[name]
     for name, value in values.items():
         if name in ("action", "calibrated", "time", "author", "note"):
             _text(value)

@@ -18,6 +18,7 @@ from patchbank.life import images_of, rows_of
 from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
 from patchbank.progress import Progress
+from patchbank.scene import Scene, SceneLearner
 from patchbank.search import Searcher
 from patchbank.streaming import CalibrationPatches
 
@@ -121,14 +122,14 @@ def recertified(
     searcher: Searcher,
     images: Sequence[CalibrationPatches],
     progress: Progress,
-) -> tuple[Calibration, NormalDistances]:
-    """The calibration of a changed bank, and the normal distances, from these images."""
+) -> tuple[Calibration, NormalDistances, Scene | None]:
+    """The calibration of a changed bank, the normal distances, and the scene, from these images."""
     assert model.calibration is not None
     if model.calibration.method == "cross_fit":
         scored = score_cross_fitted(images, searcher, model.config, progress)
     else:
         scored = score_held_out(images, bank, searcher, model.config, progress)
-    return summarised(scored, bank.images, model.config)
+    return summarised(scored, bank.images, model.config, SceneLearner(len(images), model.config))
 
 
 def _has(patches: Patches, own: Reserve) -> bool:

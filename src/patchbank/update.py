@@ -96,11 +96,15 @@ def updated(
     )
 
     joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []
-    calibration, normal, status = model.calibration, model.normal, life.versions[-1].calibrated
+    calibration, normal, scene = model.calibration, model.normal, model.scene
+    status = life.versions[-1].calibrated
     if again and calibration:
         again.calibration.others += joining
-        calibration, normal = recertified(model, next_bank, searcher, again.calibration, progress)
+        before = set(calibration.images)
+        calibration, normal, seen = recertified(model, next_bank, searcher, again.calibration, progress)
         status = "exact"
+        if set(calibration.images) != before or scene is None:  # else it is as it was
+            scene = seen
     else:
         calibration = _kept(model, gone, joining, next_bank, searcher)
         if len(left) and calibration:
@@ -130,6 +134,7 @@ def updated(
         thumbnails={**model.thumbnails, **pictures},
         skipped=tuple(skipped),
         normal=normal,
+        scene=scene,
     )
 
 
@@ -168,6 +173,7 @@ def rolled_back(model: PatchCore, to: int | None, reason: Reason) -> PatchCore:
         calibration=state.calibration,
         life=Life((*life.versions, version), past, reserve),
         normal=state.normal,
+        scene=state.scene,
     )
 
 
