@@ -330,10 +330,11 @@ def broken(name, value):
 )
 def test_a_damaged_scene_is_refused(model, tmp_path, change):
     from patchbank import artifact
-    from patchbank.packing import _SCENE, packed
+    from patchbank.packing import packed
+    from patchbank.packing_life import SCENE
 
     manifest, entries = packed(model)
-    tensors = dict(artifact.read_tensors(memoryview(entries["scene.safetensors"]), _SCENE))
+    tensors = dict(artifact.read_tensors(memoryview(entries["scene.safetensors"]), SCENE))
     change(tensors)
     artifact.write(tmp_path / "m", manifest, entries | {"scene.safetensors": artifact.tensor_bytes(tensors)})
     with pytest.raises(ModelFileError):
