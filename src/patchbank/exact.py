@@ -40,7 +40,7 @@ _MOST_CELLS = 128
 _SAMPLE = 4096  # bank vectors that axes and cells are made from
 _QUERIES = 4096  # queries that are searched together
 _FEW = 16  # queries up to which cells are not worth their overhead
-_ROWS = 256  # queries that are prepared together: they fit the cache
+_ROWS = 512  # queries that are prepared together: they fit the cache
 _BLOCK = 1 << 18  # numbers in a block of products: half of a core's cache, where that is 2 MB
 _CROWD = 64  # candidates a neighbour, from which on a block is thinned at once
 _LARGEST = 1e15  # squares of larger values, summed, leave float32's range
@@ -255,10 +255,10 @@ class _Shadows:
 
 
 def _principal_axes(centred: FloatArray, count: int) -> FloatArray:
-    """(D, count) orthonormal axes, about the leading principal ones, by subspace iteration (Halko et al. 2011)."""
+    """(D, count) orthonormal axes, about the leading principal ones, by subspace iteration; fewer for a tiny bank."""
     sample = centred[:: -(-len(centred) // _SAMPLE)]
     sample = sample / max(float(np.abs(sample).max()), float(_TINY))
-    axes = np.random.default_rng(0).standard_normal((centred.shape[1], count)).astype(np.float32)
+    axes = sample[:: max(1, len(sample) // count)][:count].T
     for _ in range(4):
         axes = np.linalg.qr((sample.T @ (sample @ axes)).astype(np.float64))[0].astype(np.float32)
     return axes
