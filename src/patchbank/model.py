@@ -37,7 +37,7 @@ from patchbank.images import (
 from patchbank.life import Diff, Life, Version, born, difference, images_of
 from patchbank.look import look_at
 from patchbank.normal import NormalDistances
-from patchbank.parallel import in_order
+from patchbank.parallel import in_order, one_blas_thread
 from patchbank.patches import Patches, embed
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
@@ -175,6 +175,7 @@ class PatchCore:
                 raise ImageError(result.reason)
             yield result
 
+    @one_blas_thread()
     def _inspect(self, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
         """image: (H, W, 3 G) RGB, which took so many seconds to read."""
         timings = {"decode": seconds}
@@ -370,6 +371,7 @@ def _checkpoint(
     return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
 
 
+@one_blas_thread()
 def _calibrate(
     training: Training, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:

@@ -24,7 +24,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _lock = threading.Lock()
-_users = 0
+_users = 0  # threads inside one_blas_thread
+_images = 0  # items of in_order under way
 _before: list[int] = []
 _pool: ThreadPoolExecutor | None = None
 _scratch = threading.local()
@@ -41,10 +42,10 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """[work(item) for item in items], over all workers, this thread among them. A worker's exception is raised here.
 
     Who is free takes the next item. Where the other workers are busy (with another thread's items), this thread does
-    everything itself.
+    everything itself. Images that are worked on at the same time (`in_order`) share the workers.
     """
     with one_blas_thread():
-        helpers = min(workers(), len(items)) - 1
+        helpers = min(workers() // max(1, _images), len(items)) - 1
         if helpers < 1:
             return [work(item) for item in items]
         results: dict[int, R] = {}
@@ -75,11 +76,22 @@ def in_order(work: Callable[[T], R], items: Iterable[T], ahead: int = 2) -> Iter
 
     For images: while one waits for its slowest thread, or does what takes only one, another uses the processors.
     """
+
+    def counted(item: T) -> R:
+        global _images
+        with _lock:
+            _images += 1
+        try:
+            return work(item)
+        finally:
+            with _lock:
+                _images -= 1
+
     pool = ThreadPoolExecutor(2, thread_name_prefix="patchbank-image")
     waiting: deque[Future[R]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
+            waiting.append(pool.submit(counted, item))
             while waiting and (len(waiting) > ahead or waiting[0].done()):
                 yield waiting.popleft().result()
         while waiting:
@@ -147,8 +159,8 @@ def _threads() -> ThreadPoolExecutor:
 
 def _forget() -> None:
     """A forked child has none of its parent's threads, and may have been forked while a lock was held."""
-    global _lock, _users, _pool
-    _lock, _users, _pool = threading.Lock(), 0, None
+    global _lock, _users, _images, _pool
+    _lock, _users, _images, _pool = threading.Lock(), 0, 0, None
 
 
 if hasattr(os, "register_at_fork"):
