@@ -55,34 +55,63 @@ def default_size(results: dict[str, Any]) -> str:
 
 
 def predict(results: dict[str, Any]) -> str:
-    header = [
-        "bank vectors",
-        "decode + network, ms",
-        "whole prediction, ms",
-        "ratio",
-        "ratio with faiss' flat index",
-        "stream, ms an image",
+    columns = {
+        "unavoidable_ms": "decode, resize, network, ms",
+        "whole_ms": "whole, ms",
+        "ratio": "ratio",
+        "processor_ratio": "ratio of processor time",
+        "ratio_with_faiss_flat": "ratio with faiss' flat index",
+        "stream_unavoidable_ms": "stream: decode, resize, network, ms",
+        "stream_ms": "stream: whole, ms",
+        "stream_ratio": "ratio",
+    }
+    names = [(SETS.get(row["set"], row["set"]), f"{row['bank']:,}") for row in results["rows"]]
+    cells = [[*name, *(row[key] for key in columns)] for name, row in zip(names, results["rows"], strict=True)]
+    stages = list(results["rows"][0]["stages_ms"])
+    by_stage = [
+        [*name, *(f"{row['stages_ms'][stage]:.2f}" for stage in stages)]
+        for name, row in zip(names, results["rows"], strict=True)
     ]
-    keys = ("bank", "decode_and_backbone_ms", "whole_ms", "ratio", "ratio_with_faiss_flat", "stream_ms_per_image")
-    cold = f"\n\nFrom the start of `patchbank predict` to its first line of JSON: {results['cold_start_s']:.2f} s."
-    return table(header, [[row[key] for key in keys] for row in results["rows"]]) + cold
+    cold = f"From the start of `patchbank predict` to its first line of JSON: {results['cold_start_s']:.2f} s."
+    return "\n\n".join(
+        (
+            table(["data set", "bank", *columns.values()], cells),
+            "By stage, ms:",
+            table(["data set", "bank", *stages], by_stage),
+            cold,
+        )
+    )
+
+
+def search(results: dict[str, Any]) -> str:
+    columns = {
+        "patchbank_ms": "patchbank, ms",
+        "faiss_flat_ms": "faiss flat, ms",
+        "product_ms": "plain product, ms",
+        "speedup_over_faiss_flat": "faster than faiss by",
+        "build_ms": "built in, ms",
+    }
+    rows = [
+        [row["data"], f"{row['bank']:,}", row["d"], row["queries"], *(row[key] for key in columns)]
+        for row in results["rows"]
+    ]
+    return table(["data", "bank", "D", "patches an image", *columns.values()], rows)
 
 
 def fit(results: dict[str, Any]) -> str:
-    keys = ("images", "bank", "embed_s", "coreset_s", "calibrate_s", "fit_s", "with_textbook_coreset_s")
-    header = [
-        "data set",
-        "images",
-        "bank",
-        "read and embed, s",
-        "coreset, s",
-        "calibrate, s",
-        "whole fit, s",
-        "with the textbook coreset, s",
-    ]
-    return table(
-        header, [[SETS.get(row["set"], row["set"]), *(row.get(key, "-") for key in keys)] for row in results["rows"]]
-    )
+    columns = {
+        "images": "images",
+        "patches": "patches",
+        "bank": "bank",
+        "embed_s": "read and embed, s",
+        "coreset_s": "coreset, s",
+        "calibrate_s": "calibrate, s",
+        "other_s": "other, s",
+        "fit_s": "whole fit, s",
+        "with_textbook_coreset_s": "with the textbook coreset, s",
+    }
+    rows = [[SETS.get(row["set"], row["set"]), *(row.get(key, "-") for key in columns)] for row in results["rows"]]
+    return table(["data set", *columns.values()], rows)
 
 
 def memory(results: dict[str, Any]) -> str:
@@ -112,6 +141,7 @@ def memory(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "predict": predict,
+    "search": search,
     "fit": fit,
     "memory": memory,
 }
