@@ -173,6 +173,12 @@ def test_an_execution_provider_can_be_named_itself() -> None:
         fake(device="QNNExecutionProvider")
 
 
+def test_a_provider_that_calls_a_service_is_no_device() -> None:
+    """It is in every build, and the network would silently run on the CPU."""
+    with pytest.raises(BackboneError, match=r"not available; available here: [^A]*$"):
+        fake(device="AzureExecutionProvider")
+
+
 def test_a_device_that_is_installed_but_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime-gpu without a driver logs a line and runs on the CPU; we do not."""
     import onnxruntime

@@ -173,6 +173,7 @@ def _check_outputs(session: Any, info: BackboneInfo) -> None:
 
 def _provider(device: str, available: list[str]) -> str:
     provider, install = DEVICES.get(device.lower(), (device, ""))
+    available = [name for name in available if name != "AzureExecutionProvider"]  # calls a service: runs no network
     if provider in available:
         return provider
     names = {p: d for d, (p, _) in DEVICES.items()}
