@@ -4,8 +4,8 @@
 
 For each data set and bank size, on the same test files, in turn, in one process:
 
-- one image at a time, file to result (verdict, map and regions), by stage, against reading and resizing the same file and
-  running the network on it; and the same with faiss' flat index as the search;
+- one image at a time, file to result (verdict, map and regions), by stage, against reading and resizing the same file
+  and running the network on it; and the same with faiss' flat index as the search;
 - a stream of images, against a stream of reading, resizing and running the network;
 - once: the time from the start of `patchbank predict` to its first line of JSON, byte code being cached.
 """
