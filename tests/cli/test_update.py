@@ -184,11 +184,25 @@ def test_what_cannot_be_leaves_the_file_as_it_is(model, category, confirmed, tmp
     assert model.read_bytes() == before
 
 
+def test_another_threshold_says_whether_the_scores_are_still_the_banks(model):
+    """A promise from scores of another bank is none: the table, JSON and the written model all say so."""
+    assert run("threshold", model).stderr == ""
+    run("update", model, "--remove", "003.png", "--no-certify")
+    for flags in ((), ("--json",), ("--max-false-alarms", "0.3", "-o", model, "--note", "too strict")):
+        result = run("threshold", model, *flags)
+        assert "NOT certified" in result.stderr
+        if flags == ("--json",):
+            assert json.loads(result.stdout)["calibrated"] == "stale"
+    last = PatchCore.load(model).versions[-1]
+    assert (last.action, last.note, last.calibrated, last.max_false_alarms) == ("threshold", "too strict", "stale", 0.3)
+
+
 def test_two_updates_at_once(model, confirmed):
     before = model.read_bytes()
     with claimed(model):
         assert "being changed by another process" in failure("update", model, "--add", confirmed, code=7)
         assert "being changed by another process" in failure("rollback", model, code=7)
+        assert "being changed by another process" in failure("threshold", model, "-o", model, code=7)
     assert model.read_bytes() == before
 
 

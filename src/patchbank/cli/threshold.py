@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from patchbank.cli.history import MEANING
 from patchbank.cli.options import command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
@@ -36,17 +37,21 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("-o", "--output", metavar="MODEL2", help="Write the model with that threshold; may be MODEL."),
         ] = None,
+        message: Annotated[
+            str, typer.Option("--note", metavar="TEXT", help="Why; kept in the version that -o makes.")
+        ] = "",
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Show the thresholds that a model's held-out good images support, and set another one without fitting again.
         Nothing is written without -o."""
-        from patchbank.files import check_writable
+        from patchbank.files import check_writable, claimed
         from patchbank.model import PatchCore
-        from patchbank.packing import load_calibration
+        from patchbank.packing import load_calibration, load_versions
 
         now = load_calibration(model)
         if now is None:
             raise ConfigError(f"{model} was fitted with calibration = 'none': it has no held-out scores; fit it again")
+        calibrated = load_versions(model)[-1].calibrated
         config = Config(
             max_false_alarms=now.max_false_alarms if max_false_alarms is None else max_false_alarms,
             confidence=now.confidence if confidence is None else confidence,
@@ -54,19 +59,26 @@ def register(app: typer.Typer) -> None:
         wanted = replace(now, max_false_alarms=config.max_false_alarms, confidence=config.confidence)
         if output:
             check_writable(output)
-            detector = PatchCore.load(model, runtime=Runtime())
-            detector.with_threshold(max_false_alarms=max_false_alarms, confidence=confidence, author=login()).save(
-                output
-            )
+            with claimed(model):
+                new = PatchCore.load(model, runtime=Runtime()).with_threshold(
+                    max_false_alarms=config.max_false_alarms,
+                    confidence=config.confidence,
+                    note=message,
+                    author=login(),
+                )
+                new.save(output)
         if as_json:
             rows = [asdict(row) for row in _rows(wanted)]
-            about = {"method": now.method, "images": len(now.scores), "max_false_alarms": now.max_false_alarms}
-            typer.echo(json.dumps({**about, "confidence": now.confidence, "rows": rows}, allow_nan=False))
+            about = {"method": now.method, "calibrated": calibrated, "images": len(now.scores)}
+            promised = {"max_false_alarms": now.max_false_alarms, "confidence": now.confidence}
+            typer.echo(json.dumps({**about, **promised, "rows": rows}, allow_nan=False))
         elif output:
             typer.echo(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
             say_threshold(wanted)
         else:
             _table(now, wanted)
+        if calibrated in ("bound", "stale"):
+            note(f"scores {MEANING[calibrated]}")
 
 
 def described(calibration: Calibration) -> str:
