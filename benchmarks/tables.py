@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/benchmarks.md", "docs/adr/0005-defaults.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/adr/0005-defaults.md", "docs/scene.md", "docs/drift.md")
 SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
 
 
@@ -138,12 +138,63 @@ def memory(results: dict[str, Any]) -> str:
     return text
 
 
+def scene(results: dict[str, Any]) -> str:
+    """Shares out of scene by what is seen, then the false alarms by the number of training images."""
+    sets = results["rows"]
+
+    def shares(rows: list[dict[str, Any] | None]) -> list[str]:
+        return ["-" if row is None else percent(row["out_of_scene"]) for row in rows]
+
+    def pooled(found: dict[str, Any]) -> dict[str, Any]:
+        bad = [row for kind, row in found["test"].items() if kind != "good"]
+        total = sum(row["images"] for row in bad)
+        return {"out_of_scene": sum(row["images"] * row["out_of_scene"] for row in bad) / total}
+
+    def worst(found: dict[str, Any]) -> str:
+        kind, row = max(found["test"].items(), key=lambda item: (item[0] != "good", item[1]["out_of_scene"]))
+        return f"{percent(row['out_of_scene'])} ({kind})"
+
+    header = ["images", *(SETS[found["set"]] for found in sets)]
+    cells = [
+        ["good test images", *shares([found["test"]["good"] for found in sets])],
+        ["defective test images", *shares([pooled(found) for found in sets])],
+        ["- of the kind most often so", *map(worst, sets)],
+    ]
+    cells += [[what, *shares([found["distorted"][what] for found in sets])] for what in sets[0]["distorted"]]
+    for name in SETS:
+        cells.append([f"of {SETS[name]}", *shares([found["foreign"].get(name) for found in sets])])
+    text = table(header, cells)
+    sizes = sorted({row["training_images"] for found in sets for row in found["by_training_images"]})
+    rates = [{row["training_images"]: row["false_alarms"] for row in found["by_training_images"]} for found in sets]
+    about = (
+        "\n\nFalse alarms in per cent, on training images that the scene was not learned from, by how many it was:\n\n"
+    )
+    header = ["training images", *header[1:]]
+    return text + about + table(header, [[n, *(f"{100 * r[n]:.2f}" if n in r else "-" for r in rates)] for n in sizes])
+
+
+def drift(results: dict[str, Any]) -> str:
+    """Alarms, delay and error of place of each stream."""
+
+    def cell(row: dict[str, Any]) -> str:
+        place = f" ({row['delay']:.0f}, {row['place_error']:.0f})" if "delay" in row else ""
+        return f"{100 * row['alarms']:.0f}{place}"
+
+    rows = results["rows"]
+    header = ["from the middle on", *(f"{SETS[row['set']]}, {row['calibration']}" for row in rows)]
+    cells = [[what, *(cell(row["streams"][what]) for row in rows)] for what in rows[0]["streams"]]
+    under = ["images over the calibration's median", *(f"{100 * row['over_calibration_median']:.0f}" for row in rows)]
+    return table(header, [*cells, under])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "predict": predict,
     "search": search,
     "fit": fit,
     "memory": memory,
+    "scene": scene,
+    "drift": drift,
 }
 BLOCK = re.compile(r"(<!-- figures: benchmarks/results/(\w+)\.json -->\n).*?(<!-- /figures -->)", re.DOTALL)
 

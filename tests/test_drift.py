@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -77,15 +78,16 @@ def test_the_bet_is_fair_at_the_bound_and_loses_below(bound, share, n):
 def test_silent_without_drift_though_some_parts_are_defective(n):
     """At confidence 0.8, over calibrations and streams: well under 20 % of streams of 2 000 images, of which 10 % are
     defective, give an alarm of the level; and as few of good images alone one of the flagged."""
-    rng, alarms = np.random.default_rng(3), {"level": 0, "flagged": 0}
+    rng, alarms = np.random.default_rng(3), {"level": 0, "start": 0, "flagged": 0}
     for _ in range(60):
         known = normal(rng, n)
+        left_out = dataclasses.replace(known, method="leave_one_out")
         good = rng.normal(10, 1, 2000)
         mixed = np.where(rng.random(2000) < 0.1, good + 8, good)
         alarms["level"] += find_drift(mixed, known, confidence=0.8).level.found
+        alarms["start"] += find_drift(mixed, left_out, confidence=0.8).level.found
         alarms["flagged"] += find_drift(good, known, confidence=0.8).flagged.found
-    assert alarms["level"] <= 12
-    assert alarms["flagged"] <= 12
+    assert max(alarms.values()) <= 12
 
 
 @pytest.mark.parametrize("move", [1.5, -1.5, 5])
@@ -163,6 +165,29 @@ def test_the_scene_is_watched_where_the_results_have_it(rng):
     assert find_drift(scores, normal(rng), in_scene=known).scene is None
 
 
+def test_left_out_scores_are_too_high_and_that_is_no_drift():
+    """A stream that lies under the median of leave-one-out scores is silent; a fall within it is found all the same."""
+    rng, known = np.random.default_rng(11), normal(np.random.default_rng(1))
+    left_out = dataclasses.replace(known, method="leave_one_out")
+    stream = rng.normal(8, 1, 800)
+    assert find_drift(stream, known).level.found
+    assert not find_drift(stream, left_out).level.found
+    assert find_drift(stream + 5, left_out, reference=0).level.found
+    stream[400:] -= 2
+    level = find_drift(stream, left_out).level
+    assert (level.found, level.direction, level.reference) == (True, "down", "start")
+    assert abs(level.start - 400) <= 10
+    assert not find_drift(stream, left_out, reference=0).level.found
+
+
+def test_the_first_images_are_a_reference_only(rng):
+    """They are compared with nothing but the calibration, and where they are few, nothing is compared with them."""
+    stream = np.concatenate([rng.normal(7, 1, 100), rng.normal(8, 1, 19)])
+    assert not find_drift(stream[:39], dataclasses.replace(normal(rng), method="leave_one_out")).level.found
+    level = find_drift(np.r_[stream[:100], rng.normal(12, 1, 300)], normal(rng), reference=100).level
+    assert level.start >= 100 or level.reference == "calibration"
+
+
 def test_begin_of_shift_is_the_brute_force_maximum(rng):
     from patchbank.drift import _alternatives
 
@@ -191,6 +216,7 @@ def test_short_streams_and_few_normal_images(rng):
         ([1.0], {"confidence": 0.2}, "confidence"),
         ([1.0], {"defects": -0.1}, "defects"),
         ([1.0], {"defects": 0.9}, "defects"),
+        ([1.0], {"reference": -1}, "reference"),
         ([1.0], {"in_scene": [True, False]}, "in_scene for 1"),
     ],
 )

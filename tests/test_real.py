@@ -88,7 +88,9 @@ def test_the_scene_is_told_from_defects(bottle, data_root):
 
 
 def test_drift_on_real_images(data_root):
-    """A stream of unseen good bottles in any order is none; a tenth less light from the middle on is, and where."""
+    """A stream of unseen good bottles in any order is none; a tenth less light from the middle on is, and where.
+
+    Left-out scores are too high: unseen bottles score under their median nearly always, which must not count."""
     data = read_dataset(data_root / "bottle")
     rng = np.random.default_rng(0)
     paths = rng.permutation([str(path) for path in data.train_paths])
@@ -96,8 +98,8 @@ def test_drift_on_real_images(data_root):
     stream = [*paths[110:], *(str(sample.path) for sample in data.test if not sample.defective)]
     stream = [read_image(path) for path in rng.permutation(stream)]
     scores = [result.score for result in model.predict(stream)]
-    quiet = find_drift(scores, model.calibration)
-    assert not quiet.found
+    assert not find_drift(scores, model.calibration).found
+    assert not find_drift(scores[::-1], model.calibration).found
     darker = [(picture * 0.9).astype(np.uint8) for picture in stream[60:]]
     drift = find_drift(scores[:60] + [result.score for result in model.predict(darker)], model.calibration)
     assert drift.level.found

@@ -83,8 +83,8 @@ def test_ranges_in_closed_form():
     assert (low[0], high[0]) == pytest.approx((100 - 20 * t, 100 + 20 * t))
     assert (low[1], high[1]) == pytest.approx((0.5 * np.exp(-0.05 * t), 0.5 * np.exp(0.05 * t)))
     assert (low[3], high[3]) == pytest.approx((1e6 * np.exp(-0.4 * t), 1e6 * np.exp(0.4 * t)))
-    assert (low[4], high[4]) == pytest.approx((0, 10 * np.exp(0.1 * t)))
-    assert (low[5], high[5]) == pytest.approx((0, 20 * np.exp(0.1 * t)))
+    assert (low[4], high[4]) == pytest.approx((0, 10 * np.exp(0.075 * t)))
+    assert (low[5], high[5]) == pytest.approx((0, 20 * np.exp(0.075 * t)))
 
 
 def test_widening_is_an_order_statistic_where_the_images_support_the_rate():
@@ -339,6 +339,18 @@ def test_a_damaged_scene_is_refused(model, tmp_path, change):
     artifact.write(tmp_path / "m", manifest, entries | {"scene.safetensors": artifact.tensor_bytes(tensors)})
     with pytest.raises(ModelFileError):
         PatchCore.load(tmp_path / "m")
+
+
+def test_a_scene_without_its_promise_is_refused(model, tmp_path):
+    from patchbank import artifact
+    from patchbank.packing import packed
+
+    manifest, entries = packed(model)
+    for rate in (0, 0.9, "x", None):
+        config = manifest["config"] | {"scene_false_alarms": rate}
+        artifact.write(tmp_path / "m", manifest | {"config": config}, entries)
+        with pytest.raises(ModelFileError):
+            PatchCore.load(tmp_path / "m")
 
 
 def test_a_scene_that_is_announced_but_missing_is_refused(model, tmp_path):

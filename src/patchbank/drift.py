@@ -267,7 +267,7 @@ def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...
     if level.found and level.direction == "up":
         said.append(
             "normal images look less normal: check lighting, camera, focus and dirt against the first images of the "
-            "shift; if the parts are good as they are now, fit again with images of them"
+            "shift; if the parts are good as they are now, teach them (patchbank update), or fit again"
         )
     if level.found and level.direction == "down":
         said.append(
@@ -277,6 +277,7 @@ def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...
     if flagged.found and not (level.found or (scene and scene.found)):
         said.append(
             "more images are flagged than good parts explain, while the others look as ever: defective parts, or good "
-            "ones of a kind that the model was not shown; look at the flagged ones, and fit again with the good ones"
+            "ones of a kind that the model was not shown; look at the flagged ones, and teach the good ones (patchbank "
+            "update)"
         )
     return tuple(said) or ("nothing to do",)

@@ -5,7 +5,7 @@ Six measures of the whole image are compared with those of the training images. 
 one over all measures, in units of how much the other training images differ in that measure; one quantile of these
 leave-one-out deviations widens all ranges together, so that the false-alarm rate holds for the six combined (jackknife
 version of conformal prediction; Vovk et al. 2005). A defect must not move them: two measures ask about the *most
-ordinary* part of the image only, and their ranges are twice as wide.
+ordinary* part of the image only, and their ranges are half as wide again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ LEAST_IMAGES = 5  # fewer say nothing about what is normal
 MOST_IMAGES = 500  # a random sample of more: bounds the file and the time of a check
 _ORDINARY_PATCHES = 0.10  # this share of the patches is at most as far from the bank as `patch_distance`
 _ORDINARY_CELLS = 0.25
-_SPREAD = 0.9  # quantile of the deviations from the median that is their unit
+_LARGER = 5  # images whose deviations exceed the unit, or a tenth of them if they are few: close to the limit, so that
+# no measure's long tail widens the others' ranges much
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ MEASURES = (
         "patch_distance",
         True,
         0.05,
-        2,
+        1.5,
         None,
         ("even its most ordinary patches are unknown", "another part, light or focus?"),
     ),
     Measure(
-        "layout_distance", True, 0.05, 2, None, ("arranged like no training image", "moved, turned or another part?")
+        "layout_distance", True, 0.05, 1.5, None, ("arranged like no training image", "moved, turned or another part?")
     ),
 )
 
@@ -257,7 +258,7 @@ def _scaled(measures: npt.NDArray[Any]) -> _Ranges:
 def _centre_and_unit(scaled: _Ranges) -> tuple[_Ranges, _Ranges]:
     """(6,) medians, and the quantiles of the deviations from them: each measure's unit, times its width."""
     centre = np.median(scaled, axis=0)
-    unit = np.quantile(_sided(scaled - centre), _SPREAD, axis=0)
+    unit = np.quantile(_sided(scaled - centre), max(0.9, 1 - _LARGER / len(scaled)), axis=0)
     return centre, np.maximum(unit, [m.finest for m in MEASURES]) * [m.width for m in MEASURES]
 
 
