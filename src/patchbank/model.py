@@ -59,7 +59,7 @@ class PatchCore:
     config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
     scores, or None. life: the bank's versions, and the vectors that are not in it. roi: the region of interest, None =
     all. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be read. normal:
-    left-out normal patches' distances; None without calibration. scene: how the images of the fit look as a whole; None
+    left-out normal patches' distances; None without calibration. scene: how the images look as a whole; None
     if that is not checked.
     """
 
