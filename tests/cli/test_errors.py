@@ -382,3 +382,8 @@ def test_an_unknown_preset_names_the_known_ones(category, tmp_path):
 
 def test_a_time_budget_of_nothing(category):
     assert "--budget-ms" in failure("tune", category, "--budget-ms", "0", code=2)
+
+
+def test_a_plot_without_its_extra_names_the_command_that_installs_it(category, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
+    assert "pip install 'patchbank[plot]'" in failure("tune", category, "--plot", tmp_path / "t.png", code=6)
