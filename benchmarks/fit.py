@@ -19,7 +19,7 @@ from _common import DATA, arguments, clustered, save
 from patchbank import Config, PatchCore
 from patchbank.coreset import project
 
-QUICK_SPEEDUP = 1.0  # the whole fit must at least not be slower than with the textbook loop
+QUICK_SPEEDUP = 0.5  # 41 000 points fit the cache, where the textbook loop is as fast: the smoke only finds a breakdown
 STAGES = ("embed", "coreset", "calibrate")
 
 
