@@ -217,8 +217,7 @@ class PatchCore:
         """
         check_numbers(regions, neighbours)
         image = result.read_again()
-        patches = _patches(image, self.backbone, self.config, self.roi, {})
-        return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours)
+        return explain(self, result, shown(image), self._describe(image), regions=regions, neighbours=neighbours)
 
     def with_threshold(
         self,
@@ -302,8 +301,7 @@ class PatchCore:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
         search."""
         found = (read_image(image, self.config.image_format) for image in images)
-        patches = [_patches(image, self.backbone, self.config, self.roi, {}) for image in found]
-        queries = np.concatenate([p.features for p in patches])  # (Q, D)
+        queries = np.concatenate([self._describe(image).features for image in found])  # (Q, D)
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:

@@ -85,9 +85,7 @@ def updated(
     rows, reserve, past = changed(model, fresh, chosen)
     searcher = build_searcher(rows.vectors, model.config)
     left = np.setdiff1d(np.arange(len(bank)), kept)
-    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][
-        :, 0
-    ]  # (removed,) how far it is to what is left
+    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][:, 0]  # (removed,) distances to what is left
     next_bank = MemoryBank(
         **vars(rows),
         images=(*bank.images, *(each.name for each in new)),
@@ -152,16 +150,7 @@ def rolled_back(model: PatchCore, to: int | None, reason: Reason) -> PatchCore:
     then = life.versions[number - 1]
     rows, reserve, past = changed(model, _none_of(bank), state.members)
     after = dataclasses.replace(bank, **vars(rows), covering_radius=then.covering_radius)
-    version = dataclasses.replace(
-        then,
-        number=present + 1,
-        action="rollback",
-        restored=number,
-        added=(),
-        removed=(),
-        refilled=0,
-        **dataclasses.asdict(reason),
-    )
+    version = _followed(then, present + 1, reason, action="rollback", restored=number)
     promise: dict[str, Any] = {}
     if state.calibration:
         promise = {"max_false_alarms": then.max_false_alarms, "confidence": then.confidence}
@@ -195,19 +184,16 @@ def repromised(model: PatchCore, max_false_alarms: float | None, confidence: flo
         model.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
     )
     _, reserve, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
-    version = dataclasses.replace(
-        model.life.versions[-1],
-        number=len(model.life.versions) + 1,
-        action="threshold",
-        restored=None,
-        added=(),
-        removed=(),
-        refilled=0,
-        **promises(calibration),
-        **dataclasses.asdict(reason),
-    )
+    last = model.life.versions[-1]
+    version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
     life = Life((*model.life.versions, version), past, reserve)
     return dataclasses.replace(model, config=config, calibration=calibration, life=life)
+
+
+def _followed(version: Version, number: int, reason: Reason, **changes: Any) -> Version:
+    """The version that takes over what another one was made of: no image came or went."""
+    nothing: dict[str, Any] = {"added": (), "removed": (), "refilled": 0}
+    return dataclasses.replace(version, number=number, **nothing, **changes, **dataclasses.asdict(reason))
 
 
 def _none_of(bank: MemoryBank) -> Reserve:

@@ -7,6 +7,7 @@ nothing about real ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from patchbank.errors import ImageError
 from patchbank.images import Array
+from patchbank.roi import Roi
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
@@ -58,17 +60,17 @@ def plant(
 
 
 def plant_each(
-    images: Sequence[Array], rng: np.random.Generator, *, kinds: Sequence[str] = (), where: BoolArray | None = None
+    images: Sequence[Array], rng: np.random.Generator, *, kinds: Sequence[str] = (), roi: Roi | None = None
 ) -> list[Planted]:
-    """One defect on each of the images, the kinds in turn; images on which none can be planted are left out."""
+    """One defect on each of the images, in the region of interest, the kinds in turn; images on which none can be
+    planted are left out."""
     found = []
     for number, image in enumerate(images):
         donors = [other for n, other in enumerate(images) if n != number]
         chosen = (kinds or KINDS)[number % len(kinds or KINDS)]
-        try:
+        where = roi.inside((image.shape[0], image.shape[1])) if roi else None
+        with suppress(ImageError):  # a flat image offers 'cut' and 'warp' nothing
             found.append(plant(image, chosen, rng, donors=donors, where=where))
-        except ImageError:  # a flat image offers 'cut' and 'warp' nothing
-            continue
     return found
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError
 from patchbank.evaluation.datasets import Dataset
 from patchbank.evaluation.metrics import auroc
-from patchbank.evaluation.planting import KINDS, plant
+from patchbank.evaluation.planting import KINDS, plant_each
 from patchbank.images import ImageSource, read_image
 from patchbank.progress import Progress, silent
 from patchbank.roi import Roi
@@ -182,28 +182,28 @@ def _timed(model: Inspector, image: ImageSource) -> float:
 def _images(dataset: Dataset, config: Config) -> tuple[list[Path], list[Path], list[ImageSource], str]:
     """Images to learn, held-out good ones, defective ones, and where those come from."""
     rng = np.random.default_rng(config.seed)
-    usable = [path for path in dataset.train_paths if _readable(path, config.image_format)]
+    paths = dataset.train_paths
+    shuffled = (paths[n] for n in rng.permutation(len(paths)))
+    readable = (path for path in shuffled if _readable(path, config.image_format))
+    usable = list(islice(readable, 5 * MOST_HELD))  # of more images, none would be used
     if len(usable) < LEAST_GOOD:
         raise DatasetError(
             f"{dataset.root}: expected at least {LEAST_GOOD} good images to tune on; got {len(usable)} that can be read"
         )
-    shuffled = [usable[n] for n in rng.permutation(len(usable))]
-    held = min(MOST_HELD, max(3, len(shuffled) // 5))
-    good, trained = shuffled[:held], sorted(shuffled[held : held + MOST_LEARNED])
+    held = max(3, len(usable) // 5)
+    good, trained = usable[:held], sorted(usable[held : held + MOST_LEARNED])
     labelled: list[ImageSource] = [
         sample.path for sample in dataset.test if sample.defective and _readable(sample.path, config.image_format)
     ]
     if labelled:
         return trained, good, labelled, "labelled"
     pictures = [read_image(path, config.image_format) for path in good]
-    roi = Roi.from_config(config)
-    planted: list[ImageSource] = []
-    for number, picture in enumerate([*pictures, *pictures]):  # each image twice, with different defects
-        donors = [other for other in pictures if other is not picture]
-        where = roi.inside((picture.shape[0], picture.shape[1])) if roi else None
-        with suppress(ImageError):  # a flat image offers some kinds nothing to change
-            kind = KINDS[(number + number // len(pictures)) % len(KINDS)]
-            planted.append(_source(plant(picture, kind, rng, donors=donors, where=where).image, config.image_format))
+    roi, turn = Roi.from_config(config), (len(pictures) + 1) % len(KINDS)
+    planted = [
+        _source(defective.image, config.image_format)
+        for kinds in (KINDS, KINDS[turn:] + KINDS[:turn])  # each image twice, with different defects
+        for defective in plant_each(pictures, rng, kinds=kinds, roi=roi)
+    ]
     if not planted:
         raise DatasetError(f"{dataset.root}: no defect can be planted on its images; give labelled defects (test/KIND)")
     return trained, good, planted, "planted"
