@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +93,20 @@ def test_no_pickle_no_eval(path):
     assert found & {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"} == set()
     called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     assert called & {"eval", "exec", "compile", "__import__"} == set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__main__.py"], ids=name_of)
+def test_dataclasses_over_arrays_are_compared_by_identity(path):
+    """The equality that dataclasses generate asks an array for its truth, which raises."""
+    module = importlib.import_module(name_of(path))
+    found = [
+        f"{cls.__name__}.{field.name}"
+        for cls in vars(module).values()
+        if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__
+        for field in dataclasses.fields(cls)
+        if cls.__dataclass_params__.eq and field.compare and re.search(r"Array\b", str(field.type))
+    ]
+    assert found == []
 
 
 def test_dependencies_are_declared():

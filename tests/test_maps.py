@@ -49,6 +49,15 @@ def test_a_peak_stays_where_it_was():
     assert abs(column - 4.5 * 24) <= 6
 
 
+def test_regions_can_be_compared_and_counted():
+    heat = np.zeros((20, 30), np.float32)
+    heat[2:5, 3:10], heat[10:12, 20:22] = 2, 7
+    first, second = regions_of(heat, mask_of(heat, 1.0))
+    assert first != second
+    assert [first, second].index(second) == 1
+    assert len({first, second, first}) == 2
+
+
 def test_regions_closed_form():
     heat = np.zeros((20, 30), np.float32)
     heat[2:5, 3:10] = 2

@@ -26,7 +26,7 @@ _BLOCK_ROWS = 4096
 _LARGEST = 1e15  # squares of larger features, summed, leave float32's range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Coreset:
     """What a sampler chose.
 

@@ -140,7 +140,7 @@ def exceedance_bound(scores: npt.NDArray[Any], cut: float, error: float) -> floa
     return high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Side:
     """One question, asked of every image from number `begins` on. bound: on the probability of yes."""
 

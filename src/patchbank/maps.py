@@ -16,7 +16,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Region:
     """A connected set of pixels (8 neighbours) over the threshold. Pixel coordinates of the original image, x to the
     right, y down.

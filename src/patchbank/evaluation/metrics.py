@@ -193,7 +193,7 @@ class _Bins:
             self._low -= before
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Curve:
     """Steps in falling order of score: the numbers of normal and of anomalous items at each, (n,) float64."""
 
