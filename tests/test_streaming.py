@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from patchbank import streaming
+from patchbank import streaming, training
 from patchbank.config import Config, memory_budget
 from patchbank.coreset import sample
 from patchbank.errors import ConfigError
@@ -17,7 +17,7 @@ from patchbank.patches import Patches
 from patchbank.progress import silent
 from patchbank.streaming import PatchStream
 
-CONFIG = Config(coreset_size=60, calibration="none")
+CONFIG = Config(coreset_size=60, calibration="none", thumbnail_size=0)
 GRID, DIMS = (10, 10), 6
 
 
@@ -115,6 +115,46 @@ def test_memory_is_bounded_whatever_comes(rng):
         held = stream._features.nbytes + stream._image.nbytes + stream._place.nbytes
         held += sum(patches.patches.features.nbytes for patches in stream.pool)
         assert held <= budget
+
+
+def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
+    """It is a share of its own, taken from the patches'; pictures of images that have left the net make room."""
+    budget, most, had = budget_for(8), [0], []
+    config = dataclasses.replace(CONFIG, thumbnail_size=64)
+
+    class Watched(training._Run):
+        def add(self, *args):
+            reduced = super().add(*args)
+            assert self.pictured == sum(map(len, self.thumbnails.values()))
+            most.append(self.pictured)
+            had.append(set(self.thumbnails))
+            again = training._Run(PatchStream(config, budget, 200, lambda image: False, silent), self.picture_bytes)
+            if len(self.names) % 50 == 0:
+                again.restore(self.state())
+                assert (again.pictured, again.thumbnails) == (self.pictured, self.thumbnails)
+            return reduced
+
+    monkeypatch.setattr(training, "_Run", Watched)
+    made = training.collect(
+        [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(200)],
+        lambda image: patches_of(np.random.default_rng(int(image.sum())).standard_normal((*GRID, DIMS), np.float32)),
+        config,
+        budget=budget,
+        skip_unreadable=False,
+        progress=silent,
+    )
+    share = streaming.PICTURE_SHARE * budget
+    assert 0.8 * share < max(most) <= share
+    assert any(later - before for before, later in zip(had, had[20:], strict=False))
+    assert 0 < len(made.thumbnails) < len(set(made.bank.image.tolist()))
+    plain, pictured = (
+        PatchStream(dataclasses.replace(CONFIG, thumbnail_size=size), budget, 0, lambda image: False, silent)
+        for size in (0, 256)
+    )
+    for stream in (plain, pictured):
+        stream.add(patches_of(next(images(rng, 1))))
+    row = (plain._capacity - pictured._capacity) * (4 * (DIMS + 128) + streaming._ROW_OVERHEAD)
+    assert row == pytest.approx(share, rel=0.01)
 
 
 def test_calibration_pool_is_a_uniform_sample_of_the_images(rng):

@@ -33,6 +33,7 @@ IntArray = npt.NDArray[np.int32]
 NET_FACTOR = 4  # the net holds this many times the final coreset
 CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample of at most so many images
 CALIBRATION_SHARE = 0.2  # of the memory budget
+PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
 
@@ -194,9 +195,10 @@ class PatchStream:
         copies = 2 if self.config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
         bytes_per_row = copies * (4 * (dims + projected) + _ROW_OVERHEAD)
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
-        self._capacity = int((1 - CALIBRATION_SHARE) * self.budget / bytes_per_row)
+        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
+        self._capacity = int(share * self.budget / bytes_per_row)
         if self._capacity < 4 * patches:
-            needed = 4 * patches * bytes_per_row / (1 - CALIBRATION_SHARE) / 1e6
+            needed = 4 * patches * bytes_per_row / share / 1e6
             raise ConfigError(
                 f"memory: expected at least {needed:.0f} MB for images of {patches} patches; raise memory"
             )

@@ -20,7 +20,7 @@ from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
 from patchbank.parallel import in_order
 from patchbank.patches import Patches
 from patchbank.progress import Progress
-from patchbank.streaming import CalibrationPatches, PatchStream
+from patchbank.streaming import PICTURE_SHARE, CalibrationPatches, PatchStream
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -63,7 +63,7 @@ def collect(
     """
     total = len(images) if isinstance(images, Sized) else 0
     stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
-    run = _Run(stream)
+    run = _Run(stream, int(PICTURE_SHARE * budget))
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
@@ -106,25 +106,28 @@ def described(
 
 @dataclass(eq=False)
 class _Run:
-    """How far a fit has come: `done` images of the sequence, usable or not."""
+    """How far a fit has come: `done` images of the sequence, usable or not. picture_bytes: what thumbnails may take."""
 
     stream: PatchStream
+    picture_bytes: int
     done: int = 0
     names: list[str] = field(default_factory=list)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    pictured: int = 0  # bytes of the thumbnails
     intact: bool = True  # False while an image is half-way into the stream
 
     def add(self, patches: Patches, name: str, picture: bytes) -> bool:
         """Takes an image; True if that has reduced a chunk."""
         chunks, self.intact = self.stream.chunks, False
         self.stream.add(patches)
-        if picture:
+        if picture and self.pictured + len(picture) <= self.picture_bytes:
             self.thumbnails[len(self.names)] = picture
+            self.pictured += len(picture)
         self.names.append(name)
         reduced = self.stream.chunks > chunks
         if reduced:  # memory: a picture for each image that the bank may still need, no others
-            self.thumbnails = {n: self.thumbnails[n] for n in self.stream.images_in_use() if n in self.thumbnails}
+            self._keep({n: self.thumbnails[n] for n in self.stream.images_in_use() if n in self.thumbnails})
         self.intact = True
         return reduced
 
@@ -136,9 +139,12 @@ class _Run:
         texts = json.loads(str(state["run"]))
         self.names, self.done = texts["names"], texts["done"]
         self.skipped = [Skipped(*pair) for pair in texts["skipped"]]
-        self.thumbnails = unpack_blobs(state)
+        self._keep(unpack_blobs(state))
         if self.names:
             self.stream.restore(state)
+
+    def _keep(self, thumbnails: dict[int, bytes]) -> None:
+        self.thumbnails, self.pictured = thumbnails, sum(map(len, thumbnails.values()))
 
 
 def held_out_images(total: int, config: Config) -> Callable[[int], bool]:

@@ -48,6 +48,19 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     assert "scene: 8 good images support 12 % on average; 1 % needs 99; its ranges are widened" in result.stderr
 
 
+def test_fit_says_which_pictures_the_memory_did_not_hold(tmp_path, rng):
+    for number in range(12):
+        write(tmp_path / f"good/{number:02d}.png", rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    result = run("fit", tmp_path / "good", "-o", tmp_path / "m", *SMALL, "--memory", "1MB", "--calibration", "none")
+    model = PatchCore.load(tmp_path / "m")
+    used = set(model.bank.image.tolist())
+    assert 1 <= len(model.thumbnails) < len(used)
+    assert f"thumbnails of {len(used - set(model.thumbnails))} of the bank's {len(used)} images" in result.stderr
+    assert "lower --thumbnail-size" in result.stderr
+    without = run("fit", tmp_path / "good", "-o", tmp_path / "m", *SMALL, "--memory", "1MB", "--thumbnail-size", "0")
+    assert "thumbnails" not in without.stderr
+
+
 def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
     result = run("fit", category, "-o", tmp_path / "m", *SMALL, "--calibration", "none")
     assert "threshold" not in result.output

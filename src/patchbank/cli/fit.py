@@ -50,6 +50,12 @@ def register(app: typer.Typer) -> None:
             note(f"scene: {model.scene.support}; its ranges are widened")
         elif model.calibration and model.config.scene_false_alarms and not model.scene:
             note(f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with")
+        used = set(model.bank.image.tolist())
+        if model.config.thumbnail_size and (bare := len(used.difference(model.thumbnails))):
+            note(
+                f"thumbnails of {bare} of the bank's {len(used)} images did not fit their share of the memory, so "
+                "explanations name these images without a picture; raise --memory, or lower --thumbnail-size"
+            )
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
