@@ -24,7 +24,6 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md")
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
 RUN = (
     "README.md",
-    "docs/concepts.md",
     "docs/configuration.md",
     "docs/drift.md",
     "docs/explain.md",
@@ -32,6 +31,7 @@ RUN = (
     "docs/paper.md",
     "docs/update.md",
     "docs/scene.md",
+    "docs/thresholds.md",
 )
 
 
@@ -66,6 +66,13 @@ def anchors(text: str) -> set[str]:
 def test_generated_pages_are_current(page):
     found = (DOCS / page).read_text(encoding="utf-8")
     assert found == make_docs.PAGES[page](), f"docs/{page} is not current; run: python tools/make_docs.py"
+
+
+def test_types_of_options_are_put_in_words():
+    words = {option.name: make_docs.valid(option) for option in options(Config)}
+    assert words["include"] == "path or polygons or nothing"
+    assert words["image_size"] == "whole number, or two of them, >= 32, <= 16384"
+    assert words["white"] == "number or nothing, > 0"
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -91,8 +92,8 @@ def valid(option: dataclasses.Field[Any]) -> str:
     if meta["choices"]:
         return ", ".join(f"`{choice}`" for choice in meta["choices"])
     kind = str(option.type).replace("ImageSize", "int, or two of them").replace("tuple[str, ...]", "list of names")
-    kind = kind.replace("Area", "path, text or lists of points")
-    kind = kind.replace("str", "text").replace("float", "number").replace("int", "whole number")
+    for name, words in (("str", "text"), ("float", "number"), ("int", "whole number"), ("Area", "path or polygons")):
+        kind = re.sub(rf"\b{name}\b", words, kind)
     kind = kind.replace(" | None", " or nothing")
     if meta["low"] is not None:
         kind += f", {'>' if meta['low_open'] else '>='} {meta['low']:g}"

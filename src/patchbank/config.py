@@ -80,7 +80,7 @@ class Config:
     tile_overlap: int = option(
         192,
         "Pixels around a tile that are read but not kept, a multiple of 32: from half the receptive field on there are "
-        "no seams (default network: 176)",
+        "no seams (default network: 170)",
         group="image",
         low=0,
         high=1024,
