@@ -92,8 +92,18 @@ def valid(option: dataclasses.Field[Any]) -> str:
     if meta["choices"]:
         return ", ".join(f"`{choice}`" for choice in meta["choices"])
     kind = str(option.type).replace("ImageSize", "int, or two of them").replace("tuple[str, ...]", "list of names")
+<<<<<<< HEAD
     for name, words in (("str", "text"), ("float", "number"), ("int", "whole number"), ("Area", "path or polygons")):
         kind = re.sub(rf"\b{name}\b", words, kind)
+=======
+    kind = kind.replace("Area", "path, text or lists of points")
+    kind = (
+        kind.replace("bool", "true or false")
+        .replace("str", "text")
+        .replace("float", "number")
+        .replace("int", "whole number")
+    )
+>>>>>>> c0d62f2 (fit names training images that look defective; drop_outliers leaves them out, and the model file lists them)
     kind = kind.replace(" | None", " or nothing")
     if meta["low"] is not None:
         kind += f", {'>' if meta['low_open'] else '>='} {meta['low']:g}"
@@ -112,7 +122,7 @@ def toml() -> str:
         if isinstance(value, tuple):
             text = "[" + ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in value) + "]"
         else:
-            text = f'"{value}"' if isinstance(value, str) else str(value)
+            text = f'"{value}"' if isinstance(value, str) else str(value).lower()
         lines.append(f"{option.name} = {text}")
     return "```toml\n" + "\n".join(lines) + "\n```\n"
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from patchbank.model import PatchCore
     from patchbank.result import Result
     from patchbank.scene import Measurement, Scene
+    from patchbank.screening import Suspect
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ _LAZY = {
     "Result": "patchbank.result",
     "Scene": "patchbank.scene",
     "Shift": "patchbank.drift",
+    "Suspect": "patchbank.screening",
     "Version": "patchbank.life",
     "benchmark": "patchbank.evaluation.benchmark",
     "evaluate": "patchbank.evaluation.evaluate",
@@ -99,6 +101,7 @@ __all__ = [
     "Runtime",
     "Scene",
     "Shift",
+    "Suspect",
     "Version",
     "WeightsNotFoundError",
     "benchmark",

@@ -152,6 +152,12 @@ class Config:
     projection_dim: int = option(
         128, "'approx_greedy_coreset': dimension of the random projection", group="coreset", low=1, high=4096
     )
+    drop_outliers: bool = option(
+        False,
+        "Leave out training images that look defective: those whose left-out scores stand out from the others'. The "
+        "model lists them; it is fitted again without them",
+        group="coreset",
+    )
     seed: int = option(
         0, "Seed of everything random: same seed, same machine, same bytes", group="coreset", low=0, high=2**32 - 1
     )
@@ -469,8 +475,10 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Area"):
         return _area(name, value)
     kind = annotation.split(" |")[0]
+    if kind == "bool" and isinstance(value, bool):
+        return value
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, {"int": int, "float": float, "str": str}[kind]):
+    if isinstance(value, bool) or not isinstance(value, {"int": int, "float": float, "str": str, "bool": bool}[kind]):
         raise ConfigError(f"{name}: expected {kind}; got {value!r}")
     return value

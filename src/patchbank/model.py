@@ -21,6 +21,7 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
+from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
 from patchbank.heldout import score_cross_fitted, score_held_out, summarised
@@ -43,6 +44,7 @@ from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.roi import Roi
 from patchbank.scene import Scene, SceneLearner
+from patchbank.screening import Suspect, suspects_of
 from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
 from patchbank.training import Skipped, Training, collect
@@ -60,7 +62,7 @@ class PatchCore:
     scores, or None. life: the bank's versions, and the vectors that are not in it. roi: the region of interest, None =
     all. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be read. normal:
     left-out normal patches' distances; None without calibration. scene: how the images look as a whole; None
-    if that is not checked.
+    if that is not checked. dropped: training images that `drop_outliers` left out.
     """
 
     config: Config
@@ -74,6 +76,7 @@ class PatchCore:
     skipped: tuple[Skipped, ...] = ()
     normal: NormalDistances | None = None
     scene: Scene | None = None
+    dropped: tuple[Suspect, ...] = ()
 
     @classmethod
     def fit(
@@ -102,6 +105,20 @@ class PatchCore:
         def describe(image: Array) -> Patches:
             return _patches(image, network, config, roi, {})
 
+        if config.drop_outliers:
+
+            def fit(images: list[ImageSource], config: Config) -> PatchCore:
+                return cls.fit(
+                    images,
+                    config,
+                    runtime=runtime,
+                    backbone=network,
+                    skip_unreadable=skip_unreadable,
+                    checkpoint=checkpoint,
+                    progress=progress,
+                )
+
+            return fit_without_outliers(_listed(images), config, fit, describe, progress)
         budget = memory_budget(runtime.memory)
         state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
         training = collect(
@@ -293,6 +310,11 @@ class PatchCore:
     def training_images(self) -> tuple[str, ...]:
         """The names of the present version's training images; `bank.images` also names those of earlier versions."""
         return tuple(self.bank.images[image] for image in sorted(images_of(self.versions)[-1]))
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
+        return suspects_of(self.calibration)
 
     def _describe(self, image: Array) -> Patches:
         return _patches(image, self.backbone, self.config, self.roi, {})

@@ -28,6 +28,7 @@ from patchbank.packing_life import NORMAL, SCENE, get_life, packed_radius, put_l
 from patchbank.patches import patch_grid
 from patchbank.roi import Roi
 from patchbank.scene import MEASURES, Scene
+from patchbank.screening import Suspect
 from patchbank.search import build_searcher
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
     _put_normal(model.normal, manifest, entries)
     put_life(model, manifest, entries)
     _put_scene(model.scene, manifest, entries)
+    manifest["dropped"] = [dataclasses.asdict(suspect) for suspect in model.dropped]
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
@@ -84,6 +86,7 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
             "normal": state.normal,
             "thumbnails": _thumbnails(file),
+            "dropped": _dropped(file),
         }
 
 
@@ -257,6 +260,15 @@ def _scene(file: artifact.ModelFile, config: Config, dims: int | None = None) ->
     if dims is not None and len(tensors["projection"]) != dims:
         raise ValueError("the scene's projection does not fit the bank's vectors")
     return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
+
+
+def _dropped(file: artifact.ModelFile) -> tuple[Suspect, ...]:
+    """The training images that a fit left out; files written before there was drop_outliers have none."""
+    found = tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
+    for each in found:
+        if not isinstance(each.name, str) or not np.isfinite([each.score, each.oddness, each.limit]).all():
+            raise ValueError(f"dropped: expected a name and finite numbers; got {each}")
+    return found
 
 
 def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.cli.threshold import say_threshold
 from patchbank.config import Config, Runtime
+
+if TYPE_CHECKING:
+    from patchbank.model import PatchCore
+    from patchbank.screening import Suspect
+
+_MOST_NAMED = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +69,30 @@ def register(app: typer.Typer) -> None:
                 f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
             )
         report_skipped([(s.name, s.reason) for s in model.skipped])
+        _report_suspects(model)
+
+
+def _report_suspects(model: PatchCore) -> None:
+    """Which training images were left out because they looked defective, and which look so and are in the model, on
+    stderr."""
+    images = len(model.bank.images) + len(model.dropped)
+    if model.dropped:
+        note(f"left out {len(model.dropped)} of {images} training images, which look defective:")
+        _list(model.dropped)
+    if suspects := model.suspects:
+        look = "looks" if len(suspects) == 1 else "look"
+        note(f"{len(suspects)} of {images} training images {look} defective and taught that this is normal:")
+        _list(suspects)
+        note("look at them; leave them out with --drop-outliers, or later with 'patchbank update --remove'")
+
+
+def _list(suspects: tuple[Suspect, ...]) -> None:
+    for each in suspects[:_MOST_NAMED]:
+        note(
+            f"  {each.name}: score {each.score:.4g}, {each.oddness:.1f} units over the median (limit {each.limit:.1f})"
+        )
+    if len(suspects) > _MOST_NAMED:
+        note(f"  ... and {len(suspects) - _MOST_NAMED} more")
 
 
 def report_skipped(skipped: list[tuple[str, str]]) -> None:

@@ -21,7 +21,7 @@ from patchbank.errors import OutputError, PatchbankError
 from patchbank.progress import Progress, silent
 
 INTERRUPTED = 130
-_KINDS: dict[str, type] = {"int": int, "float": float, "str": str}
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -86,16 +86,17 @@ def _build(parts: Sequence[type], stored: dict[str, Any], flags: dict[str, Any])
 def _flag(field: dataclasses.Field[Any]) -> inspect.Parameter:
     meta, kind = field.metadata, _KINDS.get(str(field.type).split(" |")[0], str)
     default: Any = field.default
+    flag = field.name.replace("_", "-")
     if field.name == "image_size":
         default = "x".join(map(str, default))
-    shown = "" if default in (None, (), "") else f" (default: {default})"
+    shown = "" if default in (None, (), "", False) else f" (default: {default})"
     metavar = "|".join(meta["choices"]) or {"image_size": "N|HxW", "layers": "A,B"}.get(field.name)
     complete = _completion(meta["choices"]) if meta["choices"] else None
     return _parameter(
         field.name,
         kind,
         None,
-        "--" + field.name.replace("_", "-"),
+        f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}",
         help=meta["help"] + shown,
         metavar=metavar,
         autocompletion=complete,

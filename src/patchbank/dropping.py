@@ -1,0 +1,99 @@
+"""`drop_outliers`: a fit that leaves out training images that look defective, and says which.
+
+The model is fitted, the left-out scores of all its training images are screened, and it is fitted again without those
+that stand out. Once more, if others stand out then: of images with the same defect, one can hide behind another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from patchbank.config import Config
+from patchbank.errors import ConfigError, ImageError
+from patchbank.heldout import score_one
+from patchbank.images import Array, ImageSource, name_of
+from patchbank.patches import Patches
+from patchbank.progress import Progress
+from patchbank.screening import Suspect, screen
+from patchbank.training import described
+
+if TYPE_CHECKING:
+    from patchbank.model import PatchCore
+
+ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
+
+
+def fit_without_outliers(
+    images: Iterable[ImageSource],
+    config: Config,
+    fit: Callable[[list[ImageSource], Config], PatchCore],
+    describe: Callable[[Array], Patches],
+    progress: Progress,
+) -> PatchCore:
+    """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `describe` turns an image into its
+    patches. Raises ConfigError where the images can be read only once."""
+    if not isinstance(images, (list, tuple)):
+        raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
+    kept: list[ImageSource] = list(images)
+    once = dataclasses.replace(config, drop_outliers=False)
+    model = fit(kept, once)
+    names, skipped = list(model.bank.images), model.skipped
+    kept = _usable(kept, model)
+    dropped: list[Suspect] = []
+    for _ in range(ROUNDS):
+        found = {
+            s.name: s for s in screen(_scores(model, kept, describe, progress), [str(n) for n in range(len(kept))])
+        }
+        if not found:
+            break
+        dropped += [dataclasses.replace(s, name=names[int(number)]) for number, s in found.items()]
+        left = [n for n in range(len(kept)) if str(n) not in found]
+        kept, names = [kept[n] for n in left], [names[n] for n in left]
+        model = _renamed(fit(kept, once), names)
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(model.config, drop_outliers=True),
+        skipped=skipped,
+        dropped=tuple(dropped),
+    )
+
+
+def _usable(images: list[ImageSource], model: PatchCore) -> list[ImageSource]:
+    """The images in the order of the model's `bank.images`: without those that could not be read."""
+    unreadable = {skipped.name for skipped in model.skipped}
+    return [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
+
+
+def _scores(
+    model: PatchCore, images: list[ImageSource], describe: Callable[[Array], Patches], progress: Progress
+) -> np.ndarray:
+    """(n,) left-out scores of all training images: those of the calibration, and, for images that it does not know,
+    measured now."""
+    scores = np.full(len(images), np.nan)
+    numbers = {name: number for number, name in enumerate(model.bank.images)}
+    if model.calibration:
+        for name, score in zip(model.calibration.images, model.calibration.scores.tolist(), strict=True):
+            scores[numbers[name]] = score
+    missing = np.flatnonzero(np.isnan(scores)).tolist()
+    found = described([images[n] for n in missing], describe, dataclasses.replace(model.config, thumbnail_size=0))
+    for done, (number, (_, patches, _)) in enumerate(zip(missing, found, strict=True)):
+        progress("screen", done, len(missing))
+        if isinstance(patches, ImageError):
+            raise patches
+        scores[number] = score_one(number, patches, model.bank, model.searcher, model.config).score
+    return scores
+
+
+def _renamed(model: PatchCore, names: list[str]) -> PatchCore:
+    """The model with the names that its training images had in the first fit, whatever folder is left to share."""
+    new = dict(zip(model.bank.images, names, strict=True))
+    calibration = model.calibration
+    if calibration:
+        calibration = dataclasses.replace(calibration, images=tuple(new[name] for name in calibration.images))
+    return dataclasses.replace(
+        model, bank=dataclasses.replace(model.bank, images=tuple(names)), calibration=calibration
+    )
