@@ -24,11 +24,7 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md")
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
 RUN = (
     "README.md",
-<<<<<<< HEAD
-=======
     "docs/audit.md",
-    "docs/concepts.md",
->>>>>>> c0d62f2 (fit names training images that look defective; drop_outliers leaves them out, and the model file lists them)
     "docs/configuration.md",
     "docs/drift.md",
     "docs/explain.md",

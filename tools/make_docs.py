@@ -92,18 +92,9 @@ def valid(option: dataclasses.Field[Any]) -> str:
     if meta["choices"]:
         return ", ".join(f"`{choice}`" for choice in meta["choices"])
     kind = str(option.type).replace("ImageSize", "int, or two of them").replace("tuple[str, ...]", "list of names")
-<<<<<<< HEAD
-    for name, words in (("str", "text"), ("float", "number"), ("int", "whole number"), ("Area", "path or polygons")):
+    words_of = {"bool": "true or false", "str": "text", "float": "number", "int": "whole number"}
+    for name, words in (words_of | {"Area": "path or polygons"}).items():
         kind = re.sub(rf"\b{name}\b", words, kind)
-=======
-    kind = kind.replace("Area", "path, text or lists of points")
-    kind = (
-        kind.replace("bool", "true or false")
-        .replace("str", "text")
-        .replace("float", "number")
-        .replace("int", "whole number")
-    )
->>>>>>> c0d62f2 (fit names training images that look defective; drop_outliers leaves them out, and the model file lists them)
     kind = kind.replace(" | None", " or nothing")
     if meta["low"] is not None:
         kind += f", {'>' if meta['low_open'] else '>='} {meta['low']:g}"
