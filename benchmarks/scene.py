@@ -22,7 +22,7 @@ from _common import DATA, arguments, save
 from patchbank import Config, PatchCore
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.images import read_image, to_8bit
-from patchbank.scene import MEASURES, Scene, _layout_distances, leave_one_out_deviations
+from patchbank.scene import MEASURES, Scene, layout_distances, leave_one_out_deviations
 
 Image = npt.NDArray[np.uint8]
 SETS = ("bottle", "screw", "mtd", "elpv")
@@ -121,7 +121,7 @@ def row(model: PatchCore, images: Iterator[Any]) -> dict[str, Any]:
 def false_alarms(scene: Scene, sizes: tuple[int, ...], repetitions: int) -> list[dict[str, Any]]:
     """Over random splits: the share of the training images left over that a scene of `n` others calls out of scene."""
     rng, rows, total = np.random.default_rng(0), [], len(scene.measures)
-    between = np.stack([_layout_distances(own, scene.cells) for own in scene.cells])  # (total, total)
+    between = np.stack([layout_distances(own, scene.cells) for own in scene.cells])  # (total, total)
     np.fill_diagonal(between, np.inf)
     for n in sizes:
         if n > total - 20:

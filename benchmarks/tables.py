@@ -273,6 +273,23 @@ def thresholds(results: dict[str, Any]) -> str:
     )
 
 
+def audit(results: dict[str, Any]) -> str:
+    """What was planted, found and lost, and what became of the image AUROC."""
+    header = ["data set", "good", "planted", "found", "good lost", "never seen", "learned", "dropped"]
+    cells = [
+        [
+            SETS[row["set"]],
+            row["good"],
+            row["planted"],
+            row.get("found", "-"),
+            row["good_lost"],
+            *(percent(row.get(key)) for key in ("auroc_clean", "auroc_contaminated", "auroc_dropped")),
+        ]
+        for row in results["rows"]
+    ]
+    return table(header, cells)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "predict": predict,
@@ -281,6 +298,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "memory": memory,
     "scene": scene,
     "drift": drift,
+    "audit": audit,
     "thresholds": thresholds,
 }
 BLOCK = re.compile(r"(<!-- figures: benchmarks/results/(\w+)\.json -->\n).*?(<!-- /figures -->)", re.DOTALL)

@@ -28,6 +28,7 @@ from patchbank.errors import (
 )
 
 if TYPE_CHECKING:
+    from patchbank.auditing import Audit, AuditedImage, Oddity, audit_images, audit_model
     from patchbank.backbones import Backbone, load_backbone
     from patchbank.bank import MemoryBank
     from patchbank.calibration import Calibration
@@ -47,6 +48,8 @@ __version__ = "0.1.0"
 
 # Imported when first used, so that `import patchbank` and `patchbank --help` cost nothing.
 _LAZY = {
+    "Audit": "patchbank.auditing",
+    "AuditedImage": "patchbank.auditing",
     "Backbone": "patchbank.backbones",
     "Calibration": "patchbank.calibration",
     "Dataset": "patchbank.evaluation.datasets",
@@ -58,6 +61,7 @@ _LAZY = {
     "Measurement": "patchbank.scene",
     "MemoryBank": "patchbank.bank",
     "NormalPatch": "patchbank.explain",
+    "Oddity": "patchbank.auditing",
     "PatchCore": "patchbank.model",
     "Region": "patchbank.maps",
     "Result": "patchbank.result",
@@ -65,6 +69,8 @@ _LAZY = {
     "Shift": "patchbank.drift",
     "Suspect": "patchbank.screening",
     "Version": "patchbank.life",
+    "audit_images": "patchbank.auditing",
+    "audit_model": "patchbank.auditing",
     "benchmark": "patchbank.evaluation.benchmark",
     "evaluate": "patchbank.evaluation.evaluate",
     "find_drift": "patchbank.drift",
@@ -74,6 +80,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "Audit",
+    "AuditedImage",
     "Backbone",
     "BackboneError",
     "Calibration",
@@ -93,6 +101,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "NormalPatch",
+    "Oddity",
     "OutputError",
     "PatchCore",
     "PatchbankError",
@@ -104,6 +113,8 @@ __all__ = [
     "Suspect",
     "Version",
     "WeightsNotFoundError",
+    "audit_images",
+    "audit_model",
     "benchmark",
     "evaluate",
     "find_drift",

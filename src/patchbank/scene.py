@@ -140,7 +140,7 @@ class Scene:
     def check(self, patches: Patches, distances: FloatArray) -> tuple[Measurement, ...]:
         """The measurements of an image, whose patches are so far (n,) from the bank."""
         values, cells = described(patches, distances, self.projection)
-        layout = _layout_distances(np.nan_to_num(cells[self.kept]), self.cells).min()
+        layout = layout_distances(np.nan_to_num(cells[self.kept]), self.cells).min()
         rows = zip(MEASURES, (*values, float(layout)), *self.ranges.tolist(), strict=True)
         return tuple(_measurement(*row) for row in rows)
 
@@ -200,7 +200,7 @@ class SceneLearner:
         if len(kept) == 0:
             return None
         cells = np.ascontiguousarray(cells[:, kept])
-        layout = [np.delete(_layout_distances(own, cells), i).min() for i, own in enumerate(cells)]
+        layout = [np.delete(layout_distances(own, cells), i).min() for i, own in enumerate(cells)]
         measures = np.column_stack([self._values, layout]).astype(np.float32)
         return Scene(
             measures,
@@ -268,7 +268,7 @@ def _sided(difference: _Ranges) -> _Ranges:
     return np.where(upwards, np.maximum(difference, 0), np.abs(difference))
 
 
-def _layout_distances(cells: FloatArray, others: FloatArray) -> FloatArray:
+def layout_distances(cells: FloatArray, others: FloatArray) -> FloatArray:
     """(V, d) against (n, V, d) -> (n,): the distance that the most similar quarter of the cells does not exceed."""
     difference = others - cells
     squared = np.einsum("nvd,nvd->nv", difference, difference)

@@ -1,4 +1,4 @@
-"""What `patchbank fit` says about training images that look defective."""
+"""What `patchbank fit` says about training images that look defective, and `patchbank audit`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from .conftest import part, run, write
+from .conftest import failure, part, run, write
 
 SMALL = ("--image-size", "64", "--coreset-size", "40")
 
@@ -25,6 +25,7 @@ def test_fit_names_what_looks_defective(spoilt, tmp_path):
     result = run("fit", spoilt, "-o", tmp_path / "m", *SMALL)
     assert "1 of 24 training images looks defective and taught that this is normal:" in result.stderr
     assert "  11.png: score " in result.stderr
+    assert f"patchbank audit {spoilt} -o audit.html" in result.stderr
     assert "--drop-outliers" in result.stderr
     assert "defective" not in result.stdout
 
@@ -46,3 +47,30 @@ def test_the_flag_wins_over_the_file(spoilt, tmp_path):
     assert ": 24 images, " in kept.stdout
     left = run("fit", spoilt, "-o", tmp_path / "m", *SMALL, "--config", tmp_path / "c.toml")
     assert ": 23 images, " in left.stdout
+
+
+def test_audit_of_a_folder(spoilt, tmp_path):
+    result = run("audit", spoilt, *SMALL, "-o", tmp_path / "a.html")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("11.png  unlike the other images at the marked place (score ")
+    assert lines[-1] == "1 of 24 images are odd, the oddest first"
+    assert f"wrote {tmp_path / 'a.html'}" in result.stderr
+    page = (tmp_path / "a.html").read_text()
+    assert f"Audit of {spoilt.name}" in page
+    assert page.count("<img") == 2
+
+
+def test_audit_of_a_model_as_json(spoilt, tmp_path):
+    run("fit", spoilt, "-o", tmp_path / "m.patchbank", *SMALL)
+    found = json.loads(run("audit", tmp_path / "m.patchbank", "--json").stdout)
+    assert len(found["images"]) == 24
+    assert found["images"][0]["name"] == "11.png"
+    assert "defect" in {each["kind"] for each in found["images"][0]["oddities"]}
+    assert found["images"][0]["severity"] > 1 > found["images"][1]["severity"]
+
+
+def test_audit_refuses_what_it_cannot_do(spoilt, tmp_path):
+    run("fit", spoilt, "-o", tmp_path / "m.patchbank", *SMALL, "--calibration", "none")
+    assert "holds no scores" in failure("audit", tmp_path / "m.patchbank", code=2)
+    assert "is a model" in failure("audit", tmp_path / "m.patchbank", "--image-size", "64", code=2)
+    assert ".html" in failure("audit", spoilt, "-o", tmp_path / "a.png", code=2)

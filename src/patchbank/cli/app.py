@@ -8,6 +8,7 @@ import typer
 
 from patchbank import __version__
 from patchbank.cli import (
+    audit,
     backbones,
     benchmark,
     demo,
@@ -47,6 +48,6 @@ def root(
     """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
 
 
-for module in (fit, predict, explain, threshold, drift, update, history, tune, evaluate, benchmark, info, demo):
+for module in (fit, audit, predict, explain, threshold, drift, update, history, tune, evaluate, benchmark, info, demo):
     module.register(app)
 app.add_typer(backbones.app, name="backbones")

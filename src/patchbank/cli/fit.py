@@ -69,10 +69,10 @@ def register(app: typer.Typer) -> None:
                 f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
             )
         report_skipped([(s.name, s.reason) for s in model.skipped])
-        _report_suspects(model)
+        _report_suspects(model, data)
 
 
-def _report_suspects(model: PatchCore) -> None:
+def _report_suspects(model: PatchCore, data: str) -> None:
     """Which training images were left out because they looked defective, and which look so and are in the model, on
     stderr."""
     images = len(model.bank.images) + len(model.dropped)
@@ -83,7 +83,10 @@ def _report_suspects(model: PatchCore) -> None:
         look = "looks" if len(suspects) == 1 else "look"
         note(f"{len(suspects)} of {images} training images {look} defective and taught that this is normal:")
         _list(suspects)
-        note("look at them; leave them out with --drop-outliers, or later with 'patchbank update --remove'")
+        note(
+            f"look at them with 'patchbank audit {data} -o audit.html'; leave them out with --drop-outliers, or later "
+            "with 'patchbank update --remove'"
+        )
 
 
 def _list(suspects: tuple[Suspect, ...]) -> None:
