@@ -21,6 +21,7 @@ PAGES = (
     "docs/adr/0005-defaults.md",
     "docs/scene.md",
     "docs/drift.md",
+    "docs/audit.md",
     "docs/thresholds.md",
 )
 SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
