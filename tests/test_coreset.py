@@ -56,7 +56,13 @@ def clustered(n: int, d: int, seed: int = 0) -> Array:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pools, cells and blocks so small that a few hundred points go through all of the machinery."""
-    for name, value in {"_CELLS": 5, "_POOLS": ((8, 60), (1e9, 24)), "_CANDIDATES": 10, "_BLOCK_ROWS": 7}.items():
+    for name, value in {
+        "_CELLS": 5,
+        "_CENTRES_PER_CELL": 1,
+        "_POOLS": ((8, 60), (1e9, 24)),
+        "_CANDIDATES": 10,
+        "_BLOCK_ROWS": 7,
+    }.items():
         monkeypatch.setattr(kcenter, name, value)
 
 
@@ -105,7 +111,12 @@ def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.Da
     """On a small grid nearly every choice is a tie, and many points are the same."""
     m = data.draw(st.integers(1, len(points)))
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"_CELLS": 4, "_POOLS": ((3, 24), (1e9, 6)), "_CANDIDATES": 5}.items():
+        for name, value in {
+            "_CELLS": 4,
+            "_CENTRES_PER_CELL": 1,
+            "_POOLS": ((3, 24), (1e9, 6)),
+            "_CANDIDATES": 5,
+        }.items():
             patch.setattr(kcenter, name, value)
         picked = coreset.greedy_kcenter(points, m)
     indices, distances = textbook(points, m)

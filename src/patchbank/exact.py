@@ -33,7 +33,7 @@ Block = tuple[
     int, int, IndexArray
 ]  # bank vectors start:end, in cell order, and the queries that they are compared with
 
-_AXES = 62  # with the rest's length and two terms more, products have 65 terms
+_AXES = 78  # more make products dearer, fewer leave more candidates to be measured
 _ONE_CELL = 256  # banks up to this size are one cell
 _PER_CELL = 100  # bank vectors in a cell, about
 _MOST_CELLS = 128
@@ -310,14 +310,9 @@ def _shares(blocks: list[Block]) -> list[list[Block]]:
 def k_smallest(q: IndexArray, numbers: IndexArray, squared: FloatArray, count: int, k: int) -> Neighbours:
     """The k nearest of each of `count` queries, among measured pairs."""
     key = squared.view(np.uint32).astype(np.uint64) << np.uint64(32) | numbers.astype(np.uint64)  # ties: smaller index
-    if k == 1:
-        best = np.full(count, np.iinfo(np.uint64).max)
-        np.minimum.at(best, q, key)
-        best = best[:, None]
-    else:
-        order = np.lexsort((key, q))
-        first = np.searchsorted(q[order], np.arange(count))
-        best = key[order[first[:, None] + np.arange(k)]]  # (Q, k)
+    order = np.argsort(q, kind="stable") if k == 1 else np.lexsort((key, q))
+    key, first = key[order], np.searchsorted(q[order], np.arange(count))
+    best = np.minimum.reduceat(key, first)[:, None] if k == 1 else key[first[:, None] + np.arange(k)]  # (Q, k)
     distances = np.sqrt((best >> np.uint64(32)).astype(np.uint32).view(np.float32))
     return distances, (best & np.uint64(0xFFFFFFFF)).astype(np.int64)
 

@@ -25,7 +25,8 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 _Group = tuple[int, IndexArray]  # a cell, and points of it
 
-_CELLS = 128
+_CELLS = 128  # at most
+_CENTRES_PER_CELL = 84  # at least: each cell costs some overhead a round, which few centres do not repay
 # Points that a round refreshes, while there are fewer centres than ... . With few centres to meet, refreshing is cheap;
 # with very many, fetching them is what costs, and many points should share it.
 _POOLS = ((512, 32768), (3000, 8192), (math.inf, 16384))
@@ -80,7 +81,7 @@ class KCenter:
         self.picked_squared: list[float] = []
         self._met = np.zeros(n, np.int32)  # how much of its cell's list of centres each point has met
         self._rounding = np.float32(2.0**-23 * (d + 16))  # of a squared distance, as a share of the squares' sum
-        self._pivots = spread_out(points, max(1, min(_CELLS, n // 64)))
+        self._pivots = spread_out(points, max(1, min(_CELLS, n // 64, capacity // _CENTRES_PER_CELL)))
         self._cell = np.empty(n, np.int32)
         self._to_pivot = np.empty(n, np.float32)
         spread(self._assign, range(0, n, _BLOCK_ROWS))
@@ -263,11 +264,15 @@ class KCenter:
         edges = np.concatenate([[0], cuts, [len(pool)]]).tolist()
         cells = cell[edges[:-1]].tolist()
         shares: list[list[_Group]] = [[]]
+        held = 0
         for c, start, end in zip(cells, edges[:-1], edges[1:], strict=True):
             for first in range(start, end, _SHARE_ROWS):
-                if sum(len(members) for _, members in shares[-1]) >= _SHARE_ROWS:
+                if held >= _SHARE_ROWS:
                     shares.append([])
-                shares[-1].append((c, pool[first : min(first + _SHARE_ROWS, end)]))
+                    held = 0
+                last = min(first + _SHARE_ROWS, end)
+                shares[-1].append((c, pool[first:last]))
+                held += last - first
         spread(self._measure_share, shares)
 
     def _measure_share(self, groups: list[_Group]) -> None:
