@@ -137,8 +137,8 @@ def main() -> int:
         same = equality(data, 10000, 300)
     else:
         data, source = features(270000)
-        rows = [speed(data, n, ratio, 40) for ratio in (0.01, 0.1) for n in (30000, 90000, 270000)]
-        same = equality(data, 60000, 1500)
+        rows = [speed(data, n, ratio, 40) for ratio in (0.01, 0.1) for n in (90000, 270000)]
+        same = equality(data, 40000, 1500)
     save(options.out, "coreset", {"features": source, "rows": rows, "equality": same})
     plot(rows, options.out / "coreset.png")
     if same["equal_picks"] != same["picks"]:

@@ -20,6 +20,7 @@ from patchbank import Config, PatchCore
 from patchbank.coreset import project
 
 QUICK_SPEEDUP = 0.5  # 41 000 points fit the cache, where the textbook loop is as fast: the smoke only finds a breakdown
+MOST_IMAGES = 300
 STAGES = ("embed", "coreset", "calibrate")
 
 
@@ -97,7 +98,7 @@ def main() -> int:
         images = [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(40)]
         rows = [fit("noise", images, Config(image_size=256))]
     else:
-        rows = [fit(name, sorted((DATA / name / "train/good").iterdir()), Config()) for name in sets]
+        rows = [fit(name, sorted((DATA / name / "train/good").iterdir())[:MOST_IMAGES], Config()) for name in sets]
     save(options.out, "fit", {"image_size": Config().image_size[0], "rows": rows})
     plot(rows, options.out / "fit.png")
     if options.quick and rows[0]["with_textbook_coreset_s"] < QUICK_SPEEDUP * rows[0]["fit_s"]:

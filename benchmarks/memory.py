@@ -74,18 +74,17 @@ def run(n: int, memory: str) -> dict[str, Any]:
     return row
 
 
-def quality(name: str, budgets: list[str], size: int) -> list[dict[str, Any]]:
-    """Radius and image AUROC of one data set, in one chunk and under each budget."""
+def quality(name: str, budgets: list[str], size: int, most: int | None = None) -> list[dict[str, Any]]:
+    """Radius and image AUROC of one data set, in one chunk and under each budget; of `most` training images at most."""
     data = read_dataset(DATA / name)
+    train = data.train_paths[:most]
     labels = np.array([sample.defective for sample in data.test])
-    whole = PatchCore.fit(
-        data.train_paths, Config(image_size=size, sampler="identity", calibration="none", thumbnail_size=0)
-    )
+    whole = PatchCore.fit(train, Config(image_size=size, sampler="identity", calibration="none", thumbnail_size=0))
     rows = []
     for memory in ["auto", *budgets]:
         config = Config(image_size=size, calibration="none", thumbnail_size=0)
         start = time.perf_counter()
-        model = PatchCore.fit(data.train_paths, config, runtime=Runtime(memory=memory))
+        model = PatchCore.fit(train, config, runtime=Runtime(memory=memory))
         fit_s = time.perf_counter() - start
         searcher, vectors = ExactSearcher(model.bank.vectors), whole.bank.vectors
         radius = max(float(searcher.search(vectors[a : a + 4096], 1)[0].max()) for a in range(0, len(vectors), 4096))

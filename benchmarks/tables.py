@@ -130,20 +130,42 @@ def memory(results: dict[str, Any]) -> str:
     ]
     text = table(["fit", "images", "peak memory, MB", "seconds"], rows)
     if "quality" in results:
-        header = ["data set", "budget", "covering radius", "against one shot", "stated bound", "image AUROC"]
-        cells = [
-            [
-                SETS[r["set"]],
-                r["memory"],
-                f"{r['covering_radius']:.2f}",
-                f"{r['radius_over_one_shot']:.3f}",
-                f"{r['stated_bound']:.2f}",
-                percent(r["image_auroc"]),
-            ]
-            for r in results["quality"]
-        ]
-        text += "\n\n" + table(header, cells)
+        text += "\n\n" + chunks(results)
     return text
+
+
+def chunks(results: dict[str, Any]) -> str:
+    header = ["data set", "budget", "covering radius", "against one shot", "stated bound", "image AUROC"]
+    cells = [
+        [
+            SETS[r["set"]],
+            r["memory"],
+            f"{r['covering_radius']:.2f}",
+            f"{r['radius_over_one_shot']:.3f}",
+            f"{r['stated_bound']:.2f}",
+            percent(r["image_auroc"]),
+        ]
+        for r in results["quality"]
+    ]
+    return table(header, cells)
+
+
+def coreset(results: dict[str, Any]) -> str:
+    columns = {
+        "seconds": "patchbank, s",
+        "textbook_seconds_extrapolated": "textbook loop, s",
+        "speedup": "faster by",
+        "speedup_over_direct": "than with direct differences",
+    }
+    rows = [[f"{r['n']:,}", f"{r['picks']:,}", *(r[key] for key in columns)] for r in results["rows"]]
+    same = results["equality"]
+    return "\n\n".join(
+        (
+            table(["points, D = 128", "picks", *columns.values()], rows),
+            f"Picks that are the textbook loop's by direct differences, in a run of their own: "
+            f"{same['equal_picks']:,} of {same['picks']:,}.",
+        )
+    )
 
 
 def scene(results: dict[str, Any]) -> str:
@@ -297,6 +319,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "search": search,
     "fit": fit,
     "memory": memory,
+    "chunks": chunks,
+    "coreset": coreset,
     "scene": scene,
     "drift": drift,
     "audit": audit,
