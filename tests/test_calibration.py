@@ -258,8 +258,9 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     vectors = images[0].patches.features[[0, 1]]  # not the sixth
     everything = lambda features, _: SimpleNamespace(indices=np.arange(len(features)))  # noqa: E731
     monkeypatch.setattr(heldout.coreset, "sample", everything)
-    config = Config(calibration="cross_fit", folds=3, image_score="max", smoothing_sigma=0)
-    held = list(heldout.score_cross_fitted(images, ExactSearcher(vectors), config))
+    bank = SimpleNamespace(expected=None)
+    config = Config(calibration="cross_fit", folds=3, image_score="max", smoothing_sigma=0, distance_scaling=0)
+    held = list(heldout.score_cross_fitted(images, bank, ExactSearcher(vectors), config))
     assert min(each.score for each in held) > 13
     assert min(each.peak for each in held) > 10
     assert all(np.median(each.distances) < 1 for each in held)

@@ -33,7 +33,7 @@ ALIGNMENT = 64  # entries start at multiples of this, so that tensors can be use
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_ENTRIES = 1_000_000
 _ENTRY_NAME = re.compile(
-    r"(backbone\.onnx|(bank|calibration|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
+    r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
     r"versions/[0-9]{6}\.safetensors)"
 )
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.expected import ExpectedDistance
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
@@ -46,7 +48,8 @@ class MemoryBank:
     vectors: (M, D) float32. image, row, column: (M,) int32, the training image (an index into `images`) and the place
     in its patch grid that each vector was taken from. images: the n training images' names. covering_radius: the
     largest distance from any training patch to its nearest vector, Euclidean. grids: (n, 2) int32, the (rows, columns)
-    of each training image's patch grid.
+    of each training image's patch grid. expected: how far normal patches are from the vectors; None = not known, all
+    alike. It was learned when the model was fitted, and does not change with the vectors.
     """
 
     vectors: FloatArray
@@ -56,6 +59,7 @@ class MemoryBank:
     images: tuple[str, ...]
     covering_radius: float
     grids: IntArray
+    expected: ExpectedDistance | None = None
 
     def __post_init__(self) -> None:
         m = len(self.vectors)

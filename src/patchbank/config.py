@@ -178,6 +178,14 @@ class Config:
         group="score",
         choices=("max", "top_fraction", "reweighted"),
     )
+    distance_scaling: float = option(
+        0.5,
+        "Patches' distances are divided by this power of how far normal patches that look like them are from the bank, "
+        "relative to the mean: 0 = not at all (the paper), 1 = in full",
+        group="score",
+        low=0.0,
+        high=1.0,
+    )
     top_fraction: float = option(
         0.01, "'top_fraction': the share of patches averaged", group="score", low=0.0, low_open=True, high=1.0
     )

@@ -18,6 +18,7 @@ from patchbank.boxes import Box, cut, fitted, in_shares, neighbourhood, square_i
 from patchbank.errors import ConfigError, ImageError
 from patchbank.maps import Region
 from patchbank.normal import Distribution
+from patchbank.scoring import patch_scores
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -38,8 +39,8 @@ class NormalPatch:
     """A patch of a training image.
 
     image: the training image's name. row, column: the patch's place in that image's `grid` (rows, columns). distance:
-    Euclidean, to the explained patch. thumbnail: the training image as JPEG bytes; None where the model holds none.
-    mark: the patch's neighbourhood in that image; close: its surroundings.
+    Euclidean, to the explained patch, scaled as that one's score is. thumbnail: the training image as JPEG bytes; None
+    where the model holds none. mark: the patch's neighbourhood in that image; close: its surroundings.
     """
 
     image: str
@@ -239,6 +240,7 @@ def _finding(
     close, around = _surroundings(mark, extent, (h, w)), _around(result, region, mark, extent)
     normal = model.normal
     found = nearest_of_distinct_images(model, feature, neighbours)
+    apart = [patch_scores(np.array([[far]], np.float32), feature[None], model.bank.expected)[0] for _, far in found]
     return Finding(
         region=region,
         row=row,
@@ -247,7 +249,9 @@ def _finding(
         score=float(result.patch_scores[place]),
         here=normal.at((column + 0.5) / w, (row + 0.5) / h) if normal else None,
         overall=normal.everywhere() if normal else None,
-        neighbours=tuple(_neighbour(model, index, far, extent) for index, far in found),
+        neighbours=tuple(
+            _neighbour(model, index, float(far), extent) for (index, _), far in zip(found, apart, strict=True)
+        ),
         mark=in_shares(mark, (h, w)),
         close=in_shares(close, (h, w)),
         around=in_shares(around, (h, w)),
@@ -263,7 +267,8 @@ def _feature(model: PatchCore, result: Result, patches: Patches, place: tuple[in
         if len(at):
             feature = patches.features[at[0]]
             distances, _ = model.searcher.search(feature[None], model.config.num_neighbours)
-            if np.isclose(distances.mean(), result.patch_scores[place], rtol=1e-2, atol=1e-3):
+            score = patch_scores(distances, feature[None], model.bank.expected)[0]
+            if np.isclose(score, result.patch_scores[place], rtol=1e-2, atol=1e-3):
                 return feature
     raise ImageError(
         f"{result.path}: does not score as it did when it was inspected; expected the same image and model: "

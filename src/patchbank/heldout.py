@@ -17,6 +17,7 @@ from patchbank import coreset, maps, scoring
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config
+from patchbank.expected import SAMPLE, ExpectedDistance, Sample, expected_distance
 from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
@@ -74,10 +75,14 @@ def score_one(image: int, patches: Patches, bank: MemoryBank, searcher: Searcher
 
 
 def score_cross_fitted(
-    images: Sequence[CalibrationPatches], searcher: Searcher, config: Config, progress: Progress = silent
+    images: Sequence[CalibrationPatches],
+    bank: MemoryBank,
+    searcher: Searcher,
+    config: Config,
+    progress: Progress = silent,
 ) -> Iterator[HeldOut]:
     """Scores each image with a bank made without its fold, in the order of `images`; `nearest` is -1, since these banks
-    are not kept. `images` are all training images; `searcher` holds the bank that is calibrated.
+    are not kept. `images` are all training images; `searcher` holds the vectors of the bank that is calibrated.
 
     Each fold's bank is thinned anew: nothing of an image has shaped it (cross-conformal prediction; Vovk 2015). But
     each coreset has gaps of its own, where all images score alike, and those of the folds' banks say nothing about
@@ -89,17 +94,22 @@ def score_cross_fitted(
     scored: list[HeldOut | None] = [None] * len(images)
     for number in range(folds):
         progress("cross-fit", number, folds)
-        others = np.concatenate([held.patches.features for held, f in zip(images, fold, strict=True) if f != number])
-        chosen = coreset.sample(others, config).indices
-        vectors = others[chosen]
-        del others
+        others = [held for held, f in zip(images, fold, strict=True) if f != number]
+        features = np.concatenate([held.patches.features for held in others])  # (N', D)
+        image = np.repeat([held.image for held in others], [len(held.patches.place) for held in others])  # (N',)
+        chosen = coreset.sample(features, config).indices
+        vectors, own_image = features[chosen], image[chosen]
+        sample = _sample(features, image, config)
+        del others, features, image
         others_searcher = build_searcher(vectors, config)
+        power = config.distance_scaling
+        expected = expected_distance(vectors, own_image, others_searcher, sample, power) if power else None
         for n in np.flatnonzero(fold == number).tolist():
             held = images[n]
             found = others_searcher.search(held.patches.features, config.num_neighbours)  # (n, k)
             final = searcher.search(held.patches.features, config.num_neighbours)[0]  # (n, k)
-            least = scoring.patch_scores(final)
-            result = _held_out(held, found, vectors, others_searcher, config, least)
+            least = scoring.patch_scores(final, held.patches.features, bank.expected)
+            result = _held_out(held, found, vectors, expected, others_searcher, config, least)
             scored[n] = replace(result, nearest=np.full_like(result.nearest, -1))
     progress("cross-fit", folds, folds)
     return (held for held in scored if held is not None)
@@ -119,22 +129,30 @@ def score_held_out(
         found = search_excluding(
             searcher, bank.vectors, groups, held.patches.features, held.image, config.num_neighbours
         )  # (n, k)
-        yield _held_out(held, found, bank.vectors, searcher, config)
+        yield _held_out(held, found, bank.vectors, bank.expected, searcher, config)
     progress("calibrate", len(images), len(images))
+
+
+def _sample(features: FloatArray, image: npt.NDArray[np.int64], config: Config) -> Sample:
+    """Some of the patches, (N, D), of these images, (N,)."""
+    rng = np.random.default_rng([config.seed, 3])
+    some = np.sort(rng.choice(len(features), min(SAMPLE, len(features)), replace=False))
+    return Sample(features[some], image[some].astype(np.int32))
 
 
 def _held_out(
     held: CalibrationPatches,
     found: Neighbours,
     vectors: FloatArray,
+    expected: ExpectedDistance | None,
     searcher: Searcher,
     config: Config,
     least: FloatArray | None = None,
 ) -> HeldOut:
-    """found: the patches' neighbours in `vectors`, which `searcher` holds. least: (n,) what their scores are at
-    least."""
+    """found: the patches' neighbours in `vectors`, which `searcher` holds. expected: how far from these normal patches
+    are. least: (n,) what the scores are at least."""
     patches, (distances, nearest) = held.patches, found
-    scores = scoring.patch_scores(distances)  # (n, k) -> (n,)
+    scores = scoring.patch_scores(distances, patches.features, expected)  # (n, k) -> (n,)
     if least is not None:
         scores = np.maximum(scores, least)
     score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)

@@ -18,6 +18,7 @@ from patchbank.calibration import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.exact import ExactSearcher
+from patchbank.expected import ExpectedDistance
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
 from patchbank.streaming import CalibrationPatches
@@ -57,20 +58,30 @@ def learning_radius(bank: MemoryBank, calibration: Calibration | None) -> float:
     return min(known)
 
 
-def learn(new: Sequence[NewImage], centres: FloatArray, radius: float, progress: Progress = silent) -> Learned:
-    """What the bank, whose vectors are `centres`, (M, D), must take so that all patches of the new images are within
-    the radius of it: greedy k-center continues from the bank, among the patches that it does not cover."""
+def learn(
+    new: Sequence[NewImage],
+    centres: FloatArray,
+    radius: float,
+    expected: ExpectedDistance | None = None,
+    progress: Progress = silent,
+) -> Learned:
+    """What the bank, whose vectors are `centres`, (M, D), must take so that no patch of the new images scores more than
+    `radius`: greedy k-center continues from the bank, among the patches that it does not cover."""
     searcher, covered, reach, rows = ExactSearcher(centres), [], 0.0, [_nothing(centres)]
+    close = radius  # what distance is close enough for all patches that are not covered, however their own is scaled
     for each in new:
-        distances = searcher.search(each.patches.features, 1)[0][:, 0]  # (n,)
-        far = distances > radius
+        features = each.patches.features
+        distances = searcher.search(features, 1)[0][:, 0]  # (n,)
+        scaled = expected.scaled(distances, features) if expected else distances
+        far = scaled > radius
+        close = min(close, float((radius * distances[far] / scaled[far]).min(initial=math.inf)))
         rows.append(_rows(each.number, each.patches, far))
         covered.append(int(np.count_nonzero(~far)))
         reach = max(reach, float(distances[~far].max(initial=0)))
     uncovered = Reserve.joined(rows)
     if len(uncovered) == 0:
         return Learned(uncovered, tuple(covered), reach)
-    picked = coreset.cover(uncovered.vectors, centres, radius, progress)
+    picked = coreset.cover(uncovered.vectors, centres, close, progress)
     return Learned(uncovered.take(picked.indices), tuple(covered), max(reach, picked.covering_radius))
 
 

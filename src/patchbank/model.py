@@ -23,6 +23,7 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.expected import expected_distance
 from patchbank.explain import Explanation, check_numbers, explain
 from patchbank.heldout import score_cross_fitted, score_held_out, summarised
 from patchbank.images import (
@@ -131,6 +132,7 @@ class PatchCore:
             checkpoint=state,
         )
         searcher = build_searcher(training.bank.vectors, config)
+        training = _with_expected(training, searcher, config.distance_scaling)
         calibration, normal, scene = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
@@ -200,7 +202,7 @@ class PatchCore:
         with _Clock(timings, "search"):
             distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
         with _Clock(timings, "score"):
-            scores = scoring.patch_scores(distances)  # (n,)
+            scores = scoring.patch_scores(distances, patches.features, self.bank.expected)  # (n,)
             score = scoring.image_score(
                 scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
             )
@@ -213,6 +215,7 @@ class PatchCore:
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
             p_value=self.calibration.p_value(score) if self.calibration else None,
             patch_scores=patches.on_grid(scores),
+            distances=patches.on_grid(distances.mean(axis=1, dtype=np.float32)),
             nearest=patches.on_grid(nearest[:, 0]),
             counted=patches.counted,
             image_size=(image.shape[0], image.shape[1]),
@@ -391,6 +394,15 @@ def _checkpoint(
     return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
 
 
+def _with_expected(training: Training, searcher: Searcher, power: float) -> Training:
+    """The same with how far normal patches are from the bank."""
+    if training.sample is None:
+        return training
+    bank = training.bank
+    expected = expected_distance(bank.vectors, bank.image, searcher, training.sample, power)
+    return dataclasses.replace(training, bank=dataclasses.replace(bank, expected=expected))
+
+
 @one_blas_thread()
 def _calibrate(
     training: Training, searcher: Searcher, config: Config, progress: Progress
@@ -402,7 +414,7 @@ def _calibrate(
     if not images:
         raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
     if config.calibration == "cross_fit":
-        scored = score_cross_fitted(images, searcher, config, progress)
+        scored = score_cross_fitted(images, bank, searcher, config, progress)
     else:
         scored = score_held_out(images, bank, searcher, config, progress)
     return summarised(scored, bank.images, config, SceneLearner(len(images), config))

@@ -22,6 +22,7 @@ from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.expected import ExpectedDistance
 from patchbank.life import State, Version
 from patchbank.normal import NormalDistances
 from patchbank.packing_life import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
@@ -39,6 +40,7 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
+_EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
 
@@ -139,7 +141,7 @@ def _checked(path: str | Path) -> Iterator[None]:
 
 def _config(file: artifact.ModelFile) -> Config:
     """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
-    options = dict(file.manifest["config"])
+    options = {"distance_scaling": 0.0, **file.manifest["config"]}  # there were scores before that option
     if file.manifest["format_version"] == 1:
         options |= {"max_false_alarms": options.pop("false_alarm_rate"), "confidence": 0.0}
     return Config.from_dict(options)
@@ -167,7 +169,22 @@ def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
         "size": len(bank),
         "covering_radius": packed_radius(bank.covering_radius),
         "images": list(bank.images),
+        "expected": None,
     }
+    if expected := bank.expected:
+        entries["expected.safetensors"] = artifact.tensor_bytes({"slope": expected.slope})
+        manifest["bank"]["expected"] = {name: getattr(expected, name) for name in _EXPECTED}
+
+
+def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
+    about: Mapping[str, Any] | None = file.manifest["bank"].get("expected")  # version 1 has none
+    if about is None:
+        return None
+    slope = file.tensors("expected.safetensors", {"slope": ("F32", 1)})["slope"]
+    level, low, high = (float(about[name]) for name in _EXPECTED)
+    if len(slope) != dims or not np.isfinite([*slope, level, low, high]).all() or low > high:
+        raise ValueError("expected: not finite, or not of the bank's vectors")
+    return ExpectedDistance(slope, level, low, high, config.distance_scaling)
 
 
 def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
@@ -177,7 +194,12 @@ def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> Memor
         raise ValueError("the bank holds values that are not finite")
     if first:
         tensors["grids"] = np.tile(_grid_of_version_1(tensors, config, info), (len(about["images"]), 1))
-    return MemoryBank(**tensors, images=tuple(about["images"]), covering_radius=radius_of(about["covering_radius"]))
+    return MemoryBank(
+        **tensors,
+        images=tuple(about["images"]),
+        covering_radius=radius_of(about["covering_radius"]),
+        expected=_expected(file, config, tensors["vectors"].shape[1]),
+    )
 
 
 def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:

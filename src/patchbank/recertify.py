@@ -126,7 +126,7 @@ def recertified(
     """The calibration of a changed bank, the normal distances, and the scene, from these images."""
     assert model.calibration is not None
     if model.calibration.method == "cross_fit":
-        scored = score_cross_fitted(images, searcher, model.config, progress)
+        scored = score_cross_fitted(images, bank, searcher, model.config, progress)
     else:
         scored = score_held_out(images, bank, searcher, model.config, progress)
     return summarised(scored, bank.images, model.config, SceneLearner(len(images), model.config))

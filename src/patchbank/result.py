@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One inspected image. Scores are Euclidean distances; higher = more anomalous.
+    """One inspected image. Scores are Euclidean distances, scaled as `distance_scaling` says; higher = more anomalous.
 
     path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
     the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
-    float32, row-major as on the image. nearest: (h, w) int64, each patch's nearest vector in the bank. image_size:
-    (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the region of
-    interest `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its normal
-    range; None if the model does not check them. model: what inspected it, for `explain`; a copy that is pickled or
-    sent to another process is without it.
+    float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
+    int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
+    stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
+    scene: measurements of the whole image, each with its normal range; None if the model does not check them. model:
+    what inspected it, for `explain`; a copy that is pickled or sent to another process is without it.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -45,6 +45,7 @@ class Result:
     pixel_threshold: float | None
     p_value: float | None
     patch_scores: FloatArray
+    distances: FloatArray
     nearest: npt.NDArray[np.int64]
     image_size: tuple[int, int]
     input_size: tuple[int, int]

@@ -7,16 +7,20 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import Config
+from patchbank.expected import ExpectedDistance
 from patchbank.search import Searcher
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
 
-def patch_scores(distances: FloatArray) -> FloatArray:
-    """(P, k) distances to the k nearest bank vectors -> (P,) their means."""
+def patch_scores(distances: FloatArray, features: FloatArray, expected: ExpectedDistance | None) -> FloatArray:
+    """(P, k) distances of the patches, (P, D), to their k nearest bank vectors -> (P,) the means over k, scaled.
+
+    Scores stay distances: a normal patch that is as far from the bank as normal patches are on average keeps its own.
+    """
     scores: FloatArray = distances.mean(axis=1, dtype=np.float32)
-    return scores
+    return expected.scaled(scores, features) if expected else scores
 
 
 def top_fraction_mean(scores: FloatArray, fraction: float) -> float:

@@ -23,6 +23,7 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.exact import ExactSearcher
+from patchbank.expected import SAMPLE, Reservoir, Sample
 from patchbank.look import Look
 from patchbank.patches import Patches
 from patchbank.progress import Progress
@@ -33,6 +34,7 @@ IntArray = npt.NDArray[np.int32]
 NET_FACTOR = 4  # the net holds this many times the final coreset
 CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample of at most so many images
 CALIBRATION_SHARE = 0.2  # of the memory budget
+SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
@@ -90,12 +92,18 @@ class PatchStream:
         self._image[rows] = image
         self._place[rows] = patches.place
         self.used, self.seen = rows.stop, self.seen + count
+        if self.config.distance_scaling:
+            self._reservoir.add(image, patches.features)
         if self.chunks and self.config.calibration == "leave_one_out":
             self._offer(CalibrationPatches(image, patches))
 
     def images_in_use(self) -> set[int]:
         """The images of which the buffer still holds a patch."""
         return set(np.unique(self._image[: self.used]).tolist())
+
+    def sample(self) -> Sample | None:
+        """Some of the patches that were offered to the bank; None where the options need none."""
+        return self._reservoir.sample() if self.config.distance_scaling and self.seen else None
 
     def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
         """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
@@ -136,6 +144,7 @@ class PatchStream:
             "pool_images": np.array([held.image for held in self.pool], np.int64),
         }
         pool = {f"pool_{number}": held.patches.features for number, held in enumerate(self.pool)}
+        arrays |= self._reservoir.state()
         return arrays | pool | {f"pool_{number}_place": held.patches.place for number, held in enumerate(self.pool)}
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -156,6 +165,8 @@ class PatchStream:
         self._key[: len(state["key"])] = state["key"]
         self.radius = float(state["radius"])
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
+        if "sample_key" in state:
+            self._reservoir.restore(state)
         self.pool = [
             self._held(int(image), state[f"pool_{number}"], state[f"pool_{number}_place"])
             for number, image in enumerate(state["pool_images"])
@@ -195,7 +206,8 @@ class PatchStream:
         copies = 2 if self.config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
         bytes_per_row = copies * (4 * (dims + projected) + _ROW_OVERHEAD)
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
-        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
+        self._reservoir = Reservoir(max(2, min(SAMPLE, int(SAMPLE_SHARE * self.budget / (8 * dims)))), self.config.seed)
+        share = 1 - CALIBRATION_SHARE - SAMPLE_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
         self._capacity = int(share * self.budget / bytes_per_row)
         if self._capacity < 4 * patches:
             needed = 4 * patches * bytes_per_row / share / 1e6

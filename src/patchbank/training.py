@@ -16,6 +16,7 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
+from patchbank.expected import Sample
 from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
 from patchbank.parallel import in_order
 from patchbank.patches import Patches
@@ -35,11 +36,12 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What `fit` makes of the training images: the bank, its spares, the patches to calibrate with, thumbnails, and
-    what was left out."""
+    """What `fit` makes of the training images: the bank, its spares, a sample of the patches, the patches to calibrate
+    with, thumbnails, and what was left out."""
 
     bank: MemoryBank
     spares: Reserve
+    sample: Sample | None
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
     skipped: tuple[Skipped, ...]
@@ -86,7 +88,7 @@ def collect(
     bank, spares, calibration = stream.finish(relative_names(run.names))
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
-    return Training(bank, spares, calibration, thumbnails, tuple(run.skipped))
+    return Training(bank, spares, stream.sample(), calibration, thumbnails, tuple(run.skipped))
 
 
 def described(

@@ -76,7 +76,8 @@ def updated(
     again = read_again(model, describe, gone, images) if images is not None else None
     refill, fresh, reach = _forget(model, kept, gone, current, again, progress)
     centres = np.concatenate([bank.vectors[kept], life.reserve.vectors[refill], fresh.vectors])
-    learned = learn(new, centres, learning_radius(bank, model.calibration), progress)
+    radius = learning_radius(bank, model.calibration)
+    learned = learn(new, centres, radius, bank.expected, progress)
     fresh = Reserve.joined([fresh, learned.rows])
     known = len(bank) + len(life.reserve)
     chosen = np.concatenate([kept, len(bank) + refill, known + np.arange(len(fresh))])
@@ -91,6 +92,7 @@ def updated(
         images=(*bank.images, *(each.name for each in new)),
         covering_radius=max(min(bank.covering_radius + float(hole.max(initial=0)), reach), learned.reach),
         grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
+        expected=bank.expected,
     )
 
     joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []

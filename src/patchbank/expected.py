@@ -1,0 +1,155 @@
+"""How far a normal patch that looks like this one is from the bank: what a patch's distance is held against.
+
+Not all normal patches are equally close to the bank: those of a rough, varied surface are farther from it than those of
+a smooth one, whatever the coreset. The plain distance therefore finds rough normal patches odder than small defects on
+smooth ones. Here the logarithm of left-out normal patches' distances is regressed on their features (linear, ridge),
+and a patch's distance is divided by a power of what that predicts (`distance_scaling`). The prediction depends on the
+patch alone: a bank that grows can only lower a score, as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.parallel import one_blas_thread
+from patchbank.search import Searcher, search_excluding
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+RIDGE = 0.1  # penalty, as a share of the features' variances
+SAMPLE = 20_000  # training patches that it is learned from
+FLOOR = 0.05  # of the mean distance: shorter distances count as this one, their logarithms say little
+TAIL = 0.01  # predictions are kept between this quantile of the normal patches' and its mirror: no extrapolation
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedDistance:
+    """The logarithm of a normal patch's expected distance, relative to the mean distance of all normal patches.
+
+    slope: (D,) float32. level: the prediction for features of 0. low, high: what predictions are clipped to. power: of
+    the expected distance, by which distances are divided.
+    """
+
+    slope: FloatArray
+    level: float
+    low: float
+    high: float
+    power: float
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """(n, D) features -> (n,) float32 logarithms; 0: as far from the bank as normal patches are on average."""
+        predicted = np.einsum("nd,d->n", features, self.slope) + np.float32(self.level)
+        return np.clip(predicted, np.float32(self.low), np.float32(self.high))
+
+    def scaled(self, distances: FloatArray, features: FloatArray) -> FloatArray:
+        """(n,) distances of patches, (n, D), to the bank -> (n,) distances over the expected ones' power."""
+        scaled: FloatArray = distances * np.exp(np.float32(-self.power) * self(features))
+        return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some training patches. features: (n, D) float32. image: (n,) int32, the number of the image that each is of."""
+
+    features: FloatArray
+    image: IntArray
+
+
+class Reservoir:
+    """A uniform random sample of at most `size` of the patches that are added, in bounded memory.
+
+    Every patch draws a number, seeded by its image's; those with the smallest numbers stay (bottom-k sampling).
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self._limit = size, seed, np.inf
+        self._parts: list[tuple[FloatArray, IntArray, npt.NDArray[np.float64]]] = []
+        self._held = 0
+
+    def add(self, image: int, features: FloatArray) -> None:
+        """Takes an image's patches, (n, D)."""
+        key = np.random.default_rng([self.seed, 2, image]).random(len(features))
+        taken = np.flatnonzero(key < self._limit)
+        self._parts.append((features[taken], np.full(len(taken), image, np.int32), key[taken]))
+        self._held += len(taken)
+        if self._held >= 2 * self.size:
+            self._thin()
+
+    def sample(self) -> Sample:
+        """The sample so far; there must have been patches."""
+        self._thin()
+        features, image, _ = self._parts[0]
+        return Sample(features, image)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that `restore` needs, as plain arrays."""
+        if not self._parts:
+            return {}
+        self._thin()
+        return dict(zip(("sample_features", "sample_image", "sample_key"), self._parts[0], strict=True))
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from a state."""
+        features, image, key = (state[f"sample_{name}"] for name in ("features", "image", "key"))
+        self._parts, self._held = [(features, image, key)], len(key)
+
+    def _thin(self) -> None:
+        features, image, key = (np.concatenate(each) for each in zip(*self._parts, strict=True))
+        if len(key) > self.size:
+            kept = np.sort(np.argpartition(key, self.size)[: self.size])
+            features, image, key = features[kept], image[kept], key[kept]
+            self._limit = float(key.max())
+        self._parts, self._held = [(features, image, key)], len(key)
+
+
+def expected_distance(
+    vectors: FloatArray, groups: npt.NDArray[np.integer], searcher: Searcher, sample: Sample, power: float
+) -> ExpectedDistance | None:
+    """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors.
+
+    vectors: (M, D) float32, those of the searcher. groups: (M,) the training image of each. power: as in
+    `ExpectedDistance`. Returns None if there is
+    nothing to learn: no patch that the vectors of other images could be held against, or none that is apart from them.
+    """
+    with one_blas_thread():
+        distances, counted = _left_out(vectors, groups, searcher, sample)
+        mean = float(distances.mean(dtype=np.float64)) if counted.any() else 0.0
+        if mean == 0.0:
+            return None
+        logarithms = np.log(np.maximum(distances.astype(np.float64) / mean, FLOOR))  # (n,)
+        features = sample.features[counted].astype(np.float64)  # (n, D)
+        centre = features.mean(axis=0)
+        features -= centre
+        gram = features.T @ features / len(features)  # (D, D)
+        variances = gram.diagonal().copy()
+        gram[np.diag_indices_from(gram)] += RIDGE * variances + 1e-9 * variances.max() + np.finfo(np.float64).tiny
+        level = logarithms.mean()
+        slope = np.linalg.solve(gram, features.T @ (logarithms - level) / len(features))
+        predicted = features @ slope + level
+    low, high = np.quantile(predicted, [TAIL, 1 - TAIL])
+    level -= centre @ slope
+    return ExpectedDistance(slope.astype(np.float32), float(level), float(low), float(high), power)
+
+
+def _left_out(
+    vectors: FloatArray, groups: npt.NDArray[np.integer], searcher: Searcher, sample: Sample
+) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+    """The sample's distances to the nearest vector of another image, and of which patches there are any."""
+    found, index = searcher.search(sample.features, 1)
+    distances, nearest = found[:, 0], index[:, 0]
+    counted = np.ones(len(distances), np.bool_)
+    own = groups[nearest] == sample.image
+    for image in np.unique(sample.image[own]).tolist():
+        again = np.flatnonzero(own & (sample.image == image))
+        if (groups == image).all():
+            counted[again] = False
+            continue
+        found, _ = search_excluding(searcher, vectors, groups.astype(np.int64), sample.features[again], image, 1)
+        distances[again] = found[:, 0]
+    return distances[counted], counted
