@@ -22,7 +22,13 @@ from patchbank.packing import packed
 SQUARE = 8
 # A patch is one square of 8 x 8 pixels, and nothing around it: distances between grey squares are differences of grey.
 EXACT = Config(
-    image_size=(64, 64), patch_size=1, sampler="identity", smoothing_sigma=0, image_score="max", thumbnail_size=64
+    image_size=(64, 64),
+    patch_size=1,
+    sampler="identity",
+    smoothing_sigma=0,
+    image_score="max",
+    thumbnail_size=64,
+    distance_scaling=0,
 )
 NETWORK = FakeBackbone((Layer("stride8", 12, SQUARE),))
 
@@ -71,6 +77,17 @@ def test_the_nearest_normal_patches_come_from_distinct_images(why, plain):
     assert near[2].image == "image 0"
     assert [n.distance / step() for n in near] == pytest.approx([50, 70, 150], rel=1e-3)
     assert near[0].mark == pytest.approx((2 / 8, 6 / 8, 1 / 8, 1 / 8))
+
+
+def test_neighbours_are_on_the_scale_of_the_score():
+    """Scaled as the patch's own score: the nearest normal patch's distance is that score, not the plain distance."""
+    rng = np.random.default_rng(0)
+    images = [squares(100, {(r, c): rng.integers(90, 140) for r in range(8) for c in range(4)}) for _ in range(5)]
+    result = fit(images, distance_scaling=1.0).predict(squares(100, {(4, 5): 250}))
+    (finding,) = result.explain().findings
+    assert finding.neighbours[0].distance == pytest.approx(finding.score, rel=1e-5)
+    assert finding.score == result.patch_scores[4, 5]
+    assert finding.score != pytest.approx(result.distances[4, 5], rel=0.01)
 
 
 def test_where_there_are_too_few_images_others_fill_up(plain):

@@ -53,6 +53,13 @@ def scores(model, images):
     return [model.predict(image).score for image in images]
 
 
+def largest(model, image, vectors):
+    """The image's largest patch score by brute force, if the bank were these vectors."""
+    features = model._describe(image).features
+    distances = np.linalg.norm(features[:, None] - vectors, axis=2).min(axis=1)
+    return model.bank.expected.scaled(distances, features).max()
+
+
 def same(a, b):
     """The same bank in the same order, and the same calibration, to the bit."""
     for name in ("vectors", "image", "row", "column"):
@@ -161,8 +168,7 @@ def test_confirmed_false_alarms_do_not_calibrate_a_sample_does(model, rng):
     assert sample.calibration.images == (*model.calibration.images, "image 12", "image 13", "image 14")
     for number, image in enumerate(images):  # leave-one-out: by the bank without the image's own vectors
         others = sample.bank.vectors[sample.bank.image != 12 + number]
-        nearest = [np.linalg.norm(others - f, axis=1).min() for f in sample._describe(image).features]
-        assert sample.calibration.scores[12 + number] == pytest.approx(max(nearest), rel=1e-5)
+        assert sample.calibration.scores[12 + number] == pytest.approx(largest(sample, image, others), rel=1e-5)
 
 
 def test_the_scene_is_learned_again_where_its_images_change(model, by_name, rng):
@@ -194,13 +200,12 @@ def test_a_removed_image_is_gone_and_no_score_used_it(model, by_name, good):
     for name, score in zip(new.calibration.images, new.calibration.scores, strict=True):
         number = int(name.split()[1])
         others = new.bank.vectors[new.bank.image != number]
-        nearest = [np.linalg.norm(others - f, axis=1).min() for f in new._describe(good[number]).features]
-        assert score == pytest.approx(max(nearest), rel=1e-5)
+        assert score == pytest.approx(largest(new, good[number], others), rel=1e-5)
 
 
 def test_forgetting_continues_the_k_center_of_a_fit_without_the_image(good):
     """With a whole bank, it is exactly a model that never saw the image."""
-    config = dataclasses.replace(SMALL, sampler="identity")
+    config = dataclasses.replace(SMALL, sampler="identity", distance_scaling=0)  # scaling is learned once
     model = PatchCore.fit(good, config, backbone=FakeBackbone())
     names = {f"image {number}": image for number, image in enumerate(good)}
     new = model.update(remove=["image 11"], images=names)

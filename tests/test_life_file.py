@@ -122,7 +122,7 @@ def test_a_file_of_version_1_begins_its_life_when_it_is_read(lived, tmp_path):
 def test_an_unknown_covering_radius_is_null(tmp_path):
     """A random sample of more than the memory holds knows none; NaN has no place in a manifest."""
     rng = np.random.default_rng(0)
-    config = Config(image_size=256, sampler="random", coreset_size=30, thumbnail_size=0)
+    config = Config(image_size=256, sampler="random", coreset_size=30, thumbnail_size=0, distance_scaling=0)
     images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
     model = PatchCore.fit(images, config, backbone=FakeBackbone(), runtime=Runtime(memory="1MB"))
     assert np.isnan(model.bank.covering_radius)

@@ -207,7 +207,8 @@ class PatchStream:
         bytes_per_row = copies * (4 * (dims + projected) + _ROW_OVERHEAD)
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
         self._reservoir = Reservoir(max(2, min(SAMPLE, int(SAMPLE_SHARE * self.budget / (8 * dims)))), self.config.seed)
-        share = 1 - CALIBRATION_SHARE - SAMPLE_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
+        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
+        share -= SAMPLE_SHARE if self.config.distance_scaling else 0
         self._capacity = int(share * self.budget / bytes_per_row)
         if self._capacity < 4 * patches:
             needed = 4 * patches * bytes_per_row / share / 1e6

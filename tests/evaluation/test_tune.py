@@ -122,7 +122,7 @@ def test_many_channel_and_twelve_bit_images_can_be_tuned_on(tmp_path, rng):
     for number in range(12):
         noisy = np.clip(base + rng.normal(0, 30, base.shape), 0, 4095).astype(np.uint16)
         np.save(tmp_path / f"{number}.npy", noisy)
-    config = Config(image_size=64, channels=4, white=4095.0, coreset_size=50)
+    config = Config(image_size=64, channels=4, white=4095.0, coreset_size=50, distance_scaling=0)
     report = tune(read_dataset(tmp_path), config, Runtime(), 5000, among={"only": config})
     assert report.chosen.image_auroc > 0.6
 

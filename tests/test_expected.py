@@ -1,0 +1,171 @@
+"""Expected distances: what normal patches that look alike are held against, and the sample that it is learned from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchbank import Config, PatchCore
+from patchbank.artifact import ModelFile, write
+from patchbank.backbones.fake import FakeBackbone
+from patchbank.errors import ModelFileError
+from patchbank.exact import ExactSearcher
+from patchbank.expected import FLOOR, ExpectedDistance, Reservoir, Sample, expected_distance
+from patchbank.packing import packed
+
+SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=0)
+
+
+def two_surfaces(rng, images=20, each=40):
+    """Patches of a smooth surface (first feature 0, apart by about 0.1) and of a rough one (first feature 10, by 1)."""
+    rough = np.arange(images * each) % 2 == 1
+    noise = rng.normal(0, 1, (images * each, 3)).astype(np.float32) * np.where(rough, 1.0, 0.1)[:, None]
+    features = np.column_stack([np.where(rough, 10, 0), noise]).astype(np.float32)
+    return Sample(features, np.repeat(np.arange(images), each).astype(np.int32)), rough
+
+
+def test_rough_and_smooth_normal_patches_become_comparable(rng):
+    """In full, the rough surface's tenfold distance is divided out, but for the ridge penalty's share; by half, its
+    square root is left."""
+    sample, rough = two_surfaces(rng)
+    searcher = ExactSearcher(sample.features)
+    new, _ = two_surfaces(rng)
+    distances = searcher.search(new.features, 1)[0][:, 0]
+    ratio = np.exp(np.log(distances[rough]).mean() - np.log(distances[~rough]).mean())
+    assert ratio > 8
+    for power, left in ((0.0, ratio), (0.5, ratio**0.55), (1.0, ratio**0.1)):
+        expected = expected_distance(sample.features, sample.image, searcher, sample, power)
+        logs = np.log(expected.scaled(distances, new.features))
+        assert np.exp(logs[rough].mean() - logs[~rough].mean()) == pytest.approx(left, rel=0.2)
+
+
+def test_the_prediction_is_a_clipped_linear_function():
+    expected = ExpectedDistance(np.array([1, -2], np.float32), 0.5, -1.0, 2.0, 0.5)
+    features = np.array([[0, 0], [1, 0], [0, 1], [9, 0]], np.float32)
+    np.testing.assert_allclose(expected(features), [0.5, 1.5, -1.0, 2.0])
+    scaled = expected.scaled(np.array([1, 1, 1, 3], np.float32), features)
+    np.testing.assert_allclose(scaled, np.array([1, 1, 1, 3]) * np.exp([-0.25, -0.75, 0.5, -1.0]), rtol=1e-6)
+
+
+def test_it_is_learned_from_other_images_vectors_only(rng):
+    """By brute force: every patch is a bank vector, at distance 0 of itself, and still counts with its distance to the
+    nearest of another image."""
+    image = np.repeat(np.arange(6), 50).astype(np.int32)
+    features = rng.normal(0, 1, (300, 4)).astype(np.float32)
+    found = expected_distance(features, image, ExactSearcher(features), Sample(features, image), 1.0)
+    apart = np.linalg.norm(features[:, None].astype(float) - features, axis=2)
+    apart[image[:, None] == image] = np.inf
+    distances = apart.min(axis=1)
+    logs = np.log(np.maximum(distances / distances.mean(), FLOOR))
+    assert found(features).mean() == pytest.approx(logs.mean(), abs=0.02)  # but for what is clipped
+    centred = features - features.mean(axis=0)
+    gram = centred.T @ centred / 300 + 0.1 * np.diag(centred.var(axis=0))
+    np.testing.assert_allclose(found.slope, np.linalg.solve(gram, centred.T @ logs / 300), rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_to_learn(rng):
+    """One image, or patches that are all alike: distances stay what they are."""
+    features = rng.normal(0, 1, (10, 3)).astype(np.float32)
+    one = np.zeros(10, np.int32)
+    assert expected_distance(features, one, ExactSearcher(features), Sample(features, one), 0.5) is None
+    alike, two = np.ones((10, 3), np.float32), np.arange(10, dtype=np.int32) % 2
+    assert expected_distance(alike, two, ExactSearcher(alike), Sample(alike, two), 0.5) is None
+
+
+def test_features_that_never_change_do_no_harm(rng):
+    features = rng.normal(0, 1, (60, 3)).astype(np.float32)
+    features[:, 1] = 7
+    image = np.arange(60, dtype=np.int32) % 4
+    expected = expected_distance(features, image, ExactSearcher(features), Sample(features, image), 0.5)
+    assert np.isfinite(expected(features)).all()
+    assert expected.slope[1] == pytest.approx(0, abs=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 60), images=st.integers(1, 12))
+def test_the_reservoir_holds_the_smallest_keys_whenever_it_is_thinned(seed, size, images):
+    """The same sample whether it was thinned after each image, was saved and restored in between, or only at the
+    end."""
+    rng = np.random.default_rng(seed)
+    patches = [rng.normal(size=(rng.integers(1, 30), 2)).astype(np.float32) for _ in range(images)]
+    plain, thinned, resumed = (Reservoir(size, seed) for _ in range(3))
+    for number, features in enumerate(patches):
+        plain.add(number, features)
+        thinned.add(number, features)
+        thinned.sample()
+        state = resumed.state()
+        resumed = Reservoir(size, seed)
+        if state:
+            resumed.restore(state)
+        resumed.add(number, features)
+    first = plain.sample()
+    assert len(first.features) == min(size, sum(map(len, patches)))
+    for other in (thinned.sample(), resumed.sample()):
+        np.testing.assert_array_equal(first.features, other.features)
+        np.testing.assert_array_equal(first.image, other.image)
+
+
+def test_the_reservoir_is_a_fair_sample():
+    """Every one of 40 images of 50 patches is in a sample of 400 about 10 times."""
+    reservoir = Reservoir(400, 0)
+    for image in range(40):
+        reservoir.add(image, np.zeros((50, 1), np.float32))
+    counts = np.bincount(reservoir.sample().image, minlength=40)
+    assert counts.sum() == 400
+    assert counts.min() > 1
+    assert counts.max() < 22
+
+
+# --- in a model ---
+
+
+@pytest.fixture
+def good(rng):
+    """Noise that is stronger on the right half."""
+    strength = np.where(np.arange(96) < 48, 3, 25)[None, :, None]
+    return [np.clip(120 + strength * rng.normal(0, 1, (64, 96, 3)), 0, 255).astype(np.uint8) for _ in range(12)]
+
+
+def test_scores_are_scaled_and_plain_distances_are_kept(good):
+    model = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+    plain = PatchCore.fit(good, dataclasses.replace(SMALL, distance_scaling=0), backbone=FakeBackbone())
+    assert plain.bank.expected is None
+    ours, theirs = model.predict(good[0]), plain.predict(good[0])
+    np.testing.assert_array_equal(theirs.patch_scores, theirs.distances)
+    np.testing.assert_array_equal(ours.distances, theirs.distances)
+    factor = ours.patch_scores[ours.distances > 0] / ours.distances[ours.distances > 0]
+    assert factor.max() / factor.min() > 1.1
+
+
+@pytest.mark.parametrize("calibration", ["leave_one_out", "cross_fit", "holdout", "none"])
+def test_every_calibration_has_it_and_the_file_keeps_it(good, calibration, tmp_path):
+    config = dataclasses.replace(SMALL, calibration=calibration)
+    model = PatchCore.fit(good, config, backbone=FakeBackbone())
+    assert model.bank.expected is not None
+    model.save(tmp_path / "m")
+    loaded = PatchCore.load(tmp_path / "m")
+    np.testing.assert_allclose(loaded.predict(good[3]).patch_scores, model.predict(good[3]).patch_scores, atol=1e-5)
+
+
+def test_a_bank_that_grows_only_lowers_scores(good, rng):
+    """What a bound after an update rests on: no image looks odder for what was learned."""
+    model = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+    odd = [np.clip(image.astype(int) + 60, 0, 255).astype(np.uint8) for image in good[:2]]
+    grown = model.update(odd)
+    assert len(grown.bank) > len(model.bank)
+    for image in [*good, *odd, rng.integers(0, 255, (64, 96, 3), dtype=np.uint8)]:
+        assert (grown.predict(image).patch_scores <= model.predict(image).patch_scores * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("change", [{"level": "nan"}, {"low": 1.0, "high": 0.0}, {"level": "much"}, {"high": None}])
+def test_a_damaged_expectation_is_refused(good, change, tmp_path):
+    manifest, entries = packed(PatchCore.fit(good, SMALL, backbone=FakeBackbone()))
+    manifest["bank"]["expected"] |= change
+    write(tmp_path / "m", manifest, entries)
+    with pytest.raises(ModelFileError, match="manifest"):
+        PatchCore.load(tmp_path / "m")
+    assert ModelFile(tmp_path / "m").manifest["bank"]["size"] > 0
