@@ -22,6 +22,7 @@ PAGES = (
     "docs/scene.md",
     "docs/drift.md",
     "docs/audit.md",
+    "docs/quality.md",
     "docs/thresholds.md",
 )
 SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
@@ -37,12 +38,65 @@ def table(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """The README's: the default size and score."""
-    from patchbank import Config
-
-    rows = [row for row in results["rows"] if row["size"] == Config().image_size[0] and "pixel AUROC" in row]
-    cells = [[SETS[r["set"]], *(percent(r[k]) for k in ("image AUROC, top 1 %", "pixel AUROC", "AUPRO"))] for r in rows]
+    """The README's: the defaults."""
+    rows = [row for row in results["rows"] if row["preset"] == "balanced"]
+    cells = [[SETS[row["set"]], *(percent(row[key]) for key in ("image", "pixel", "aupro"))] for row in rows]
     return table(["data set", "image AUROC", "pixel AUROC", "AUPRO"], cells)
+
+
+def presets(results: dict[str, Any]) -> str:
+    """Every preset on every set: what it finds, and what it costs."""
+    names = list(dict.fromkeys(row["preset"] for row in results["rows"]))
+    rows = sorted(results["rows"], key=lambda row: (names.index(row["preset"]), list(SETS).index(row["set"])))
+    header = ["preset", "data set", "image AUROC", "pixel AUROC", "AUPRO", "bank", "ms an image", "fit, s"]
+    return table(
+        header,
+        [
+            [
+                row["preset"],
+                SETS[row["set"]],
+                *(percent(row[key]) for key in ("image", "pixel", "aupro")),
+                f"{row['bank']:,}",
+                f"{row['ms']:.0f}",
+                f"{row['fit_s']:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def quality(results: dict[str, Any]) -> str:
+    """The study: image AUROC of each setting by set, the mean difference from the default, and the pixels' AUROC."""
+    sets = [name for name in (*SETS, "tall") if any(row["set"] == name for row in results["rows"])]
+    found = {(row["set"], row["setting"]): row for row in results["rows"]}
+    with_masks = [name for name in sets if "pixel" in found[name, "default"]]
+
+    def mean(setting: str) -> float:
+        return sum(found[name, setting]["top 1 %"] - found[name, "default"]["top 1 %"] for name in sets) / len(sets)
+
+    header = [
+        "setting",
+        *({**SETS, "tall": "tall stacks of tiles"}[name] for name in sets),
+        "mean difference",
+        *(f"pixel AUROC, {SETS[name]}" for name in with_masks),
+    ]
+    cells = [
+        [
+            setting,
+            *(percent(found[name, setting]["top 1 %"]) for name in sets),
+            f"{100 * mean(setting):+.1f}",
+            *(percent(found[name, setting]["pixel"]) for name in with_masks),
+        ]
+        for setting in results["settings"]
+        if all((name, setting) in found for name in sets)
+    ]
+    scores = ["max", "top 0.3 %", "top 1 %", "top 3 %", "top 10 %"]
+    by_score = [
+        [setting, {**SETS, "tall": "tall stacks of tiles"}[name], *(percent(found[name, setting][s]) for s in scores)]
+        for setting in ("default", "distance_scaling 0")
+        for name in sets
+    ]
+    return table(header, cells) + "\n\nBy image score:\n\n" + table(["setting", "data set", *scores], by_score)
 
 
 def default_size(results: dict[str, Any]) -> str:
@@ -315,6 +369,8 @@ def audit(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
+    "presets": presets,
+    "quality": quality,
     "predict": predict,
     "search": search,
     "fit": fit,
@@ -338,7 +394,7 @@ def refreshed(page: str, text: str) -> str:
             print(f"{page}: {file.name} is not there yet; its table stays as it is")
             return match[0]
         results = json.loads(file.read_text())
-        make = summary if (page, match[2]) == ("README.md", "default_size") else TABLES[match[2]]
+        make = summary if (page, match[2]) == ("README.md", "presets") else TABLES[match[2]]
         return f"{match[1]}\n{make(results)}\n\n{match[3]}"
 
     return BLOCK.sub(fill, text)

@@ -39,7 +39,7 @@ from patchbank.patches import Patches
 from patchbank.progress import silent
 from patchbank.search import build_searcher
 from patchbank.streaming import CalibrationPatches, PatchStream
-from patchbank.training import described
+from patchbank.training import described, with_expected
 
 FloatArray = npt.NDArray[np.float32]
 CONFIG = Config(image_size=128, thumbnail_size=0, spare_ratio=0.0)
@@ -118,12 +118,13 @@ def scored(learn: Sequence[Patches], new: Sequence[Patches], config: Config, met
         stream.add(patches)
     bank, _, images = stream.finish(tuple(map(str, range(len(learn)))))
     searcher = build_searcher(bank.vectors, config)
+    bank = with_expected(bank, searcher, stream.sample(), config.distance_scaling)
     unknown = [CalibrationPatches(-1, patches) for patches in new]  # no vector of the bank comes from image -1
     found = {"new": Scores.of(score_held_out(unknown, bank, searcher, config))}
     if "leave_one_out" in methods:
         found["leave_one_out"] = Scores.of(score_held_out(images, bank, searcher, config))
     if "cross_fit" in methods:
-        found["cross_fit"] = Scores.of(score_cross_fitted(images, searcher, config))
+        found["cross_fit"] = Scores.of(score_cross_fitted(images, bank, searcher, config))
     return found
 
 

@@ -23,7 +23,6 @@ from patchbank.checkpoint import Checkpoint, fingerprint
 from patchbank.config import Config, ImageFormat, Runtime, memory_budget
 from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ConfigError, DatasetError, ImageError
-from patchbank.expected import expected_distance
 from patchbank.explain import Explanation, check_numbers, explain
 from patchbank.heldout import score_cross_fitted, score_held_out, summarised
 from patchbank.images import (
@@ -48,7 +47,7 @@ from patchbank.scene import Scene, SceneLearner
 from patchbank.screening import Suspect, suspects_of
 from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
-from patchbank.training import Skipped, Training, collect
+from patchbank.training import Skipped, Training, collect, with_expected
 from patchbank.update import Reason, repromised, rolled_back, updated
 
 FloatArray = npt.NDArray[np.float32]
@@ -132,7 +131,8 @@ class PatchCore:
             checkpoint=state,
         )
         searcher = build_searcher(training.bank.vectors, config)
-        training = _with_expected(training, searcher, config.distance_scaling)
+        bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
+        training = dataclasses.replace(training, bank=bank)
         calibration, normal, scene = _calibrate(training, searcher, config, progress)
         if state:
             state.remove()
@@ -392,15 +392,6 @@ def _checkpoint(
     if not isinstance(images, (list, tuple)) or not all(isinstance(image, (str, os.PathLike)) for image in images):
         raise ConfigError("checkpoint: expected the images as a list of paths, which a later fit can recognise")
     return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
-
-
-def _with_expected(training: Training, searcher: Searcher, power: float) -> Training:
-    """The same with how far normal patches are from the bank."""
-    if training.sample is None:
-        return training
-    bank = training.bank
-    expected = expected_distance(bank.vectors, bank.image, searcher, training.sample, power)
-    return dataclasses.replace(training, bank=dataclasses.replace(bank, expected=expected))
 
 
 @one_blas_thread()

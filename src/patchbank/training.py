@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
-from patchbank.expected import Sample
+from patchbank.expected import Sample, expected_distance
 from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
 from patchbank.parallel import in_order
 from patchbank.patches import Patches
 from patchbank.progress import Progress
+from patchbank.search import Searcher
 from patchbank.streaming import PICTURE_SHARE, CalibrationPatches, PatchStream
 
 FloatArray = npt.NDArray[np.float32]
@@ -147,6 +148,14 @@ class _Run:
 
     def _keep(self, thumbnails: dict[int, bytes]) -> None:
         self.thumbnails, self.pictured = thumbnails, sum(map(len, thumbnails.values()))
+
+
+def with_expected(bank: MemoryBank, searcher: Searcher, sample: Sample | None, power: float) -> MemoryBank:
+    """The bank, whose vectors the searcher holds, with how far normal patches are from it; as it is without a sample of
+    them."""
+    if sample is None:
+        return bank
+    return replace(bank, expected=expected_distance(bank.vectors, bank.image, searcher, sample, power))
 
 
 def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
