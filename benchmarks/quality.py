@@ -372,8 +372,9 @@ def run_presets(names: Sequence[str], out: Path) -> None:
     from patchbank import evaluate, read_dataset
 
     rows: list[dict[str, Any]] = []
-    for name in names:
-        for label, changes in [*PRESETS.items(), ("balanced, distance_scaling 0", {"distance_scaling": 0.0})]:
+    labels = [*PRESETS.items(), ("balanced, distance_scaling 0", {"distance_scaling": 0.0})]
+    for label, changes in sorted(labels, key=lambda pair: pair[0] != "balanced"):  # the most important first
+        for name in names:
             config = Config(**{**changes, "thumbnail_size": 0})
             start = time.perf_counter()
             if name == "elpv":

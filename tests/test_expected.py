@@ -14,33 +14,62 @@ from patchbank.artifact import ModelFile, write
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
 from patchbank.exact import ExactSearcher
-from patchbank.expected import FLOOR, ExpectedDistance, Reservoir, Sample, expected_distance
+from patchbank.expected import FLOOR, ODD, RANGE, ExpectedDistance, Reservoir, Sample, expected_distance
 from patchbank.packing import packed
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=0)
 
 
-def two_surfaces(rng, images=20, each=40):
-    """Patches of a smooth surface (first feature 0, apart by about 0.1) and of a rough one (first feature 10, by 1)."""
+def two_surfaces(rng, images=60, each=40, rougher=1.4):
+    """Patches of a smooth surface (first feature 0) and of one that varies more (first feature 10)."""
     rough = np.arange(images * each) % 2 == 1
-    noise = rng.normal(0, 1, (images * each, 3)).astype(np.float32) * np.where(rough, 1.0, 0.1)[:, None]
-    features = np.column_stack([np.where(rough, 10, 0), noise]).astype(np.float32)
+    noise = rng.normal(0, 1, (images * each, 2)).astype(np.float32) * np.where(rough, rougher, 1.0)[:, None]
+    features = np.column_stack([np.where(rough, 30, 0), noise]).astype(np.float32)
     return Sample(features, np.repeat(np.arange(images), each).astype(np.int32)), rough
 
 
+def rough_against_smooth(values, rough):
+    """Ratio of the geometric means."""
+    return np.exp(np.log(values[rough]).mean() - np.log(values[~rough]).mean())
+
+
 def test_rough_and_smooth_normal_patches_become_comparable(rng):
-    """In full, the rough surface's tenfold distance is divided out, but for the ridge penalty's share; by half, its
+    """In full, what the rough surface is farther away is divided out, but for the ridge penalty's share; by half, its
     square root is left."""
-    sample, rough = two_surfaces(rng)
+    sample, _ = two_surfaces(rng)
     searcher = ExactSearcher(sample.features)
-    new, _ = two_surfaces(rng)
+    new, rough = two_surfaces(rng)
     distances = searcher.search(new.features, 1)[0][:, 0]
-    ratio = np.exp(np.log(distances[rough]).mean() - np.log(distances[~rough]).mean())
-    assert ratio > 8
+    ratio = rough_against_smooth(distances, rough)
+    assert ratio > 1.25
     for power, left in ((0.0, ratio), (0.5, ratio**0.55), (1.0, ratio**0.1)):
         expected = expected_distance(sample.features, sample.image, searcher, sample, power)
-        logs = np.log(expected.scaled(distances, new.features))
-        assert np.exp(logs[rough].mean() - logs[~rough].mean()) == pytest.approx(left, rel=0.2)
+        scaled = expected.scaled(distances, new.features)
+        assert rough_against_smooth(scaled, rough) == pytest.approx(left, rel=0.03)
+
+
+def test_no_prediction_is_far_from_the_mean(rng):
+    """However much farther a surface is: few images, or defects among them, must not talk a defect away."""
+    sample, rough = two_surfaces(rng, rougher=100.0)
+    expected = expected_distance(sample.features, sample.image, ExactSearcher(sample.features), sample, 0.5)
+    assert np.abs(expected(sample.features)).max() == pytest.approx(RANGE)
+    assert (expected(sample.features[rough]) > 0).all()
+
+
+def test_a_few_defects_teach_nothing(rng):
+    """Distances beyond the largest hundredth count as that: however far they are, the same is learned."""
+    sample, _ = two_surfaces(rng)
+    models = []
+    for far in (50, 5000):
+        features = sample.features.copy()
+        features[:10, 2] += far * np.arange(1, 11)
+        models.append(
+            expected_distance(
+                sample.features, sample.image, ExactSearcher(sample.features), Sample(features, sample.image), 0.5
+            )
+        )
+    usual = sample.features[100:]
+    assert np.abs(models[0](usual) - models[1](usual)).max() < 0.1
 
 
 def test_the_prediction_is_a_clipped_linear_function():
@@ -60,8 +89,9 @@ def test_it_is_learned_from_other_images_vectors_only(rng):
     apart = np.linalg.norm(features[:, None].astype(float) - features, axis=2)
     apart[image[:, None] == image] = np.inf
     distances = apart.min(axis=1)
+    distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
     logs = np.log(np.maximum(distances / distances.mean(), FLOOR))
-    assert found(features).mean() == pytest.approx(logs.mean(), abs=0.02)  # but for what is clipped
+    assert found(features).mean() == pytest.approx(0, abs=0.02)  # but for what is clipped
     centred = features - features.mean(axis=0)
     gram = centred.T @ centred / 300 + 0.1 * np.diag(centred.var(axis=0))
     np.testing.assert_allclose(found.slope, np.linalg.solve(gram, centred.T @ logs / 300), rtol=1e-3, atol=1e-4)

@@ -181,7 +181,7 @@ class Config:
     distance_scaling: float = option(
         0.5,
         "Patches' distances are divided by this power of how far normal patches that look like them are from the bank, "
-        "relative to the mean: 0 = not at all (the paper), 1 = in full",
+        "relative to the average: 0 = not at all (the paper), 1 = in full",
         group="score",
         low=0.0,
         high=1.0,

@@ -25,12 +25,14 @@ IntArray = npt.NDArray[np.int32]
 RIDGE = 0.1  # penalty, as a share of the features' variances
 SAMPLE = 20_000  # training patches that it is learned from
 FLOOR = 0.05  # of the mean distance: shorter distances count as this one, their logarithms say little
+ODD = 0.01  # share of the distances that count as this quantile: a few defects teach nothing
 TAIL = 0.01  # predictions are kept between this quantile of the normal patches' and its mirror: no extrapolation
+RANGE = 0.25  # and to this far from 0, whatever the patches: a factor of 1.28 (few images, or defects among them)
 
 
 @dataclass(frozen=True, eq=False)
 class ExpectedDistance:
-    """The logarithm of a normal patch's expected distance, relative to the mean distance of all normal patches.
+    """The logarithm of a normal patch's expected distance, relative to the geometric mean of all normal patches'.
 
     slope: (D,) float32. level: the prediction for features of 0. low, high: what predictions are clipped to. power: of
     the expected distance, by which distances are divided.
@@ -119,6 +121,8 @@ def expected_distance(
     """
     with one_blas_thread():
         distances, counted = _left_out(vectors, groups, searcher, sample)
+        if counted.any():
+            distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
         mean = float(distances.mean(dtype=np.float64)) if counted.any() else 0.0
         if mean == 0.0:
             return None
@@ -129,12 +133,10 @@ def expected_distance(
         gram = features.T @ features / len(features)  # (D, D)
         variances = gram.diagonal().copy()
         gram[np.diag_indices_from(gram)] += RIDGE * variances + 1e-9 * variances.max() + np.finfo(np.float64).tiny
-        level = logarithms.mean()
-        slope = np.linalg.solve(gram, features.T @ (logarithms - level) / len(features))
-        predicted = features @ slope + level
-    low, high = np.quantile(predicted, [TAIL, 1 - TAIL])
-    level -= centre @ slope
-    return ExpectedDistance(slope.astype(np.float32), float(level), float(low), float(high), power)
+        slope = np.linalg.solve(gram, features.T @ (logarithms - logarithms.mean()) / len(features))
+        predicted = features @ slope  # 0 at the centre
+    low, high = np.clip(np.quantile(predicted, [TAIL, 1 - TAIL]), -RANGE, RANGE)
+    return ExpectedDistance(slope.astype(np.float32), float(-centre @ slope), float(low), float(high), power)
 
 
 def _left_out(
