@@ -11,6 +11,7 @@ very images that are reported. What was concluded is in docs/quality.md, whose t
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import tempfile
 import time
@@ -92,6 +93,8 @@ def study() -> list[Setting]:
         one("blocks.2 + 4 + 5", layers=("blocks.2", "blocks.4", "blocks.5")),
         one("Lite1", backbone="efficientnet_lite1"),
         one("Lite2", backbone="efficientnet_lite2"),
+        one("Lite2, image_size 448", backbone="efficientnet_lite2", image_size=448),
+        one("Lite2, image_size 512", backbone="efficientnet_lite2", image_size=512),
         one("patch_size 1", patch_size=1),
         one("patch_size 5", patch_size=5),
         one("coreset 0.3 %", coreset_ratio=0.003),
@@ -367,14 +370,19 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     print(f"wrote {path}")
 
 
-def run_presets(names: Sequence[str], out: Path) -> None:
-    """Whole sets, the library's own fit and evaluation."""
+LABELS = {**PRESETS, "balanced, distance_scaling 0": {"distance_scaling": 0.0}}
+
+
+def run_presets(names: Sequence[str], labels: Sequence[str], out: Path) -> None:
+    """Whole sets, the library's own fit and evaluation. Rows of other sets and presets that are there stay."""
     from patchbank import evaluate, read_dataset
 
-    rows: list[dict[str, Any]] = []
-    labels = [*PRESETS.items(), ("balanced, distance_scaling 0", {"distance_scaling": 0.0})]
-    for label, changes in sorted(labels, key=lambda pair: pair[0] != "balanced"):  # the most important first
+    path = out / "presets.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
+    for label in labels:
+        changes = LABELS[label]
         for name in names:
+            rows = [row for row in rows if (row["set"], row["preset"]) != (name, label)]
             config = Config(**{**changes, "thumbnail_size": 0})
             start = time.perf_counter()
             if name == "elpv":
@@ -384,7 +392,7 @@ def run_presets(names: Sequence[str], out: Path) -> None:
                 continue
             else:
                 data = read_dataset(DATA / name)
-                model = PatchCore.fit(data.train, config)
+                model = PatchCore.fit([sample.path for sample in data.train], config)
                 fitted = time.perf_counter() - start
                 found = evaluate(model, data)
                 row = {"fit_s": fitted, "image": found.image_auroc, "pixel": found.pixel_auroc, "aupro": found.aupro}
@@ -427,12 +435,13 @@ def main() -> None:
     parser.add_argument("--presets", action="store_true", help="whole sets, each preset, with its cost")
     parser.add_argument("--sets", nargs="+", default=None, choices=SETS)
     parser.add_argument("--settings", nargs="+", help="only these of the study (and the default)")
+    parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS, help="only these presets")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "patchbank-quality")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.presets:
-        run_presets(options.sets or SETS[:-1], options.out)
+        run_presets(options.sets or SETS[:-1], options.labels, options.out)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
     settings = [s for s in study() if not options.settings or s.name in (*options.settings, "default")]

@@ -306,3 +306,21 @@ def assert_same(a: coreset.Coreset, b: coreset.Coreset) -> None:
     assert a.indices.tobytes() == b.indices.tobytes()
     assert a.distances.tobytes() == b.distances.tobytes()
     assert a.covering_radius == b.covering_radius
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "m"),
+    [
+        (500, {}, 500),  # fewer than the least: all
+        (100_000, {}, 8_000),
+        (1_750_000, {}, 17_500),
+        (5_000_000, {}, 30_000),
+        (100_000, {"coreset_limit": 3_000}, 3_000),
+        (100_000, {"coreset_ratio": 0.01}, 1_000),
+        (50, {"coreset_ratio": 0.01}, 1),
+        (100_000, {"coreset_ratio": 0.9}, 30_000),
+        (100_000, {"coreset_size": 77, "coreset_ratio": 0.9}, 77),
+    ],
+)
+def test_how_many_patches_the_bank_keeps(n, options, m):
+    assert coreset.coreset_size(n, Config(**options)) == m

@@ -15,7 +15,10 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
 from patchbank.exact import ExactSearcher
 from patchbank.expected import FLOOR, ODD, RANGE, ExpectedDistance, Reservoir, Sample, expected_distance
+from patchbank.learning import NewImage, learn
+from patchbank.look import Look
 from patchbank.packing import packed
+from patchbank.patches import Patches
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=0)
 
@@ -150,6 +153,22 @@ def test_the_reservoir_is_a_fair_sample():
     assert counts.max() < 22
 
 
+def test_what_is_learned_is_enough_however_it_is_scaled(rng):
+    """After learning, neither the scores nor the plain distances of the new image's patches are over the radius."""
+    centres = rng.normal(0, 1, (50, 3)).astype(np.float32)
+    features = rng.normal(0, 3, (80, 3)).astype(np.float32)
+    place = np.arange(80, dtype=np.int32)
+    image = NewImage(1, "new", Patches(features, place, (8, 10), (64, 80), Look(1.0, 0.5, 64, 80)), b"")
+    for level in (-0.25, 0.25):
+        expected = ExpectedDistance(np.zeros(3, np.float32), level, -0.25, 0.25, 1.0)
+        learned = learn([image], centres, 1.0, expected)
+        bank = ExactSearcher(np.concatenate([centres, learned.rows.vectors]))
+        distances = bank.search(features, 1)[0][:, 0]
+        assert distances.max() <= 1.0 + 1e-5
+        assert expected.scaled(distances, features).max() <= 1.0 + 1e-5
+        assert 0 < len(learned.rows) < 80
+
+
 # --- in a model ---
 
 
@@ -169,6 +188,9 @@ def test_scores_are_scaled_and_plain_distances_are_kept(good):
     np.testing.assert_array_equal(ours.distances, theirs.distances)
     factor = ours.patch_scores[ours.distances > 0] / ours.distances[ours.distances > 0]
     assert factor.max() / factor.min() > 1.1
+    np.testing.assert_array_equal(ours.anomaly_map, theirs.anomaly_map)  # where is asked of plain distances
+    assert ours.pixel_threshold == theirs.pixel_threshold
+    assert ours.score != theirs.score
 
 
 @pytest.mark.parametrize("calibration", ["leave_one_out", "cross_fit", "holdout", "none"])

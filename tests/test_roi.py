@@ -124,7 +124,7 @@ def test_bank_scores_and_map_keep_to_the_region(good):
     assert result.is_anomalous
     assert (result.patch_scores[:, 4:] == 0).all()
     assert (result.anomaly_map[:, 32:] == 0).all()
-    assert result.anomaly_map[:, :32].max() <= result.patch_scores.max() + 1e-6
+    assert result.anomaly_map[:, :32].max() <= result.distances.max() + 1e-6
     assert all(x + width <= 32 for x, _, width, _ in (region.box for region in result.regions))
 
 

@@ -140,8 +140,13 @@ class Config:
         group="coreset",
         choices=("identity", "random", "greedy_coreset", "approx_greedy_coreset"),
     )
-    coreset_ratio: float = option(
-        0.01, "Share of the training patches that the bank keeps", group="coreset", low=0.0, low_open=True, high=1.0
+    coreset_ratio: float | None = option(
+        None,
+        "Share of the training patches that the bank keeps; unset = 0.01, but at least 8 000 patches",
+        group="coreset",
+        low=0.0,
+        low_open=True,
+        high=1.0,
     )
     coreset_size: int | None = option(
         None, "Number of patches that the bank keeps (wins over the ratio)", group="coreset", low=1
@@ -180,8 +185,8 @@ class Config:
     )
     distance_scaling: float = option(
         0.5,
-        "Patches' distances are divided by this power of how far normal patches that look like them are from the bank, "
-        "relative to the average: 0 = not at all (the paper), 1 = in full",
+        "For the image's score, patches' distances are divided by this power of how far normal patches that look like "
+        "them are from the bank, relative to the average: 0 = not at all (the paper), 1 = in full",
         group="score",
         low=0.0,
         high=1.0,
@@ -322,7 +327,7 @@ class Runtime:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"image_size": (256,)},
     "balanced": {},
-    "accurate": {"image_size": (512,), "coreset_ratio": 0.02},
+    "accurate": {"image_size": (448,), "backbone": "efficientnet_lite2"},
 }
 
 

@@ -22,6 +22,8 @@ from patchbank.progress import Progress, silent
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
+USUAL_RATIO = 0.01  # of the training patches, where the options name no share,
+LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/quality.md)
 _BLOCK_ROWS = 4096
 _LARGEST = 1e15  # squares of larger features, summed, leave float32's range
 
@@ -48,6 +50,8 @@ def coreset_size(n: int, config: Config) -> int:
     """How many of n points the coreset keeps."""
     if config.coreset_size is not None:
         return min(n, config.coreset_size)
+    if config.coreset_ratio is None:
+        return min(n, max(int(n * USUAL_RATIO), LEAST), config.coreset_limit)
     return max(1, min(int(n * config.coreset_ratio), config.coreset_limit))
 
 

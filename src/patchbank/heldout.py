@@ -108,7 +108,7 @@ def score_cross_fitted(
             held = images[n]
             found = others_searcher.search(held.patches.features, config.num_neighbours)  # (n, k)
             final = searcher.search(held.patches.features, config.num_neighbours)[0]  # (n, k)
-            least = scoring.patch_scores(final, held.patches.features, bank.expected)
+            least = scoring.mean_distances(final), scoring.patch_scores(final, held.patches.features, bank.expected)
             result = _held_out(held, found, vectors, expected, others_searcher, config, least)
             scored[n] = replace(result, nearest=np.full_like(result.nearest, -1))
     progress("cross-fit", folds, folds)
@@ -147,15 +147,16 @@ def _held_out(
     expected: ExpectedDistance | None,
     searcher: Searcher,
     config: Config,
-    least: FloatArray | None = None,
+    least: tuple[FloatArray, FloatArray] | None = None,
 ) -> HeldOut:
     """found: the patches' neighbours in `vectors`, which `searcher` holds. expected: how far from these normal patches
-    are. least: (n,) what the scores are at least."""
+    are. least: (n,) what the plain distances and the scores are at least."""
     patches, (distances, nearest) = held.patches, found
-    scores = scoring.patch_scores(distances, patches.features, expected)  # (n, k) -> (n,)
+    plain = scoring.mean_distances(distances)  # (n, k) -> (n,)
+    scores = scoring.patch_scores(distances, patches.features, expected)
     if least is not None:
-        scores = np.maximum(scores, least)
+        plain, scores = np.maximum(plain, least[0]), np.maximum(scores, least[1])
     score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)
     size = patches.input_size
-    heat = maps.anomaly_map(patches.on_grid(scores), size, size, config.smoothing_sigma, patches.counted)
+    heat = maps.anomaly_map(patches.on_grid(plain), size, size, config.smoothing_sigma, patches.counted)
     return HeldOut(held.image, patches, scores, nearest[:, 0], score, float(heat.max()))

@@ -73,8 +73,8 @@ def learn(
         features = each.patches.features
         distances = searcher.search(features, 1)[0][:, 0]  # (n,)
         scaled = expected.scaled(distances, features) if expected else distances
-        far = scaled > radius
-        close = min(close, float((radius * distances[far] / scaled[far]).min(initial=math.inf)))
+        far = np.maximum(scaled, distances) > radius  # the image's score depends on the one, the map on the other
+        close = min(close, float((radius * np.minimum(distances[far] / scaled[far], 1)).min(initial=math.inf)))
         rows.append(_rows(each.number, each.patches, far))
         covered.append(int(np.count_nonzero(~far)))
         reach = max(reach, float(distances[~far].max(initial=0)))

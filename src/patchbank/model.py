@@ -215,7 +215,7 @@ class PatchCore:
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
             p_value=self.calibration.p_value(score) if self.calibration else None,
             patch_scores=patches.on_grid(scores),
-            distances=patches.on_grid(distances.mean(axis=1, dtype=np.float32)),
+            distances=patches.on_grid(scoring.mean_distances(distances)),
             nearest=patches.on_grid(nearest[:, 0]),
             counted=patches.counted,
             image_size=(image.shape[0], image.shape[1]),

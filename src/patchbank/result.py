@@ -76,11 +76,9 @@ class Result:
 
     @cached_property
     def anomaly_map(self) -> FloatArray:
-        """(H, W) float32 at the original image's size: the patch scores, interpolated and smoothed."""
+        """(H, W) float32 at the original image's size: the plain distances, interpolated and smoothed."""
         start = time.perf_counter()
-        result = maps.anomaly_map(
-            self.patch_scores, self.input_size, self.image_size, self.smoothing_sigma, self.counted
-        )
+        result = maps.anomaly_map(self.distances, self.input_size, self.image_size, self.smoothing_sigma, self.counted)
         if self.roi:
             result = np.where(self.roi.inside(self.image_size), result, np.float32(0))
         self.timings["map"] = time.perf_counter() - start
@@ -101,8 +99,8 @@ class Result:
 
     @property
     def _surely_clean(self) -> bool:
-        # The map never exceeds the largest patch score, so the common good image needs no map at all.
-        return self.pixel_threshold is None or float(self.patch_scores.max()) <= self.pixel_threshold
+        # The map never exceeds the largest distance, so the common good image needs no map at all.
+        return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene."""

