@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ DATA = Path(os.environ.get("PATCHBANK_DATA", Path(__file__).parents[2] / "shared
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """--quick and --out, the same for every benchmark."""
+def arguments(description: str, sets: Sequence[str] = ()) -> argparse.Namespace:
+    """--quick and --out, the same for every benchmark, and --sets where one runs over data sets."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a smoke test: small sizes, wide margins, fails if missed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON and the plot")
+    if sets:
+        parser.add_argument("--sets", nargs="+", default=list(sets), choices=sets, help="only these data sets")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     return options

@@ -44,6 +44,7 @@ TRAIN, GOOD, BAD = 120, 60, 100  # images of a set, at most, in the study
 FRACTIONS = {"max": 0.0, "top 0.3 %": 0.003, "top 1 %": 0.01, "top 3 %": 0.03, "top 10 %": 0.1}
 LAYERS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")  # whose maps are kept
 SETS = ("bottle", "screw", "mtd", "elpv", "tall")
+BASE: dict[str, Any] = {"coreset_ratio": 0.01}  # what the study changes one thing of: the defaults, but for this
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,7 @@ class Setting:
     flips: training images mirrored, too. gains: brightness of further copies of the training images."""
 
     name: str
-    config: Config = field(default_factory=Config)
+    config: Config = field(default_factory=lambda: Config(**BASE))
     square: bool = False
     transform: str = ""
     flips: tuple[int, ...] = ()
@@ -74,10 +75,10 @@ class Setting:
 
 def study() -> list[Setting]:
     def one(name: str, **options: Any) -> Setting:
-        return Setting(name, Config(**options))
+        return Setting(name, Config(**{**BASE, **options}))
 
     return [
-        Setting("default"),
+        Setting("base"),
         one("distance_scaling 0", distance_scaling=0.0),
         one("distance_scaling 1", distance_scaling=1.0),
         one("image_size 256", image_size=256),
@@ -108,9 +109,9 @@ def study() -> list[Setting]:
         Setting("mirrored copies in the bank", flips=(1,)),
         Setting("mirrored both ways in the bank", flips=(0, 1, -1)),
         Setting("brighter and darker copies in the bank", gains=(0.9, 1.1)),
-        Setting("maps of 256 and 384 averaged", parts=("image_size 256", "default")),
+        Setting("maps of 256 and 384 averaged", parts=("image_size 256", "base")),
         Setting("maps of 256 and 512 averaged", parts=("image_size 256", "image_size 512")),
-        Setting("maps of Lite0 and Lite2 averaged", parts=("default", "Lite2")),
+        Setting("maps of Lite0 and Lite2 averaged", parts=("base", "Lite2")),
         Setting("maps of blocks.2 and blocks.4 averaged", parts=("blocks.2", "blocks.4")),
     ]
 
@@ -348,7 +349,7 @@ def run_study(names: Sequence[str], settings: list[Setting], cache: Path, out: P
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each setting's gain over the default in image AUROC, a point a data set and a bar for their mean."""
+    """Each setting's gain over the base in image AUROC, a point a data set and a bar for their mean."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -357,14 +358,14 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     by = {(row["set"], row["setting"]): 100 * row["top 1 %"] for row in rows}
     names = sorted({row["set"] for row in rows}, key=SETS.index)
     settings = [s for s in dict.fromkeys(row["setting"] for row in rows) if all((n, s) in by for n in names)]
-    gains = {s: [by[n, s] - by[n, "default"] for n in names] for s in settings if s != "default"}
+    gains = {s: [by[n, s] - by[n, "base"] for n in names] for s in settings if s != "base"}
     order = sorted(gains, key=lambda s: float(np.mean(gains[s])))
     figure, axes = pyplot.subplots(figsize=(8, 0.26 * len(order) + 1.2), layout="constrained")
     axes.barh(order, [float(np.mean(gains[s])) for s in order], color="#d0d4da")
     for number, name in enumerate(names):
         axes.plot([gains[s][number] for s in order], order, "o", ms=4, label=name)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_xlabel("image AUROC against the default, points (bar: mean of the sets)")
+    axes.set_xlabel("image AUROC against the base, points (bar: mean of the sets)")
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
@@ -396,7 +397,7 @@ def run_presets(names: Sequence[str], labels: Sequence[str], out: Path) -> None:
                 fitted = time.perf_counter() - start
                 found = evaluate(model, data)
                 row = {"fit_s": fitted, "image": found.image_auroc, "pixel": found.pixel_auroc, "aupro": found.aupro}
-                row |= {"bank": len(model.bank), "ms": _ms(model, [sample.path for sample in data.test])}
+                row["bank"] = len(model.bank)
             rows.append({"set": name, "preset": label, **row})
             print(rows[-1], flush=True)
             save(out, "presets", {"rows": rows})
@@ -415,36 +416,50 @@ def _whole_elpv(config: Config) -> dict[str, Any]:
     fitted = time.perf_counter() - start
     scores = [result.score for result in model.predict(iter([pictures[n] for n in [*test, *bad]]))]
     image = auroc(np.array(scores), _labels(list(test), list(bad)))
-    return {"fit_s": fitted, "image": image, "pixel": None, "aupro": None, "bank": len(model.bank)} | {
-        "ms": _ms(model, [pictures[n] for n in test])
+    return {"fit_s": fitted, "image": image, "pixel": None, "aupro": None, "bank": len(model.bank)}
+
+
+def run_cost(out: Path) -> None:
+    """Wall time of one image, file to anomaly map: the presets in turn on the same images, so that noise meets all."""
+    folder = DATA / "bottle" / "train" / "good"
+    paths = sorted(folder.iterdir())[:40] if folder.is_dir() else []
+    if not paths:
+        print("bottle: not at hand")
+        return
+    models = {
+        name: PatchCore.fit(paths[:24], Config(**{**changes, "thumbnail_size": 0})) for name, changes in PRESETS.items()
     }
-
-
-def _ms(model: PatchCore, sources: list[Any]) -> float:
-    """Median wall time of one image, file or array to anomaly map, in milliseconds."""
-    times = []
-    for source in sources[:24]:
-        start = time.perf_counter()
-        _ = model.predict(source).anomaly_map
-        times.append(1000 * (time.perf_counter() - start))
-    return float(np.median(times))
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for path in (paths[0], *paths[24:]):
+        for name, model in models.items():
+            start = time.perf_counter()
+            _ = model.predict(path).anomaly_map
+            times[name].append(1000 * (time.perf_counter() - start))
+    medians = {name: float(np.median(values[1:])) for name, values in times.items()}  # the first warms up
+    rows = [
+        {"preset": name, "ms": ms, "ratio": ms / medians["balanced"], "bank": len(models[name].bank)}
+        for name, ms in medians.items()
+    ]
+    print(rows)
+    save(out, "cost", {"rows": rows})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", action="store_true", help="whole sets, each preset, with its cost")
     parser.add_argument("--sets", nargs="+", default=None, choices=SETS)
-    parser.add_argument("--settings", nargs="+", help="only these of the study (and the default)")
+    parser.add_argument("--settings", nargs="+", help="only these of the study (and the base)")
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS, help="only these presets")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "patchbank-quality")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.presets:
+        run_cost(options.out)
         run_presets(options.sets or SETS[:-1], options.labels, options.out)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
-    settings = [s for s in study() if not options.settings or s.name in (*options.settings, "default")]
+    settings = [s for s in study() if not options.settings or s.name in (*options.settings, "base")]
     run_study(options.sets or SETS, settings, options.cache, options.out)
 
 

@@ -183,8 +183,8 @@ def measure(name: str, quick: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
-    names = [name for name in SETS if name == "elpv" or (DATA / name).is_dir()]
+    options = arguments(__doc__ or "", SETS)
+    names = [name for name in options.sets if name == "elpv" or (DATA / name).is_dir()]
     rows = [measure(name, options.quick) for name in names[: 2 if options.quick else None]]
     if options.quick:
         for found in rows:

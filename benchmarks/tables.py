@@ -48,7 +48,7 @@ def presets(results: dict[str, Any]) -> str:
     """Every preset on every set: what it finds, and what it costs."""
     names = list(dict.fromkeys(row["preset"] for row in results["rows"]))
     rows = sorted(results["rows"], key=lambda row: (names.index(row["preset"]), list(SETS).index(row["set"])))
-    header = ["preset", "data set", "image AUROC", "pixel AUROC", "AUPRO", "bank", "ms an image", "fit, s"]
+    header = ["preset", "data set", "image AUROC", "pixel AUROC", "AUPRO", "bank"]
     return table(
         header,
         [
@@ -57,22 +57,25 @@ def presets(results: dict[str, Any]) -> str:
                 SETS[row["set"]],
                 *(percent(row[key]) for key in ("image", "pixel", "aupro")),
                 f"{row['bank']:,}",
-                f"{row['ms']:.0f}",
-                f"{row['fit_s']:.0f}",
             ]
             for row in rows
         ],
     )
 
 
+def cost(results: dict[str, Any]) -> str:
+    cells = [[row["preset"], f"{row['ms']:.0f}", f"{row['ratio']:.2f}", f"{row['bank']:,}"] for row in results["rows"]]
+    return table(["preset", "ms an image", "times the default", "bank"], cells)
+
+
 def quality(results: dict[str, Any]) -> str:
-    """The study: image AUROC of each setting by set, the mean difference from the default, and the pixels' AUROC."""
+    """The study: image AUROC of each setting by set, the mean difference from the base, and the pixels' AUROC."""
     sets = [name for name in (*SETS, "tall") if any(row["set"] == name for row in results["rows"])]
     found = {(row["set"], row["setting"]): row for row in results["rows"]}
-    with_masks = [name for name in sets if "pixel" in found[name, "default"]]
+    with_masks = [name for name in sets if "pixel" in found[name, "base"]]
 
     def mean(setting: str) -> float:
-        return sum(found[name, setting]["top 1 %"] - found[name, "default"]["top 1 %"] for name in sets) / len(sets)
+        return sum(found[name, setting]["top 1 %"] - found[name, "base"]["top 1 %"] for name in sets) / len(sets)
 
     header = [
         "setting",
@@ -93,7 +96,7 @@ def quality(results: dict[str, Any]) -> str:
     scores = ["max", "top 0.3 %", "top 1 %", "top 3 %", "top 10 %"]
     by_score = [
         [setting, {**SETS, "tall": "tall stacks of tiles"}[name], *(percent(found[name, setting][s]) for s in scores)]
-        for setting in ("default", "distance_scaling 0")
+        for setting in ("base", "distance_scaling 0")
         for name in sets
     ]
     return table(header, cells) + "\n\nBy image score:\n\n" + table(["setting", "data set", *scores], by_score)
@@ -370,6 +373,7 @@ def audit(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "presets": presets,
+    "cost": cost,
     "quality": quality,
     "predict": predict,
     "search": search,
