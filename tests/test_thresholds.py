@@ -66,14 +66,16 @@ def test_promises_on_random_splits_of_real_bottles(thresholds, data_root, monkey
     """Few splits, so wide margins: they find a calibration that is plainly too kind, or one that flags nothing."""
     monkeypatch.setattr(thresholds, "BANKS", 1)
     train, test = thresholds.good_images("bottle")
-    pool, config = thresholds.features_of([*train, *test], dataclasses.replace(thresholds.CONFIG, image_size=96))
+    pool, config = thresholds.features_of(
+        [*train, *test], dataclasses.replace(thresholds.CONFIG, image_size=96, coreset_ratio=0.05)
+    )
     rows = {row["calibration"]: row for row in thresholds.measure("bottle", pool, config, splits=3)}
     for told in rows["holdout"]["promises"]:
         assert told["mean_rate"] == pytest.approx(told["exchangeable_mean"], abs=0.02)
         assert told["exceeded"] == pytest.approx(told["exchangeable_exceeded"], abs=0.12)
     for method in ("leave_one_out", "cross_fit"):
         for told in rows[method]["promises"]:
-            assert told["mean_rate"] <= told["max_false_alarms"] + 0.03, (method, told)
+            assert told["mean_rate"] <= told["max_false_alarms"] + 0.05, (method, told)
         for level in rows[method]["p_values"]:
             assert level["share"] <= level["level"] + 0.03, (method, level)
     assert max(told["mean_rate"] for told in rows["cross_fit"]["promises"]) > 0.01
