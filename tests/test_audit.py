@@ -162,7 +162,7 @@ def test_planted_bottles_are_found_and_dropped(data_root):
     data = read_dataset(data_root / "bottle")
     planted = [sample.path for sample in data.test if sample.defective][::11]
     images = [*data.train_paths[:60], *planted]
-    config = Config(image_size=256, thumbnail_size=0, drop_outliers=True)
+    config = Config(image_size=256, coreset_ratio=0.01, thumbnail_size=0, drop_outliers=True)
     model = PatchCore.fit(images, config)
     names = {f"{path.parent.parent.name}/{path.parent.name}/{path.name}" for path in planted}
     dropped = {each.name for each in model.dropped}

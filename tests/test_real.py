@@ -94,7 +94,9 @@ def test_drift_on_real_images(data_root):
     data = read_dataset(data_root / "bottle")
     rng = np.random.default_rng(0)
     paths = rng.permutation([str(path) for path in data.train_paths])
-    model = PatchCore.fit(paths[:110].tolist(), Config(image_size=192, thumbnail_size=0, confidence=0.0))
+    model = PatchCore.fit(
+        paths[:110].tolist(), Config(image_size=192, coreset_ratio=0.01, thumbnail_size=0, confidence=0.0)
+    )
     stream = [*paths[110:], *(str(sample.path) for sample in data.test if not sample.defective)]
     stream = [read_image(path) for path in rng.permutation(stream)]
     scores = [result.score for result in model.predict(stream)]
@@ -121,7 +123,7 @@ def test_thresholds_keep_their_promise_on_real_scores(data_root):
     and models of half of the images, by either kind of calibration, keep it on the other half."""
     paths, rng = read_dataset(data_root / "bottle").train_paths, np.random.default_rng(0)
     paths = [paths[i] for i in rng.permutation(len(paths))]
-    small = Config(image_size=96, thumbnail_size=0, max_false_alarms=0.05, confidence=0.95)
+    small = Config(image_size=96, coreset_ratio=0.01, thumbnail_size=0, max_false_alarms=0.05, confidence=0.95)
     learn, future = paths[:105], paths[105:]
     for method in ("leave_one_out", "cross_fit"):
         model = PatchCore.fit(learn, dataclasses.replace(small, calibration=method))
