@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import default_size
 from _common import DATA, RESULTS, save
 from patchbank import Config, PatchCore, images, scoring
 from patchbank.backbones import load_backbone
@@ -286,7 +287,10 @@ def patch_maps(features: Features, setting: Setting) -> tuple[list[FloatArray], 
     for maps in features.of("test", setting):
         patches = transform(embedded(maps, config))
         distances, _ = searcher.search(patches.features, config.num_neighbours)
-        found.append(patches.on_grid(scoring.patch_scores(distances, patches.features, bank.expected)) / normal)
+        found.append(
+            patches.on_grid(scoring.patch_scores(scoring.mean_distances(distances), patches.features, bank.expected))
+            / normal
+        )
     took = {"bank": len(bank), "fit_s": fitted - start, "test_s": time.perf_counter() - fitted}
     return found, took
 
@@ -405,17 +409,12 @@ def run_presets(names: Sequence[str], labels: Sequence[str], out: Path) -> None:
 
 def _whole_elpv(config: Config) -> dict[str, Any]:
     """Functional cells train, four in five; probability 1 is defective."""
-    from elpv_dataset.utils import load_dataset
-
-    pictures, probability, _ = load_dataset()
-    good = np.random.default_rng(0).permutation(np.flatnonzero(probability == 0.0))
-    train, test = good[: int(0.8 * len(good))], good[int(0.8 * len(good)) :]
-    bad = np.flatnonzero(probability == 1.0)
+    train, test, defective = default_size.elpv()
     start = time.perf_counter()
-    model = PatchCore.fit([pictures[n] for n in train], config)
+    model = PatchCore.fit(train, config)
     fitted = time.perf_counter() - start
-    scores = [result.score for result in model.predict(iter([pictures[n] for n in [*test, *bad]]))]
-    image = auroc(np.array(scores), _labels(list(test), list(bad)))
+    scores = [result.score for result in model.predict(iter(test))]
+    image = auroc(np.array(scores), defective)
     return {"fit_s": fitted, "image": image, "pixel": None, "aupro": None, "bank": len(model.bank)}
 
 

@@ -116,9 +116,10 @@ def scored(learn: Sequence[Patches], new: Sequence[Patches], config: Config, met
     )
     for patches in learn:
         stream.add(patches)
+    sample = stream.sample()
     bank, _, images = stream.finish(tuple(map(str, range(len(learn)))))
     searcher = build_searcher(bank.vectors, config)
-    bank = with_expected(bank, searcher, stream.sample(), config.distance_scaling)
+    bank = with_expected(bank, searcher, sample, config.distance_scaling)
     unknown = [CalibrationPatches(-1, patches) for patches in new]  # no vector of the bank comes from image -1
     found = {"new": Scores.of(score_held_out(unknown, bank, searcher, config))}
     if "leave_one_out" in methods:

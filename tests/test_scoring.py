@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from patchbank.config import Config
-from patchbank.scoring import image_score, patch_scores, reweighted, top_fraction_mean
+from patchbank.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
 from patchbank.search import build_searcher
 
 
 def test_patch_score_is_the_mean_distance_to_the_neighbours():
     np.testing.assert_allclose(
-        patch_scores(np.array([[1, 3], [2, 2]], np.float32), np.zeros((2, 1), np.float32), None), [2, 2]
+        patch_scores(mean_distances(np.array([[1, 3], [2, 2]], np.float32)), np.zeros((2, 1), np.float32), None), [2, 2]
     )
 
 
@@ -65,7 +65,7 @@ def test_image_score_follows_the_config(rng):
     vectors, searcher = bank(rng)
     features = rng.standard_normal((100, 4), dtype=np.float32) * 2
     distances, indices = searcher.search(features, 1)
-    scores = patch_scores(distances, features, None)
+    scores = patch_scores(mean_distances(distances), features, None)
 
     def score(**options):
         return image_score(scores, indices, features, vectors, searcher, Config(**options))

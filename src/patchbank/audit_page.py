@@ -13,8 +13,7 @@ import numpy.typing as npt
 from patchbank.auditing import Audit, AuditedImage
 from patchbank.boxes import Box, fitted, pixels_of
 from patchbank.drawing import MARK, rectangle
-from patchbank.errors import ImageError
-from patchbank.explain_views import enlarged
+from patchbank.explain_views import decoded, enlarged
 from patchbank.files import atomic_write
 from patchbank.page import breakable, cards, document_end, document_start, picture, small_jpeg
 
@@ -50,17 +49,6 @@ def whole(image: ByteArray, mark: Box | None) -> ByteArray:
     if mark:
         _frame(shown, mark, (shown.shape[1], shown.shape[0]), (0, 0))
     return shown
-
-
-def decoded(jpeg: bytes) -> ByteArray | None:
-    """(H, W, 3) uint8 RGB; None where there is no picture that can be read."""
-    from patchbank.decoding import decode
-    from patchbank.images import to_8bit
-
-    try:
-        return to_8bit(decode(jpeg)) if jpeg else None
-    except ImageError:
-        return None
 
 
 def _frame(shown: ByteArray, mark: Box, size: tuple[float, float], origin: tuple[float, float]) -> None:

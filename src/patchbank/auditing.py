@@ -21,13 +21,13 @@ import numpy.typing as npt
 from patchbank.boxes import Box, in_shares, neighbourhood
 from patchbank.errors import ConfigError, ImageError
 from patchbank.heldout import score_one
-from patchbank.images import ImageSource, name_of, read_image, thumbnail
-from patchbank.patches import Patches
+from patchbank.images import ImageSource, read_image, thumbnail
 from patchbank.progress import Progress, silent
-from patchbank.scene import DIMS, MEASURES, Measure, described, layout_distances
+from patchbank.scene import MEASURES, Measure, common_cells, described, left_out_layouts, random_projection
 from patchbank.screening import limit_for, oddness, score_oddness
 from patchbank.search import search_excluding
 from patchbank.training import described as patches_of
+from patchbank.training import usable
 
 if TYPE_CHECKING:
     from patchbank.config import Config, Runtime
@@ -144,8 +144,7 @@ def audit_images(
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
     model = PatchCore.fit(images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress)
     unreadable = {skipped.name: skipped.reason for skipped in model.skipped}
-    usable = [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
-    return judged(_portraits(model, usable, progress), tuple(unreadable.items()))
+    return judged(_portraits(model, usable(images, model.skipped), progress), tuple(unreadable.items()))
 
 
 def audit_model(model: PatchCore) -> Audit:
@@ -282,7 +281,7 @@ def _portraits(model: PatchCore, images: Sequence[ImageSource], progress: Progre
     """Reads all training images once more, each left out in turn."""
     n, dims = len(images), model.bank.vectors.shape[1]
     rng = np.random.default_rng([model.config.seed, 3])
-    projection = (rng.standard_normal((dims, min(DIMS, dims))) / min(DIMS, dims) ** 0.5).astype(np.float32)
+    projection = random_projection(dims, rng)
     scores, marks, values, cells, pictures = np.empty(n), [], [], [], []
     small = dataclasses.replace(model.config, thumbnail_size=_SMALL)
     for number, (_, patches, picture) in enumerate(patches_of(images, model._describe, small)):
@@ -291,15 +290,14 @@ def _portraits(model: PatchCore, images: Sequence[ImageSource], progress: Progre
             raise patches
         held = score_one(number, patches, model.bank, model.searcher, model.config)
         scores[number] = held.score
-        marks.append(_mark(patches, int(held.distances.argmax()), model.config))
+        place = divmod(int(patches.place[held.distances.argmax()]), patches.grid[1])
+        marks.append(_mark(place, patches.grid, model.config))
         own, own_cells = described(patches, held.distances, projection)
         values.append(own)
         cells.append(own_cells)
         pictures.append(picture)
     progress("audit", n, n)
-    every = np.stack(cells)
-    every = np.ascontiguousarray(every[:, np.isfinite(every).all(axis=(0, 2))])
-    layout = [np.delete(layout_distances(own, every), i).min() if n > 1 else 0.0 for i, own in enumerate(every)]
+    layout = left_out_layouts(common_cells(cells)[0]) if n > 1 else [0.0]
     return Portraits(
         model.bank.images,
         scores,
@@ -310,9 +308,9 @@ def _portraits(model: PatchCore, images: Sequence[ImageSource], progress: Progre
     )
 
 
-def _mark(patches: Patches, patch: int, config: Config) -> Box:
-    place = divmod(int(patches.place[patch]), patches.grid[1])
-    return in_shares(neighbourhood(place, patches.grid, config.patch_size / config.patch_stride), patches.grid)
+def _mark(place: tuple[int, int], grid: tuple[int, int], config: Config) -> Box:
+    """The neighbourhood of the patch at a place (row, column) of the grid."""
+    return in_shares(neighbourhood(place, grid, config.patch_size / config.patch_stride), grid)
 
 
 def _odd_vector(model: PatchCore, image: int) -> Box | None:
@@ -327,4 +325,4 @@ def _odd_vector(model: PatchCore, image: int) -> Box | None:
     farthest = own[int(distances[:, 0].argmax())]
     grid = (int(bank.grids[image, 0]), int(bank.grids[image, 1]))
     place = (int(bank.row[farthest]), int(bank.column[farthest]))
-    return in_shares(neighbourhood(place, grid, model.config.patch_size / model.config.patch_stride), grid)
+    return _mark(place, grid, model.config)

@@ -488,10 +488,9 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Area"):
         return _area(name, value)
     kind = annotation.split(" |")[0]
-    if kind == "bool" and isinstance(value, bool):
-        return value
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) or not isinstance(value, {"int": int, "float": float, "str": str, "bool": bool}[kind]):
+    expected = {"int": int, "float": float, "str": str, "bool": bool}[kind]
+    if not isinstance(value, expected) or isinstance(value, bool) != (kind == "bool"):
         raise ConfigError(f"{name}: expected {kind}; got {value!r}")
     return value

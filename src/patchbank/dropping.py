@@ -15,11 +15,11 @@ import numpy as np
 from patchbank.config import Config
 from patchbank.errors import ConfigError, ImageError
 from patchbank.heldout import score_one
-from patchbank.images import Array, ImageSource, name_of
+from patchbank.images import Array, ImageSource
 from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.screening import Suspect, screen
-from patchbank.training import described
+from patchbank.training import described, usable
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -42,7 +42,7 @@ def fit_without_outliers(
     once = dataclasses.replace(config, drop_outliers=False)
     model = fit(kept, once)
     names, skipped = list(model.bank.images), model.skipped
-    kept = _usable(kept, model)
+    kept = usable(kept, model.skipped)
     dropped: list[Suspect] = []
     for _ in range(ROUNDS):
         found = {
@@ -60,12 +60,6 @@ def fit_without_outliers(
         skipped=skipped,
         dropped=tuple(dropped),
     )
-
-
-def _usable(images: list[ImageSource], model: PatchCore) -> list[ImageSource]:
-    """The images in the order of the model's `bank.images`: without those that could not be read."""
-    unreadable = {skipped.name for skipped in model.skipped}
-    return [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
 
 
 def _scores(

@@ -116,14 +116,15 @@ def expected_distance(
     """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors.
 
     vectors: (M, D) float32, those of the searcher. groups: (M,) the training image of each. power: as in
-    `ExpectedDistance`. Returns None if there is
-    nothing to learn: no patch that the vectors of other images could be held against, or none that is apart from them.
+    `ExpectedDistance`. Returns None if there is nothing to learn: no patch that the vectors of other images could be
+    held against, or none that is apart from them.
     """
     with one_blas_thread():
         distances, counted = _left_out(vectors, groups, searcher, sample)
-        if counted.any():
-            distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
-        mean = float(distances.mean(dtype=np.float64)) if counted.any() else 0.0
+        if len(distances) == 0:
+            return None
+        distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
+        mean = float(distances.mean(dtype=np.float64))
         if mean == 0.0:
             return None
         logarithms = np.log(np.maximum(distances.astype(np.float64) / mean, FLOOR))  # (n,)
@@ -146,12 +147,13 @@ def _left_out(
     found, index = searcher.search(sample.features, 1)
     distances, nearest = found[:, 0], index[:, 0]
     counted = np.ones(len(distances), np.bool_)
-    own = groups[nearest] == sample.image
+    images = groups.astype(np.int64)  # (M,)
+    own = images[nearest] == sample.image
     for image in np.unique(sample.image[own]).tolist():
         again = np.flatnonzero(own & (sample.image == image))
-        if (groups == image).all():
+        if (images == image).all():
             counted[again] = False
             continue
-        found, _ = search_excluding(searcher, vectors, groups.astype(np.int64), sample.features[again], image, 1)
+        found, _ = search_excluding(searcher, vectors, images, sample.features[again], image, 1)
         distances[again] = found[:, 0]
     return distances[counted], counted

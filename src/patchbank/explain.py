@@ -18,7 +18,7 @@ from patchbank.boxes import Box, cut, fitted, in_shares, neighbourhood, square_i
 from patchbank.errors import ConfigError, ImageError
 from patchbank.maps import Region
 from patchbank.normal import Distribution
-from patchbank.scoring import patch_scores
+from patchbank.scoring import mean_distances, patch_scores
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -240,7 +240,8 @@ def _finding(
     close, around = _surroundings(mark, extent, (h, w)), _around(result, region, mark, extent)
     normal = model.normal
     found = nearest_of_distinct_images(model, feature, neighbours)
-    apart = [patch_scores(np.array([[far]], np.float32), feature[None], model.bank.expected)[0] for _, far in found]
+    far = np.array([distance for _, distance in found], np.float32)
+    apart = patch_scores(far, np.broadcast_to(feature, (len(far), len(feature))), model.bank.expected)
     return Finding(
         region=region,
         row=row,
@@ -250,7 +251,8 @@ def _finding(
         here=normal.at((column + 0.5) / w, (row + 0.5) / h) if normal else None,
         overall=normal.everywhere() if normal else None,
         neighbours=tuple(
-            _neighbour(model, index, float(far), extent) for (index, _), far in zip(found, apart, strict=True)
+            _neighbour(model, index, distance, extent)
+            for (index, _), distance in zip(found, apart.tolist(), strict=True)
         ),
         mark=in_shares(mark, (h, w)),
         close=in_shares(close, (h, w)),
@@ -267,7 +269,7 @@ def _feature(model: PatchCore, result: Result, patches: Patches, place: tuple[in
         if len(at):
             feature = patches.features[at[0]]
             distances, _ = model.searcher.search(feature[None], model.config.num_neighbours)
-            score = patch_scores(distances, feature[None], model.bank.expected)[0]
+            score = patch_scores(mean_distances(distances), feature[None], model.bank.expected)[0]
             if np.isclose(score, result.patch_scores[place], rtol=1e-2, atol=1e-3):
                 return feature
     raise ImageError(

@@ -50,7 +50,7 @@ def inspected_crop(explanation: Explanation, finding: Finding) -> ByteArray:
 
 def normal_crop(patch: NormalPatch) -> ByteArray | None:
     """The surroundings of a normal patch in its training image, the patch marked; None without a thumbnail."""
-    thumbnail = decoded(patch)
+    thumbnail = decoded(patch.thumbnail)
     if thumbnail is None:
         return None
     height, width = thumbnail.shape[:2]
@@ -68,19 +68,17 @@ def inspected_whole(explanation: Explanation, finding: Finding) -> ByteArray:
 
 def normal_whole(patch: NormalPatch) -> ByteArray | None:
     """The whole training image, small, with the crop framed and the patch marked; None without a thumbnail."""
-    thumbnail = decoded(patch)
+    thumbnail = decoded(patch.thumbnail)
     return None if thumbnail is None else _located(thumbnail, patch.close, patch.mark)
 
 
-def decoded(patch: NormalPatch) -> ByteArray | None:
-    """The training image's thumbnail, (h, w, 3) uint8 RGB; None where the model holds none that can be read."""
+def decoded(jpeg: bytes | None) -> ByteArray | None:
+    """A training image's thumbnail, (h, w, 3) uint8 RGB; None where there is none that can be read."""
     from patchbank.decoding import decode
     from patchbank.images import to_8bit
 
-    if not patch.thumbnail:
-        return None
     try:
-        return fitted(to_8bit(decode(patch.thumbnail)), 1024)
+        return fitted(to_8bit(decode(jpeg)), 1024) if jpeg else None
     except ImageError:
         return None
 

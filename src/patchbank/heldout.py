@@ -108,7 +108,8 @@ def score_cross_fitted(
             held = images[n]
             found = others_searcher.search(held.patches.features, config.num_neighbours)  # (n, k)
             final = searcher.search(held.patches.features, config.num_neighbours)[0]  # (n, k)
-            least = scoring.mean_distances(final), scoring.patch_scores(final, held.patches.features, bank.expected)
+            plain = scoring.mean_distances(final)
+            least = plain, scoring.patch_scores(plain, held.patches.features, bank.expected)
             result = _held_out(held, found, vectors, expected, others_searcher, config, least)
             scored[n] = replace(result, nearest=np.full_like(result.nearest, -1))
     progress("cross-fit", folds, folds)
@@ -153,7 +154,7 @@ def _held_out(
     are. least: (n,) what the plain distances and the scores are at least."""
     patches, (distances, nearest) = held.patches, found
     plain = scoring.mean_distances(distances)  # (n, k) -> (n,)
-    scores = scoring.patch_scores(distances, patches.features, expected)
+    scores = scoring.patch_scores(plain, patches.features, expected)
     if least is not None:
         plain, scores = np.maximum(plain, least[0]), np.maximum(scores, least[1])
     score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)

@@ -21,6 +21,7 @@ from patchbank.exact import ExactSearcher
 from patchbank.expected import ExpectedDistance
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
+from patchbank.scoring import patch_scores
 from patchbank.streaming import CalibrationPatches
 
 FloatArray = npt.NDArray[np.float32]
@@ -72,7 +73,7 @@ def learn(
     for each in new:
         features = each.patches.features
         distances = searcher.search(features, 1)[0][:, 0]  # (n,)
-        scaled = expected.scaled(distances, features) if expected else distances
+        scaled = patch_scores(distances, features, expected)
         far = np.maximum(scaled, distances) > radius  # the image's score depends on the one, the map on the other
         close = min(close, float((radius * np.minimum(distances[far] / scaled[far], 1)).min(initial=math.inf)))
         rows.append(_rows(each.number, each.patches, far))

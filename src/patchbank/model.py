@@ -202,7 +202,8 @@ class PatchCore:
         with _Clock(timings, "search"):
             distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
         with _Clock(timings, "score"):
-            scores = scoring.patch_scores(distances, patches.features, self.bank.expected)  # (n,)
+            plain = scoring.mean_distances(distances)  # (n,)
+            scores = scoring.patch_scores(plain, patches.features, self.bank.expected)  # (n,)
             score = scoring.image_score(
                 scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
             )
@@ -215,7 +216,7 @@ class PatchCore:
             pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
             p_value=self.calibration.p_value(score) if self.calibration else None,
             patch_scores=patches.on_grid(scores),
-            distances=patches.on_grid(scoring.mean_distances(distances)),
+            distances=patches.on_grid(plain),
             nearest=patches.on_grid(nearest[:, 0]),
             counted=patches.counted,
             image_size=(image.shape[0], image.shape[1]),

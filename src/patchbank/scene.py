@@ -11,6 +11,7 @@ ordinary* part of the image only, and their ranges are half as wide again.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -182,9 +183,7 @@ class SceneLearner:
         """Takes the next image: its patches, and their distances (n,) to the bank without its own vectors."""
         if self.count in self._chosen:
             if not self._values:
-                dims = patches.features.shape[1]
-                projection = self._rng.standard_normal((dims, min(DIMS, dims))) / math.sqrt(min(DIMS, dims))
-                self._projection = projection.astype(np.float32)
+                self._projection = random_projection(patches.features.shape[1], self._rng)
             values, cells = described(patches, distances, self._projection)
             self._values.append(values)
             self._cells.append(cells)
@@ -195,13 +194,10 @@ class SceneLearner:
         n = len(self._values)
         if n < LEAST_IMAGES:
             return None
-        cells = np.stack(self._cells)  # (n, GRID * GRID, d)
-        kept = np.flatnonzero(np.isfinite(cells).all(axis=(0, 2)))  # with a region of interest, some cells are empty
+        cells, kept = common_cells(self._cells)
         if len(kept) == 0:
             return None
-        cells = np.ascontiguousarray(cells[:, kept])
-        layout = [np.delete(layout_distances(own, cells), i).min() for i, own in enumerate(cells)]
-        measures = np.column_stack([self._values, layout]).astype(np.float32)
+        measures = np.column_stack([self._values, left_out_layouts(cells)]).astype(np.float32)
         return Scene(
             measures,
             leave_one_out_deviations(measures),
@@ -210,6 +206,24 @@ class SceneLearner:
             self._projection,
             self.config.scene_false_alarms,
         )
+
+
+def random_projection(dims: int, rng: np.random.Generator) -> FloatArray:
+    """(D, d) float32, d at most DIMS: keeps squared distances on average."""
+    projection = rng.standard_normal((dims, min(DIMS, dims))) / math.sqrt(min(DIMS, dims))
+    return projection.astype(np.float32)
+
+
+def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Images' cells, (GRID * GRID, d) each -> those that have patches in all images, (n, V, d), and which they are."""
+    every = np.stack(cells)
+    kept = np.flatnonzero(np.isfinite(every).all(axis=(0, 2)))  # with a region of interest, some cells are empty
+    return np.ascontiguousarray(every[:, kept]), kept
+
+
+def left_out_layouts(cells: FloatArray) -> list[float]:
+    """How far each of n >= 2 images' cells, (n, V, d), are from those of the most similar other image."""
+    return [float(np.delete(layout_distances(own, cells), i).min()) for i, own in enumerate(cells)]
 
 
 def described(patches: Patches, distances: FloatArray, projection: FloatArray) -> tuple[tuple[float, ...], FloatArray]:

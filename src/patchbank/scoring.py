@@ -20,12 +20,11 @@ def mean_distances(distances: FloatArray) -> FloatArray:
     return means
 
 
-def patch_scores(distances: FloatArray, features: FloatArray, expected: ExpectedDistance | None) -> FloatArray:
-    """(P, k) distances of the patches, (P, D), to their k nearest bank vectors -> (P,) the means over k, scaled.
+def patch_scores(plain: FloatArray, features: FloatArray, expected: ExpectedDistance | None) -> FloatArray:
+    """(P,) mean distances of the patches, (P, D), to the bank -> (P,) scaled by what is expected, if that is known.
 
     Scores stay distances: a normal patch that is as far from the bank as normal patches are on average keeps its own.
     """
-    plain = mean_distances(distances)
     return expected.scaled(plain, features) if expected else plain
 
 

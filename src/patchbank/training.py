@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -86,10 +86,11 @@ def collect(
         raise
     progress("embed", total, total)
     _check_count(len(run.names), run.skipped, config)
+    sample = stream.sample()
     bank, spares, calibration = stream.finish(relative_names(run.names))
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
-    return Training(bank, spares, stream.sample(), calibration, thumbnails, tuple(run.skipped))
+    return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped))
 
 
 def described(
@@ -105,6 +106,12 @@ def described(
             return source, error, b""
 
     return in_order(describe, sources)
+
+
+def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[ImageSource]:
+    """The images that a fit could use, in the order of its bank's `images`."""
+    unreadable = {each.name for each in skipped}
+    return [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
 
 
 @dataclass(eq=False)
