@@ -13,6 +13,7 @@ from patchbank.artifact import ModelFile
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.screening import LEAST_IMAGES, LIMIT, limit_for, oddness, score_oddness, screen
+from patchbank.streaming import PatchStream
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32)
 
@@ -104,6 +105,44 @@ def test_dropping_is_a_fit_without_the_image(folder, tmp_path):
     defective = cv2.imread(str(folder[7]))
     assert model.update([part(np.random.default_rng(9))]).dropped == model.dropped
     assert model.predict(defective).is_anomalous
+
+
+class Counting(FakeBackbone):
+    """Counts the images that it embeds."""
+
+    embedded = 0
+
+    def features(self, images):
+        self.embedded += len(images)
+        return super().features(images)
+
+
+@pytest.mark.parametrize("calibration", ["leave_one_out", "none", "holdout", "cross_fit"])
+def test_dropping_embeds_once_what_fits_twice(folder, tmp_path, monkeypatch, calibration):
+    """And the model file is the one that comes from embedding the images for each fit."""
+    once, often = Counting(), Counting()
+    model = PatchCore.fit(folder, dropping(calibration=calibration), backbone=once)
+    model.save(tmp_path / "once")
+    monkeypatch.setattr(PatchStream, "held_twice", lambda _: None)
+    PatchCore.fit(folder, dropping(calibration=calibration), backbone=often).save(tmp_path / "often")
+    assert once.embedded == 24
+    assert often.embedded >= 24 + 23
+    assert (tmp_path / "once").read_bytes() == (tmp_path / "often").read_bytes()
+
+
+def test_dropping_embeds_again_what_does_not_fit_twice(rng):
+    """The first fit holds all patches in 5 MB, but not beside the second's."""
+    images = [part(rng, defect=number == 50) for number in range(60)]
+    small, large = Counting(), Counting()
+    config = dropping(coreset_ratio=0.05)
+    tight, wide = (
+        PatchCore.fit(images, config, runtime=Runtime(memory=memory), backbone=backbone)
+        for memory, backbone in (("5MB", small), ("100MB", large))
+    )
+    assert len(tight.calibration.images) == len(tight.bank.images)
+    assert small.embedded >= 60 + 59
+    assert large.embedded == 60
+    np.testing.assert_array_equal(tight.bank.vectors, wide.bank.vectors)
 
 
 def test_nothing_to_drop_is_the_same_model(folder):

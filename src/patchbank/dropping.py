@@ -1,7 +1,8 @@
 """`drop_outliers`: a fit that leaves out training images that look defective, and says which.
 
 The model is fitted, the left-out scores of all its training images are screened, and it is fitted again without those
-that stand out. Once more, if others stand out then: of images with the same defect, one can hide behind another.
+that stand out. Once more, if others stand out then: of images with the same defect, one can hide behind another. The
+images are embedded once, if the memory budget holds their patches twice; otherwise for each fit.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchbank.config import Config
 from patchbank.errors import ConfigError, ImageError
 from patchbank.heldout import score_one
 from patchbank.images import Array, ImageSource
 from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.screening import Suspect, screen
-from patchbank.training import described, usable
+from patchbank.training import Described, described, usable
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -29,41 +29,39 @@ ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
 
 def fit_without_outliers(
     images: Iterable[ImageSource],
-    config: Config,
-    fit: Callable[[list[ImageSource], Config], PatchCore],
+    fit: Callable[[list[ImageSource], list[Described] | None], tuple[PatchCore, list[Described] | None]],
     describe: Callable[[Array], Patches],
     progress: Progress,
 ) -> PatchCore:
-    """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `describe` turns an image into its
-    patches. Raises ConfigError where the images can be read only once."""
+    """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `fit` takes images with what is known
+    of them from another fit, and returns what the next one may know. `describe` turns an image into its patches. Raises
+    ConfigError where the images can be read only once."""
     if not isinstance(images, (list, tuple)):
         raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
     kept: list[ImageSource] = list(images)
-    once = dataclasses.replace(config, drop_outliers=False)
-    model = fit(kept, once)
+    model, known = fit(kept, None)
     names, skipped = list(model.bank.images), model.skipped
     kept = usable(kept, model.skipped)
     dropped: list[Suspect] = []
     for _ in range(ROUNDS):
-        found = {
-            s.name: s for s in screen(_scores(model, kept, describe, progress), [str(n) for n in range(len(kept))])
-        }
+        scores = _scores(model, kept, known, describe, progress)
+        found = {each.name: each for each in screen(scores, [str(n) for n in range(len(kept))])}
         if not found:
             break
         dropped += [dataclasses.replace(s, name=names[int(number)]) for number, s in found.items()]
         left = [n for n in range(len(kept)) if str(n) not in found]
         kept, names = [kept[n] for n in left], [names[n] for n in left]
-        model = _renamed(fit(kept, once), names)
-    return dataclasses.replace(
-        model,
-        config=dataclasses.replace(model.config, drop_outliers=True),
-        skipped=skipped,
-        dropped=tuple(dropped),
-    )
+        model, known = fit(kept, [known[n] for n in left] if known else None)
+        model = _renamed(model, names)
+    return dataclasses.replace(model, skipped=skipped, dropped=tuple(dropped))
 
 
 def _scores(
-    model: PatchCore, images: list[ImageSource], describe: Callable[[Array], Patches], progress: Progress
+    model: PatchCore,
+    images: list[ImageSource],
+    known: list[Described] | None,
+    describe: Callable[[Array], Patches],
+    progress: Progress,
 ) -> np.ndarray:
     """(n,) left-out scores of all training images: those of the calibration, and, for images that it does not know,
     measured now."""
@@ -73,7 +71,11 @@ def _scores(
         for name, score in zip(model.calibration.images, model.calibration.scores.tolist(), strict=True):
             scores[numbers[name]] = score
     missing = np.flatnonzero(np.isnan(scores)).tolist()
-    found = described([images[n] for n in missing], describe, dataclasses.replace(model.config, thumbnail_size=0))
+    found: Iterable[Described] = (
+        [known[n] for n in missing]
+        if known
+        else described([images[n] for n in missing], describe, dataclasses.replace(model.config, thumbnail_size=0))
+    )
     for done, (number, (_, patches, _)) in enumerate(zip(missing, found, strict=True)):
         progress("screen", done, len(missing))
         if isinstance(patches, ImageError):

@@ -47,7 +47,7 @@ from patchbank.scene import Scene, SceneLearner
 from patchbank.screening import Suspect, suspects_of
 from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
-from patchbank.training import Skipped, Training, collect, with_expected
+from patchbank.training import Described, Skipped, Training, collect, with_expected
 from patchbank.update import Reason, repromised, rolled_back, updated
 
 FloatArray = npt.NDArray[np.float32]
@@ -105,51 +105,46 @@ class PatchCore:
         def describe(image: Array) -> Patches:
             return _patches(image, network, config, roi, {})
 
-        if config.drop_outliers:
+        def fit(
+            images: Iterable[ImageSource], known: list[Described] | None = None
+        ) -> tuple[PatchCore, list[Described] | None]:
+            state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
+            training = collect(
+                _listed(images),
+                describe,
+                config,
+                budget=budget,
+                skip_unreadable=skip_unreadable,
+                progress=progress,
+                checkpoint=state,
+                known=known,
+            )
+            searcher = build_searcher(training.bank.vectors, config)
+            bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
+            training = dataclasses.replace(training, bank=bank)
+            calibration, normal, scene = _calibrate(training, searcher, config, progress)
+            if state:
+                state.remove()
+            life = born(training.bank, training.spares, calibration)
+            model = cls(
+                config,
+                network,
+                training.bank,
+                searcher,
+                calibration,
+                life,
+                roi,
+                training.thumbnails,
+                training.skipped,
+                normal,
+                scene,
+            )
+            return model, training.known
 
-            def fit(images: list[ImageSource], config: Config) -> PatchCore:
-                return cls.fit(
-                    images,
-                    config,
-                    runtime=runtime,
-                    backbone=network,
-                    skip_unreadable=skip_unreadable,
-                    checkpoint=checkpoint,
-                    progress=progress,
-                )
-
-            return fit_without_outliers(_listed(images), config, fit, describe, progress)
         budget = memory_budget(runtime.memory)
-        state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
-        training = collect(
-            _listed(images),
-            describe,
-            config,
-            budget=budget,
-            skip_unreadable=skip_unreadable,
-            progress=progress,
-            checkpoint=state,
-        )
-        searcher = build_searcher(training.bank.vectors, config)
-        bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
-        training = dataclasses.replace(training, bank=bank)
-        calibration, normal, scene = _calibrate(training, searcher, config, progress)
-        if state:
-            state.remove()
-        life = born(training.bank, training.spares, calibration)
-        return cls(
-            config,
-            network,
-            training.bank,
-            searcher,
-            calibration,
-            life,
-            roi,
-            training.thumbnails,
-            training.skipped,
-            normal,
-            scene,
-        )
+        if config.drop_outliers:
+            return fit_without_outliers(_listed(images), fit, describe, progress)
+        return fit(images)[0]
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...

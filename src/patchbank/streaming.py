@@ -101,6 +101,13 @@ class PatchStream:
         """The images of which the buffer still holds a patch."""
         return set(np.unique(self._image[: self.used]).tolist())
 
+    def held_twice(self) -> list[CalibrationPatches] | None:
+        """All images, in order and without copies, if those of another stream fit the budget beside them; else None."""
+        rows = self.used + sum(len(held.patches.place) for held in self.pool)
+        if self.chunks or len(self.pool) < self.offered or 2 * rows > self._capacity:
+            return None
+        return sorted([*self.pool, *self._buffered_images()], key=lambda held: held.image)
+
     def sample(self) -> Sample | None:
         """Some of the patches that were offered to the bank; None where the options need none."""
         return self._reservoir.sample() if self.config.distance_scaling and self.seen else None

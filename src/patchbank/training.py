@@ -25,6 +25,7 @@ from patchbank.search import Searcher
 from patchbank.streaming import PICTURE_SHARE, CalibrationPatches, PatchStream
 
 FloatArray = npt.NDArray[np.float32]
+Described = tuple[ImageSource, Patches | ImageError, bytes]  # an image, its patches or why it has none, its thumbnail
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Skipped:
 @dataclass(frozen=True, eq=False)
 class Training:
     """What `fit` makes of the training images: the bank, its spares, a sample of the patches, the patches to calibrate
-    with, thumbnails, and what was left out."""
+    with, thumbnails, and what was left out. known: the usable images as `described` yielded them, in order, for a
+    further fit of some of them; None where the memory budget has no room for both."""
 
     bank: MemoryBank
     spares: Reserve
@@ -46,6 +48,7 @@ class Training:
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
     skipped: tuple[Skipped, ...]
+    known: list[Described] | None = None
 
 
 def collect(
@@ -57,8 +60,10 @@ def collect(
     skip_unreadable: bool,
     progress: Progress,
     checkpoint: Checkpoint | None = None,
+    known: Sequence[Described] | None = None,
 ) -> Training:
-    """Reads, embeds and thins all images in one pass; `embed` turns an image into its patches. budget: bytes.
+    """Reads, embeds and thins all images in one pass; `embed` turns an image into its patches. budget: bytes. known:
+    what an earlier fit knows of the same images, which are then not read.
 
     With a checkpoint, goes on where the same fit was interrupted, and saves its state when it is interrupted itself and
     whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
@@ -70,7 +75,7 @@ def collect(
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        remaining = described(islice(images, run.done, None), embed, config)
+        remaining = iter(known[run.done :]) if known else described(islice(images, run.done, None), embed, config)
         for number, (source, patches, picture) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
             if isinstance(patches, ImageError):
@@ -86,19 +91,18 @@ def collect(
         raise
     progress("embed", total, total)
     _check_count(len(run.names), run.skipped, config)
+    known = run.known(list(images)) if config.drop_outliers else None
     sample = stream.sample()
     bank, spares, calibration = stream.finish(relative_names(run.names))
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
-    return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped))
+    return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped), known)
 
 
-def described(
-    sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config
-) -> Iterator[tuple[ImageSource, Patches | ImageError, bytes]]:
-    """Reads and embeds images, two at a time: (source, patches or why not, thumbnail), in order."""
+def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config) -> Iterator[Described]:
+    """Reads and embeds images, two at a time, in order."""
 
-    def describe(source: ImageSource) -> tuple[ImageSource, Patches | ImageError, bytes]:
+    def describe(source: ImageSource) -> Described:
         try:
             image = read_image(source, config.image_format)
             return source, embed(image), thumbnail(image, config.thumbnail_size)
@@ -140,6 +144,16 @@ class _Run:
             self._keep({n: self.thumbnails[n] for n in self.stream.images_in_use() if n in self.thumbnails})
         self.intact = True
         return reduced
+
+    def known(self, images: Sequence[ImageSource]) -> list[Described] | None:
+        """All usable images as they were described; None where the stream cannot hold them twice, or a thumbnail did
+        not fit."""
+        held = self.stream.held_twice()
+        bare = self.stream.config.thumbnail_size and len(self.thumbnails) < len(self.names)
+        if held is None or bare:
+            return None
+        sources = usable(images, self.skipped)
+        return [(sources[each.image], each.patches, self.thumbnails.get(each.image, b"")) for each in held]
 
     def state(self) -> State:
         texts = {"names": self.names, "skipped": [[s.name, s.reason] for s in self.skipped], "done": self.done}
