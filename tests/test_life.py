@@ -494,7 +494,7 @@ def test_unreadable_images_raise_or_are_listed(model, rng, tmp_path):
     new = model.update([tmp_path / "bad.png", stained(rng)], skip_unreadable=True)
     assert [each.name for each in new.skipped] == [str(tmp_path / "bad.png")]
     assert len(new.versions[-1].added) == 1
-    with pytest.raises(DatasetError, match="none of the 1 images to add is usable"):
+    with pytest.raises(DatasetError, match="none of the images to add is usable; the first of 1: "):
         model.update([tmp_path / "bad.png"], skip_unreadable=True)
 
 

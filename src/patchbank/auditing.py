@@ -28,6 +28,7 @@ from patchbank.screening import limit_for, oddness, score_oddness
 from patchbank.search import search_excluding
 from patchbank.training import described as patches_of
 from patchbank.training import usable
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.config import Config, Runtime
@@ -157,12 +158,14 @@ def audit_model(model: PatchCore) -> Audit:
         scene = None
         notes.append("sharpness, exposure, size and framing are unknown: the model does not hold them")
     if missing := len(model.training_images) - len(calibration.images):
-        notes.append(f"{missing} training images are unknown to the calibration, so they are not judged")
+        are = counted(missing, "training image is", "training images are")
+        notes.append(f"{are} unknown to the calibration, so not judged")
     number = {name: n for n, name in enumerate(model.bank.images)}
     numbers = [number[name] for name in calibration.images]
     pictures = [model.thumbnails.get(n, b"") for n in numbers]
     if bare := pictures.count(b""):
-        notes.append(f"{bare} images have no thumbnail in the model: whether they are duplicates is unknown")
+        have = counted(bare, "image has", "images have")
+        notes.append(f"{have} no thumbnail in the model, without which duplicates are not found")
     portraits = Portraits(
         calibration.images,
         calibration.scores.astype(np.float64),
@@ -181,7 +184,7 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
     found: list[list[tuple[float, Oddity]]] = [[] for _ in range(n)]
     severity = np.zeros(n)
     if not np.isfinite(limit):
-        notes = (*notes, f"{n} images are too few to say what is usual among them")
+        notes = (*notes, f"{counted(n, 'image is', 'images are')} too few to say what is usual among them")
     else:
         odd = score_oddness(portraits.scores)
         severity = np.maximum(severity, odd / limit)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.wording import counted
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -38,10 +40,11 @@ class Support:
     def __str__(self) -> str:
         at = f" at {percent(self.confidence)}" if self.confidence else " on average"
         wanted = percent(self.max_false_alarms)
+        these = counted(self.n, "good image supports", "good images support")
         if self.kept:
-            return f"{self.n} good images support {wanted}{at}"
+            return f"{these} {wanted}{at}"
         needs = f"{wanted} needs {self.needed:,}" if self.needed else f"{wanted} cannot be promised by any number"
-        return f"{self.n} good images support {percent_up(self.rate)}{at}; {needs}"
+        return f"{these} {percent_up(self.rate)}{at}; {needs}"
 
     @property
     def promise(self) -> str:

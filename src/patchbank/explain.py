@@ -19,6 +19,7 @@ from patchbank.errors import ConfigError, ImageError
 from patchbank.maps import Region
 from patchbank.normal import Distribution
 from patchbank.scoring import mean_distances, patch_scores
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -390,7 +391,8 @@ def _notes(model: PatchCore, result: Result, shown: int) -> list[str]:
             "Regions and the verdict have thresholds of their own: this image has a region and is judged normal."
         )
     if 0 < shown < len(result.regions):
-        notes.append(f"The {shown} regions with the highest peaks are shown, of {len(result.regions)}.")
+        highest = counted(shown, "region with the highest peak is", "regions with the highest peaks are")
+        notes.append(f"The {highest} shown, of {len(result.regions)}.")
     if model.config.thumbnail_size == 0:
         notes.append(
             "Pictures of the training images were switched off when the model was fitted (thumbnail_size = 0)."

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from patchbank.boxes import Box
 from patchbank.explain import Explanation, Finding
 from patchbank.normal import Distribution
+from patchbank.wording import plural
 
 
 def short_name(path: str) -> str:
@@ -35,7 +36,7 @@ def _among_good(explanation: Explanation) -> str:
     count, at_least = len(explanation.good_scores), explanation.good_at_least
     if not at_least:
         return f"None of the {count:,} left-out good images scores as high."
-    return f"{at_least:,} of the {count:,} left-out good images score{'s' if at_least == 1 else ''} at least as high."
+    return f"{at_least:,} of the {count:,} left-out good images {plural(at_least, 'scores', 'score')} at least as high."
 
 
 def title(number: int, finding: Finding) -> str:

@@ -252,7 +252,7 @@ def _read(
             raise patches
     progress("embed", len(add), len(add))
     if add and not new:
-        raise DatasetError(f"none of the {len(add)} images to add is usable; the first: {skipped[0].reason}")
+        raise DatasetError(f"none of the images to add is usable; the first of {len(add)}: {skipped[0].reason}")
     return new, skipped
 
 

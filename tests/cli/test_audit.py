@@ -32,7 +32,7 @@ def test_fit_names_what_looks_defective(spoilt, tmp_path):
 
 def test_fit_drops_it_and_says_so(spoilt, tmp_path):
     result = run("fit", spoilt, "-o", tmp_path / "m", *SMALL, "--drop-outliers")
-    assert "left out 1 of 24 training images, which look defective:\n  11.png: score " in result.stderr
+    assert "left out 1 of 24 training images, which looks defective:\n  11.png: score " in result.stderr
     assert "taught" not in result.stderr
     assert ": 23 images, " in result.stdout
     manifest = json.loads(run("info", tmp_path / "m", "--json").stdout)
@@ -54,7 +54,7 @@ def test_audit_of_a_folder(spoilt, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("11.png  ")
     assert "unlike the other images at the marked place (score " in result.stdout
-    assert lines[-1] == "1 of 24 images are odd, the oddest first"
+    assert lines[-1] == "1 of 24 images is odd, the oddest first"
     assert f"wrote {tmp_path / 'a.html'}" in result.stderr
     page = (tmp_path / "a.html").read_text()
     assert f"Audit of {spoilt.name}" in page

@@ -70,6 +70,14 @@ def test_learn_look_back_and_roll_back(model, confirmed, scratched):
     assert predicted(model, confirmed, scratched) == before
 
 
+def test_one_image_is_not_several(model, confirmed):
+    run("update", model, "--add", confirmed / "000.png")
+    run("update", model, "--remove", "confirmed/000.png", "--no-certify")
+    learned, forgot = run("history", model).stdout.splitlines()[1:]
+    assert "learned 1 image (+" in learned
+    assert "forgot 1 image (-" in forgot
+
+
 def test_json(model, confirmed):
     values = json.loads(run("update", model, "--add", confirmed, "--json").stdout)
     added = values["after"]["added"]

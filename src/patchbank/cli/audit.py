@@ -11,6 +11,7 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
+from patchbank.wording import counted, plural
 
 if TYPE_CHECKING:
     from patchbank.auditing import Audit
@@ -80,4 +81,5 @@ def _print(found: Audit) -> None:
             typer.echo(f"{image.name if place == 0 else '':{width}}  {oddity.text}")
     for _, reason in found.unreadable:
         typer.echo(f"unreadable  {reason}")
-    typer.echo(f"{len(found.odd)} of {len(found.images)} images are odd, the oddest first")
+    are = plural(len(found.odd), "is", "are")
+    typer.echo(f"{len(found.odd)} of {counted(len(found.images), 'image')} {are} odd, the oddest first")

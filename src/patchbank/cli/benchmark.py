@@ -12,6 +12,7 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import DatasetError
+from patchbank.wording import counted
 
 
 def register(app: typer.Typer) -> None:
@@ -38,8 +39,7 @@ def register(app: typer.Typer) -> None:
             images = [*category.skipped, *(skipped.reason for skipped in category.evaluation.skipped)]
             report_skipped([(category.name, reason) for reason in images])
         if report.failed:
-            count = len(report.failed)
-            note(f"{count} categor{'y' if count == 1 else 'ies'} could not be used:")
+            note(f"{counted(len(report.failed), 'category', 'categories')} could not be used:")
             for name, reason in report.failed.items():
                 note(f"  {name}: {reason}")
             raise typer.Exit(DatasetError.exit_code)

@@ -13,6 +13,7 @@ import typer
 
 from patchbank.cli.options import command
 from patchbank.errors import ConfigError, DatasetError
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.drift import Drift, Shift
@@ -122,7 +123,7 @@ def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]
 
 
 def _print(found: Drift, readings: Sequence[Reading]) -> None:
-    typer.echo(f"{found.images} images: {'DRIFT' if found.found else 'no drift'}")
+    typer.echo(f"{counted(found.images, 'image')}: {'DRIFT' if found.found else 'no drift'}")
     for shift in found.tests:
         share, bound = f"{100 * shift.share:.1f} %", f"{100 * shift.bound:.1f} %"
         about = f"{share} {_QUESTIONS[shift.test, shift.direction, shift.reference]}; good images explain {bound}"

@@ -10,6 +10,7 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.cli.threshold import say_threshold
 from patchbank.config import Config, Runtime
+from patchbank.wording import counted, plural
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -48,7 +49,8 @@ def register(app: typer.Typer) -> None:
         model.save(output)
         seconds = time.perf_counter() - start
         typer.echo(
-            f"{output}: {len(model.bank.images)} images, {len(model.bank)} bank vectors, fitted in {seconds:.1f} s"
+            f"{output}: {counted(len(model.bank.images), 'image')}, {counted(len(model.bank), 'bank vector')}, "
+            f"fitted in {seconds:.1f} s"
         )
         if model.calibration:
             say_threshold(model.calibration)
@@ -77,10 +79,11 @@ def _report_suspects(model: PatchCore, data: str) -> None:
     stderr."""
     images = len(model.bank.images) + len(model.dropped)
     if model.dropped:
-        note(f"left out {len(model.dropped)} of {images} training images, which look defective:")
+        look = plural(len(model.dropped), "looks", "look")
+        note(f"left out {len(model.dropped)} of {images} training images, which {look} defective:")
         _list(model.dropped)
     if suspects := model.suspects:
-        look = "looks" if len(suspects) == 1 else "look"
+        look = plural(len(suspects), "looks", "look")
         note(f"{len(suspects)} of {images} training images {look} defective and taught that this is normal:")
         _list(suspects)
         note(
@@ -101,6 +104,6 @@ def _list(suspects: tuple[Suspect, ...]) -> None:
 def report_skipped(skipped: list[tuple[str, str]]) -> None:
     """Counts and names the images that were left out, on stderr."""
     if skipped:
-        note(f"{len(skipped)} image{'s' if len(skipped) > 1 else ''} could not be used:")
+        note(f"{counted(len(skipped), 'image')} could not be used:")
         for _, reason in skipped:
             note(f"  {reason}")

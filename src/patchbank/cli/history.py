@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.options import command
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.life import Diff, Version
@@ -76,7 +77,7 @@ def arrow(before: float | None, after: float | None) -> str:
 def sides(diff: Diff) -> str:
     """How many calibration images changed sides of the threshold, and which."""
     changes = diff.changed_sides
-    lines = [f"sides      {len(changes)} calibration images changed sides of the threshold"]
+    lines = [f"sides      {counted(len(changes), 'calibration image')} changed sides of the threshold"]
     for change in changes:
         way = "over it now" if change.over_after else "no longer over it"
         lines.append(f"  {change.image}: {way}, score {arrow(change.before, change.after)}")
@@ -87,16 +88,18 @@ def _line(version: Version) -> str:
     what = {"fit": "fit", "rollback": f"back to {version.restored}", "threshold": "another threshold"}
     parts = [what[version.action]] if version.action in what else []
     if version.added:
-        parts.append(f"learned {len(version.added)} images (+{sum(each.vectors for each in version.added)} vectors)")
+        gained = counted(sum(each.vectors for each in version.added), "vector")
+        parts.append(f"learned {counted(len(version.added), 'image')} (+{gained})")
     if version.removed:
-        lost = sum(each.vectors for each in version.removed)
-        parts.append(f"forgot {len(version.removed)} images (-{lost} vectors, +{version.refilled} in their place)")
+        lost = counted(sum(each.vectors for each in version.removed), "vector")
+        parts.append(f"forgot {counted(len(version.removed), 'image')} (-{lost}, +{version.refilled} in their place)")
     if not parts:
         parts.append("certified again")
+    images, vectors = counted(version.images, "image"), counted(version.size, "vector")
     threshold = "-" if version.threshold is None else f"{version.threshold:.4f}"
     about = " ".join(text for text in (version.time, version.author) if text)
     note = f': "{" ".join(version.note.split())}"' if version.note else ""
     return (
-        f"{version.number:>4}  {version.images} images, {version.size} vectors, threshold {threshold} "
+        f"{version.number:>4}  {images}, {vectors}, threshold {threshold} "
         f"({version.calibrated})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
     )

@@ -12,6 +12,7 @@ import typer
 from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
 from patchbank.cli.threshold import described
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.scene import Scene
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
             "written by": f"patchbank {manifest['patchbank_version']}",
             "backbone": f"{backbone['name']} ({backbone['licence']})",
             "layers": ", ".join(layers),
-            "bank": f"{bank['size']} vectors of {last.images} images",
+            "bank": f"{counted(bank['size'], 'vector')} of {counted(last.images, 'image')}",
             "radius": f"{last.covering_radius:.4f} (no training patch is farther from the bank)",
             "threshold": described(calibration) if calibration else "none",
             "scene": _scene(load_scene(model)),
@@ -69,4 +70,4 @@ def _scene(scene: Scene | None) -> str:
 
     ranges = zip(MEASURES, *scene.ranges, strict=True)
     about = ", ".join(f"{measure.name} {low:.4g}..{high:.4g}" for measure, low, high in ranges)
-    return f"{about} (false alarms at most {100 * scene.max_false_alarms:g} %, {len(scene.measures)} images)"
+    return f"{about} (false alarms at most {100 * scene.max_false_alarms:g} %, {counted(len(scene.measures), 'image')})"

@@ -14,6 +14,7 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, ImageError
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,7 +72,7 @@ def register(app: typer.Typer) -> None:
             output.finish(Path(model).name, detector.calibration.scores if detector.calibration else None, skipped)
         report_skipped(skipped)
         if strange:
-            note(f"{strange} image{'s are' if strange > 1 else ' is'} not of the scene that the model knows")
+            note(f"{counted(strange, 'image is', 'images are')} not of the scene that the model knows")
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)
         if skipped:
@@ -125,7 +126,7 @@ def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:
     verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
     against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
     regions = len(result.regions)
-    where = f", {regions} region{'s' if regions > 1 else ''}" if regions else ""
+    where = f", {counted(regions, 'region')}" if regions else ""
     scene = f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}" if result.in_scene is False else ""
     return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}"
 

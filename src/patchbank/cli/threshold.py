@@ -12,6 +12,7 @@ from patchbank.cli.history import MEANING
 from patchbank.cli.options import command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.calibration import Calibration
@@ -84,7 +85,7 @@ def register(app: typer.Typer) -> None:
 def described(calibration: Calibration) -> str:
     """The threshold, its promise and where it comes from, on one line."""
     method, support = calibration.method.replace("_", " "), calibration.support
-    return f"{calibration.threshold:.4f} ({support.promise}; {method}, {support.n} images)"
+    return f"{calibration.threshold:.4f} ({support.promise}; {method}, {counted(support.n, 'image')})"
 
 
 def say_threshold(calibration: Calibration) -> None:
@@ -129,7 +130,7 @@ def _table(now: Calibration, wanted: Calibration) -> None:
 
     scores, n = wanted.scores, len(wanted.scores)
     method = now.method.replace("_", " ")
-    typer.echo(f"{n} held-out good images ({method}), scores {scores.min():.4f} to {scores.max():.4f}")
+    typer.echo(f"{counted(n, 'held-out good image')} ({method}), scores {scores.min():.4f} to {scores.max():.4f}")
     how = f"with {percent(wanted.confidence)} confidence" if wanted.confidence else "on average"
     typer.echo(f"{'':2}{'at most':>9}  {'threshold':>10}  {'pixel':>10}  {'over it':>12}  {how}")
     current, asked = ((each.max_false_alarms, each.confidence) for each in (now, wanted))
@@ -137,7 +138,7 @@ def _table(now: Calibration, wanted: Calibration) -> None:
         this, named = (row.max_false_alarms, row.confidence), {*RATES, wanted.max_false_alarms}
         rate = percent(row.max_false_alarms) if row.max_false_alarms in named else percent_up(row.max_false_alarms)
         mark = "*" if this == current else ">" if this == asked else ""
-        needs = "no number supports it" if row.images_needed is None else f"needs {row.images_needed} images"
+        needs = "no number supports it" if row.images_needed is None else f"needs {counted(row.images_needed, 'image')}"
         values = f"{row.threshold:>10.4f}  {row.pixel_threshold:>10.4f}  {f'{row.over} of {n}':>12}"
         typer.echo(f"{mark:2}{rate:>9}  {values}  {'supported' if row.supported else needs}")
     if current == asked:

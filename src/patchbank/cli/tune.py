@@ -11,6 +11,7 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, MissingExtraError
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.evaluation.tune import TuneReport
@@ -63,7 +64,7 @@ def register(app: typer.Typer) -> None:
 
 def _table(report: TuneReport) -> str:
     lines = [
-        f"{report.n_good} held-out good images, {report.n_defective} with {report.defects} defects; "
+        f"{counted(report.n_good, 'held-out good image')}, {report.n_defective} with {report.defects} defects; "
         f"budget {report.budget_ms:g} ms",
         f"  {'setting':<12}{'ms an image':>12}{'image AUROC':>14}{'+-':>7}",
     ]

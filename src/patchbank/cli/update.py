@@ -12,6 +12,7 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.history import MEANING, arrow, sides
 from patchbank.cli.options import command, login, note, progress_bar
 from patchbank.config import Runtime
+from patchbank.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.calibration import Calibration
@@ -138,21 +139,21 @@ def _report(path: str, model: PatchCore, as_json: bool) -> None:
         values = diff.to_dict() | {"skipped": [{"name": s.name, "reason": s.reason} for s in model.skipped]}
         typer.echo(json.dumps(values, allow_nan=False))
     else:
-        typer.echo(f"{path}: version {version.number}, {version.images} images, {version.size} bank vectors")
+        images, vectors = counted(version.images, "image"), counted(version.size, "bank vector")
+        typer.echo(f"{path}: version {version.number}, {images}, {vectors}")
         if version.restored:
             typer.echo(f"back to version {version.restored}")
         for each in version.added:
             score = arrow(each.score_before, each.score_after)
-            new = each.patches - each.covered
-            typer.echo(
-                f"learned    {each.name}: {new} of {each.patches} patches were new, {each.vectors} joined the bank, "
-                f"score {score}"
-            )
+            new = f"{each.patches - each.covered} of {counted(each.patches, 'patch', 'patches')}"
+            typer.echo(f"learned    {each.name}: {new} were new, {each.vectors} joined the bank, score {score}")
         for gone in version.removed:
-            typer.echo(f"forgot     {gone.name}: {gone.vectors} vectors, {gone.uncovered} of them unlike all others")
+            typer.echo(
+                f"forgot     {gone.name}: {counted(gone.vectors, 'vector')}, {gone.uncovered} of them unlike all others"
+            )
         if version.removed:
             lost = sum(each.vectors for each in version.removed)
-            typer.echo(f"refilled   {version.refilled} of {lost} vectors")
+            typer.echo(f"refilled   {version.refilled} of {counted(lost, 'vector')}")
         before = diff.before
         if model.calibration:
             promise = _promise(model.calibration, version)
@@ -180,6 +181,7 @@ def _warn(model: PatchCore) -> None:
         if gone.uncovered:
             note(f"{gone.name}: what looks like {gone.uncovered} of its patches is unknown to the bank now")
     if version.refilled < (lost := sum(each.vectors for each in version.removed)):
-        note(f"{lost - version.refilled} vectors were not replaced: no spares are left (--images gives more choice)")
+        missing = counted(lost - version.refilled, "vector was", "vectors were")
+        note(f"{missing} not replaced: no spares are left (--images gives more choice)")
     if version.calibrated == "stale":
         note("the threshold has lost its guarantee: run 'patchbank update MODEL --images DIR' with the training images")
