@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchbank import Config, PatchCore
+from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, DatasetError, ImageError, ModelFileError
 
@@ -35,6 +35,20 @@ def good(rng):
 @pytest.fixture
 def model(good):
     return PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+
+
+def test_says_which_pictures_the_memory_did_not_hold(rng):
+    images = [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(12)]
+    config = dataclasses.replace(SMALL, thumbnail_size=256)
+    tight = PatchCore.fit(images, config, backbone=FakeBackbone(), runtime=Runtime(memory="1MB"))
+    used = {tight.bank.images[image] for image in tight.bank.image.tolist()}
+    pictured = {tight.bank.images[image] for image in tight.thumbnails}
+    assert tight.unpictured
+    assert set(tight.unpictured) == used - pictured
+    assert PatchCore.fit(images, config, backbone=FakeBackbone()).unpictured == ()
+    assert PatchCore.fit(images, SMALL, backbone=FakeBackbone(), runtime=Runtime(memory="1MB")).unpictured == ()
+    off = dataclasses.replace(SMALL, thumbnail_size=0)
+    assert PatchCore.fit(images, off, backbone=FakeBackbone()).unpictured == ()
 
 
 def test_finds_the_defect_and_where_it_is(model, rng):

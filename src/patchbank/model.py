@@ -315,6 +315,14 @@ class PatchCore:
         """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
         return suspects_of(self.calibration)
 
+    @property
+    def unpictured(self) -> tuple[str, ...]:
+        """Training images that have a vector in the bank and no thumbnail, because all of them together did not fit
+        their share of the memory budget: explanations name them only. Empty for `thumbnail_size = 0`."""
+        if not self.config.thumbnail_size:
+            return ()
+        return tuple(self.bank.images[n] for n in np.unique(self.bank.image).tolist() if n not in self.thumbnails)
+
     def _describe(self, image: Array) -> Patches:
         return _patches(image, self.backbone, self.config, self.roi, {})
 

@@ -58,11 +58,11 @@ def register(app: typer.Typer) -> None:
             note(f"scene: {model.scene.support}; its ranges are widened")
         elif model.calibration and model.config.scene_false_alarms and not model.scene:
             note(f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with")
-        used = set(model.bank.image.tolist())
-        if model.config.thumbnail_size and (bare := len(used.difference(model.thumbnails))):
+        if bare := len(model.unpictured):
+            images, them = counted(bare, "training image"), plural(bare, "it", "them")
             note(
-                f"thumbnails of {bare} of the bank's {len(used)} images did not fit their share of the memory, so "
-                "explanations name these images without a picture; raise --memory, or lower --thumbnail-size"
+                f"thumbnails of {images} did not fit their share of the memory, so explanations name {them} without a "
+                "picture; raise --memory, or lower --thumbnail-size"
             )
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
