@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchbank.config import Config, Runtime, options, parse_image_size
+from patchbank.config import Config, Runtime, options
 from patchbank.errors import ConfigError
+from patchbank.validation import parse_image_size
 
 
 def test_defaults_round_trip_through_plain_values():

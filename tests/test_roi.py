@@ -8,9 +8,9 @@ import pytest
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.config import parse_polygons
 from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.roi import Roi
+from patchbank.validation import parse_polygons
 
 LEFT_HALF = "0,0 0.5,0 0.5,1 0,1"
 SMALL = Config(image_size=64, coreset_size=40, ignore="0.5,0 1,0 1,1 0.5,1")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchbank import streaming, training
-from patchbank.config import Config, memory_budget
+from patchbank.config import Config
 from patchbank.coreset import sample
 from patchbank.errors import ConfigError
 from patchbank.exact import ExactSearcher
@@ -16,6 +16,7 @@ from patchbank.look import Look
 from patchbank.patches import Patches
 from patchbank.progress import silent
 from patchbank.streaming import PatchStream
+from patchbank.validation import memory_budget
 
 CONFIG = Config(coreset_size=60, calibration="none", thumbnail_size=0)
 GRID, DIMS = (10, 10), 6

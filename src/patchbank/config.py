@@ -1,5 +1,5 @@
 """Every option of patchbank, once. These dataclasses feed the Python API, TOML files, the command line, the model
-file and `docs/configuration.md`.
+file and `docs/configuration.md`. What their values may be, and how they are read, is checked in `validation.py`.
 
 `Config` says what the model *is* and travels in the model file; `Runtime` says how this machine runs it and does not.
 """
@@ -7,21 +7,15 @@ file and `docs/configuration.md`.
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
-import re
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from patchbank.errors import ConfigError
+from patchbank.validation import Area, ImageSize, check_names, check_tiles, memory_budget, validate
 
-ImageSize = tuple[int, ...]  # (N,) or (height, width)
-Area = str  # polygons, or the path of a mask
-Polygon = tuple[tuple[float, float], ...]
 _T = TypeVar("_T", "Config", "Runtime")
 
 
@@ -255,14 +249,8 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        _validate(self)
-        for name in ("tile_size", "tile_overlap"):
-            if getattr(self, name) % 32:
-                raise ConfigError(f"{name}: expected a multiple of 32; got {getattr(self, name)}")
-        if self.tile_size <= 2 * self.tile_overlap:
-            raise ConfigError(
-                f"tile_size: expected more than twice tile_overlap ({self.tile_overlap}); got {self.tile_size}"
-            )
+        validate(self)
+        check_tiles(self.tile_size, self.tile_overlap)
 
     @property
     def image_format(self) -> ImageFormat:
@@ -319,7 +307,7 @@ class Runtime:
     )
 
     def __post_init__(self) -> None:
-        _validate(self)
+        validate(self)
         memory_budget(self.memory)
 
 
@@ -329,10 +317,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "balanced": {},
     "accurate": {"image_size": (448,), "backbone": "efficientnet_lite2"},
 }
-
-
-# Options that had another name, as configurations that were written before may have it.
-RENAMED: Mapping[str, str] = {"false_alarm_rate": "max_false_alarms"}
 
 
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -365,132 +349,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
-def parse_image_size(value: Any) -> ImageSize:
-    """320 or "320" -> (320,); "240x320" (height x width) or [240, 320] -> (240, 320)."""
-    if isinstance(value, str):
-        parts: list[Any] = value.lower().split("x")
-    elif isinstance(value, (tuple, list)):
-        parts = list(value)
-    else:
-        parts = [value]
-    try:
-        sizes = [int(part) for part in parts]
-        if any(isinstance(p, bool) or (isinstance(p, float) and p != int(p)) for p in parts):
-            raise ValueError
-    except (TypeError, ValueError):
-        sizes = []
-    if len(sizes) not in (1, 2):
-        raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
-    return tuple(sizes)
-
-
-def parse_polygons(text: str) -> tuple[Polygon, ...]:
-    """'0.1,0.1 0.9,0.1 0.5,0.9; ...' -> polygons of (x, y) in shares of width and height; () if it is no such text."""
-    try:
-        polygons = tuple(
-            tuple((float(x), float(y)) for x, y in (point.split(",") for point in part.split()))
-            for part in text.split(";")
-            if part.strip()
-        )
-    except ValueError:
-        return ()
-    if any(
-        len(polygon) < 3 or any(not 0 <= value <= 1 for point in polygon for value in point) for polygon in polygons
-    ):
-        raise ConfigError(
-            f"expected polygons of at least three points between 0 and 1 (shares of width and height); got {text!r}"
-        )
-    return polygons
-
-
-def memory_budget(text: str) -> int:
-    """'2GB', '500 MB', '1.5GiB', '2000000000' or 'auto' (half of what this machine or its container has) -> bytes."""
-    if text.strip().lower() == "auto":
-        return _machine_memory() // 2
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    if not match:
-        raise ConfigError(f"memory: expected 'auto' or a size such as 2GB or 500MB; got {text!r}")
-    number, prefix, binary = match.groups()
-    size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
-    if size < 1_000_000:
-        raise ConfigError(f"memory: expected at least 1MB; got {text!r}")
-    return size
-
-
-def _machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's limit if that is lower."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [8 << 30]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            sizes.append(int(Path(limit).read_text()))
-    return min(sizes)
-
-
 def _from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
     check_names(values, {f.name for f in dataclasses.fields(cls)})
     return cls(**dict(values))
-
-
-def check_names(values: Mapping[str, Any], known: Collection[str], where: str = "") -> None:
-    """Raises ConfigError for a name that is none of the known options."""
-    for name in values:
-        if name not in known:
-            now = RENAMED.get(name)
-            advice = f"it is called {now} now" if now else f"valid options: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown option {name!r}{where}; {advice}")
-
-
-def _validate(config: Config | Runtime) -> None:
-    for f in dataclasses.fields(config):
-        value = _coerce(f.name, str(f.type), getattr(config, f.name))
-        object.__setattr__(config, f.name, value)
-        choices, low, high = f.metadata["choices"], f.metadata["low"], f.metadata["high"]
-        if choices and value not in choices:
-            raise ConfigError(f"{f.name}: expected one of {', '.join(choices)}; got {value!r}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, (int, float)) and not _inside(number, low, high, f.metadata["low_open"]):
-                above = "more than" if f.metadata["low_open"] else "at least"
-                limit = f"{above} {low:g}" + (f" and at most {high:g}" if high is not None else "")
-                raise ConfigError(f"{f.name}: expected {limit}; got {number!r}")
-
-
-def _inside(number: float, low: float | None, high: float | None, low_open: bool) -> bool:
-    if not math.isfinite(number):
-        return False
-    if low is not None and (number <= low if low_open else number < low):
-        return False
-    return high is None or number <= high
-
-
-def _area(name: str, value: Any) -> str:
-    """A mask's path, or polygons: as text, or as TOML's lists of lists of pairs."""
-    if isinstance(value, (list, tuple)):
-        try:
-            value = "; ".join(" ".join(f"{float(x)!r},{float(y)!r}" for x, y in polygon) for polygon in value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{name}: expected a list of polygons, each a list of (x, y); got {value!r}") from None
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{name}: expected the path of a mask or polygons; got {value!r}")
-    parse_polygons(value)
-    return value
-
-
-def _coerce(name: str, annotation: str, value: Any) -> Any:
-    """Checks a value against its field's type; takes the same value in another guise (a list, an int for a float)."""
-    if annotation == "ImageSize":
-        return parse_image_size(value)
-    if annotation == "tuple[str, ...]":
-        if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-            raise ConfigError(f"{name}: expected a list of names; got {value!r}")
-        return tuple(value)
-    if annotation.endswith("| None") and value is None:
-        return None
-    if annotation.startswith("Area"):
-        return _area(name, value)
-    kind = annotation.split(" |")[0]
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    expected = {"int": int, "float": float, "str": str, "bool": bool}[kind]
-    if not isinstance(value, expected) or isinstance(value, bool) != (kind == "bool"):
-        raise ConfigError(f"{name}: expected {kind}; got {value!r}")
-    return value

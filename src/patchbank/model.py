@@ -20,7 +20,7 @@ from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.checkpoint import Checkpoint, fingerprint
-from patchbank.config import Config, ImageFormat, Runtime, memory_budget
+from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.explain import Explanation, check_numbers, explain
@@ -49,6 +49,7 @@ from patchbank.search import Searcher, build_searcher, measured_recall
 from patchbank.tiling import layer_maps
 from patchbank.training import Described, Skipped, Training, collect, with_expected
 from patchbank.update import Reason, repromised, rolled_back, updated
+from patchbank.validation import memory_budget
 
 FloatArray = npt.NDArray[np.float32]
 

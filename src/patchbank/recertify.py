@@ -10,7 +10,6 @@ import numpy as np
 
 from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
-from patchbank.config import memory_budget
 from patchbank.errors import DatasetError, ImageError
 from patchbank.heldout import score_cross_fitted, score_held_out, score_one, summarised
 from patchbank.images import Array, ImageSource, read_image
@@ -21,6 +20,7 @@ from patchbank.progress import Progress
 from patchbank.scene import Scene, SceneLearner
 from patchbank.search import Searcher
 from patchbank.streaming import CalibrationPatches
+from patchbank.validation import memory_budget
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.config import Config, parse_polygons
+from patchbank.config import Config
 from patchbank.decoding import decode
 from patchbank.errors import ConfigError, ImageError
+from patchbank.validation import parse_polygons
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -16,9 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from patchbank.config import PRESETS, Config, Runtime, check_names, options, read_toml, with_preset
+from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import OutputError, PatchbankError
 from patchbank.progress import Progress, silent
+from patchbank.validation import check_names
 
 INTERRUPTED = 130
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
