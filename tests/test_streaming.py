@@ -138,11 +138,15 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
     monkeypatch.setattr(training, "_Run", Watched)
     made = training.collect(
         [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(200)],
-        lambda image: patches_of(np.random.default_rng(int(image.sum())).standard_normal((*GRID, DIMS), np.float32)),
-        config,
-        budget=budget,
-        skip_unreadable=False,
-        progress=silent,
+        training.Job(
+            config,
+            lambda image: patches_of(
+                np.random.default_rng(int(image.sum())).standard_normal((*GRID, DIMS), np.float32)
+            ),
+            budget,
+            False,
+            silent,
+        ),
     )
     share = streaming.PICTURE_SHARE * budget
     assert 0.8 * share < max(most) <= share

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.backbones import Backbone
 from patchbank.config import Config
+from patchbank.errors import ConfigError
 from patchbank.files import atomic_write
 
 State = dict[str, npt.NDArray[Any]]
@@ -51,6 +53,22 @@ class Checkpoint:
     def remove(self) -> None:
         """Forgets the state: the fit has ended."""
         self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def resumable(
+    path: str | Path | None, images: Iterable[Any], config: Config, budget: int, network: Backbone
+) -> Iterator[Checkpoint | None]:
+    """A fit's checkpoint, forgotten once the block has ended well; None without a path. Raises ConfigError for images
+    that a later fit could not recognise."""
+    if not path:
+        yield None
+        return
+    if not isinstance(images, (list, tuple)) or not all(isinstance(image, (str, os.PathLike)) for image in images):
+        raise ConfigError("checkpoint: expected the images as a list of paths, which a later fit can recognise")
+    state = Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
+    yield state
+    state.remove()
 
 
 def fingerprint(images: Sequence[Any], config: Config, budget: int, backbone: bytes) -> str:

@@ -15,11 +15,9 @@ import numpy as np
 
 from patchbank.errors import ConfigError, ImageError
 from patchbank.heldout import score_one
-from patchbank.images import Array, ImageSource
-from patchbank.patches import Patches
-from patchbank.progress import Progress
+from patchbank.images import ImageSource
 from patchbank.screening import Suspect, screen
-from patchbank.training import Described, described, usable
+from patchbank.training import Described, Job, Known, described, usable
 
 if TYPE_CHECKING:
     from patchbank.model import PatchCore
@@ -29,13 +27,12 @@ ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
 
 def fit_without_outliers(
     images: Iterable[ImageSource],
-    fit: Callable[[list[ImageSource], list[Described] | None], tuple[PatchCore, list[Described] | None]],
-    describe: Callable[[Array], Patches],
-    progress: Progress,
+    fit: Callable[[list[ImageSource], Known], tuple[PatchCore, Known]],
+    job: Job,
 ) -> PatchCore:
     """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `fit` takes images with what is known
-    of them from another fit, and returns what the next one may know. `describe` turns an image into its patches. Raises
-    ConfigError where the images can be read only once."""
+    of them from another fit, and returns what the next one may know. Raises ConfigError where the images can be read
+    only once."""
     if not isinstance(images, (list, tuple)):
         raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
     kept: list[ImageSource] = list(images)
@@ -44,7 +41,7 @@ def fit_without_outliers(
     kept = usable(kept, model.skipped)
     dropped: list[Suspect] = []
     for _ in range(ROUNDS):
-        scores = _scores(model, kept, known, describe, progress)
+        scores = _scores(model, kept, known, job)
         found = {each.name: each for each in screen(scores, [str(n) for n in range(len(kept))])}
         if not found:
             break
@@ -56,13 +53,7 @@ def fit_without_outliers(
     return dataclasses.replace(model, skipped=skipped, dropped=tuple(dropped))
 
 
-def _scores(
-    model: PatchCore,
-    images: list[ImageSource],
-    known: list[Described] | None,
-    describe: Callable[[Array], Patches],
-    progress: Progress,
-) -> np.ndarray:
+def _scores(model: PatchCore, images: list[ImageSource], known: Known, job: Job) -> np.ndarray:
     """(n,) left-out scores of all training images: those of the calibration, and, for images that it does not know,
     measured now."""
     scores = np.full(len(images), np.nan)
@@ -74,10 +65,10 @@ def _scores(
     found: Iterable[Described] = (
         [known[n] for n in missing]
         if known
-        else described([images[n] for n in missing], describe, dataclasses.replace(model.config, thumbnail_size=0))
+        else described([images[n] for n in missing], job.embed, dataclasses.replace(model.config, thumbnail_size=0))
     )
     for done, (number, (_, patches, _)) in enumerate(zip(missing, found, strict=True)):
-        progress("screen", done, len(missing))
+        job.progress("screen", done, len(missing))
         if isinstance(patches, ImageError):
             raise patches
         scores[number] = score_one(number, patches, model.bank, model.searcher, model.config).score

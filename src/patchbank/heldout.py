@@ -7,7 +7,7 @@ aside have none there, so the same rule serves them. Cross-fitting makes a bank 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,10 @@ from patchbank import coreset, maps, scoring
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config
+from patchbank.errors import DatasetError
 from patchbank.expected import SAMPLE, ExpectedDistance, Sample, expected_distance
 from patchbank.normal import NormalDistances
+from patchbank.parallel import one_blas_thread
 from patchbank.patches import Patches
 from patchbank.progress import Progress, silent
 from patchbank.scene import Scene, SceneLearner
@@ -45,22 +47,37 @@ class HeldOut:
     peak: float
 
 
+@one_blas_thread()
+def calibrate(
+    images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
+) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
+    """What a fit learns from normal images that the bank does not know: those set aside, or each one against the
+    others' vectors. Raises DatasetError if there are none."""
+    if config.calibration == "none":
+        return None, None, None
+    if not images:
+        raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
+    return summarised(images, bank, searcher, config, progress)
+
+
 def summarised(
-    scored: Iterable[HeldOut], names: Sequence[str], config: Config, scene: SceneLearner
+    images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration, NormalDistances, Scene | None]:
     """What follows from held-out images, of which there is at least one: the thresholds, the distribution of normal
-    distances, and how the images look as a whole. names: those of all training images."""
-    scores, peaks, images, distances = [], [], [], []
-    for held in scored:
+    distances, and how the images look as a whole."""
+    score = score_cross_fitted if config.calibration == "cross_fit" else score_held_out
+    scene = SceneLearner(len(images), config)
+    scores, peaks, names, distances = [], [], [], []
+    for held in score(images, bank, searcher, config, progress):
         scores.append(held.score)
         peaks.append(held.peak)
-        images.append(names[held.image])
+        names.append(bank.images[held.image])
         distances.append((held.patches.on_grid(held.distances), held.patches.counted))
         scene.add(held.patches, held.distances)
     calibration = Calibration(
         np.array(scores, np.float32),
         np.array(peaks, np.float32),
-        tuple(images),
+        tuple(names),
         config.calibration,
         config.max_false_alarms,
         config.confidence,

@@ -19,35 +19,31 @@ from patchbank import packing, scoring
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
-from patchbank.checkpoint import Checkpoint, fingerprint
+from patchbank.checkpoint import resumable
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.dropping import fit_without_outliers
-from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.errors import ImageError
 from patchbank.explain import Explanation, check_numbers, explain
-from patchbank.heldout import score_cross_fitted, score_held_out, summarised
+from patchbank.heldout import calibrate
 from patchbank.images import (
     Array,
     ImageSource,
-    blank,
-    input_size,
     name_of,
     read_image,
-    resize,
     shown,
 )
 from patchbank.life import Diff, Life, Version, born, difference, images_of
-from patchbank.look import look_at
 from patchbank.normal import NormalDistances
 from patchbank.parallel import in_order, one_blas_thread
-from patchbank.patches import Patches, embed
+from patchbank.patches import Patches
+from patchbank.pipeline import Clock, patches_of
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.roi import Roi
-from patchbank.scene import Scene, SceneLearner
+from patchbank.scene import Scene
 from patchbank.screening import Suspect, suspects_of
 from patchbank.search import Searcher, build_searcher, measured_recall
-from patchbank.tiling import layer_maps
-from patchbank.training import Described, Skipped, Training, collect, with_expected
+from patchbank.training import Job, Known, Skipped, collect, listed, with_expected
 from patchbank.update import Reason, repromised, rolled_back, updated
 from patchbank.validation import memory_budget
 
@@ -96,41 +92,23 @@ class PatchCore:
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
         and listed in `skipped`. Raises ConfigError, BackboneError, ImageError or DatasetError.
         """
-        runtime = runtime or Runtime()
-        config = config or Config()
+        runtime, config = runtime or Runtime(), config or Config()
         network = backbone or load_backbone(config.backbone, config.layers, runtime)
         config = _resolved(config, network.info)
+        roi, budget = Roi.from_config(config), memory_budget(runtime.memory)
+        job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
 
-        roi = Roi.from_config(config)
-
-        def describe(image: Array) -> Patches:
-            return _patches(image, network, config, roi, {})
-
-        def fit(
-            images: Iterable[ImageSource], known: list[Described] | None = None
-        ) -> tuple[PatchCore, list[Described] | None]:
-            state = _checkpoint(checkpoint, images, config, budget, network) if checkpoint else None
-            training = collect(
-                _listed(images),
-                describe,
-                config,
-                budget=budget,
-                skip_unreadable=skip_unreadable,
-                progress=progress,
-                checkpoint=state,
-                known=known,
-            )
-            searcher = build_searcher(training.bank.vectors, config)
-            bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
-            training = dataclasses.replace(training, bank=bank)
-            calibration, normal, scene = _calibrate(training, searcher, config, progress)
-            if state:
-                state.remove()
-            life = born(training.bank, training.spares, calibration)
+        def fit(images: Iterable[ImageSource], known: Known = None) -> tuple[PatchCore, Known]:
+            with resumable(checkpoint, images, config, budget, network) as state:
+                training = collect(listed(images), job, state, known)  # (N, D) of all images, thinned to (M, D)
+                searcher = build_searcher(training.bank.vectors, config)
+                bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
+                calibration, normal, scene = calibrate(training.calibration, bank, searcher, config, progress)
+            life = born(bank, training.spares, calibration)
             model = cls(
                 config,
                 network,
-                training.bank,
+                bank,
                 searcher,
                 calibration,
                 life,
@@ -142,10 +120,7 @@ class PatchCore:
             )
             return model, training.known
 
-        budget = memory_budget(runtime.memory)
-        if config.drop_outliers:
-            return fit_without_outliers(_listed(images), fit, describe, progress)
-        return fit(images)[0]
+        return fit_without_outliers(listed(images), fit, job) if config.drop_outliers else fit(images)[0]
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
@@ -194,16 +169,16 @@ class PatchCore:
     def _inspect(self, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
         """image: (H, W, 3 G) RGB, which took so many seconds to read."""
         timings = {"decode": seconds}
-        patches = _patches(image, self.backbone, self.config, self.roi, timings)  # (n, D)
-        with _Clock(timings, "search"):
+        patches = patches_of(image, self.backbone, self.config, self.roi, timings)  # (n, D)
+        with Clock(timings, "search"):
             distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
-        with _Clock(timings, "score"):
+        with Clock(timings, "score"):
             plain = scoring.mean_distances(distances)  # (n,)
             scores = scoring.patch_scores(plain, patches.features, self.bank.expected)  # (n,)
             score = scoring.image_score(
                 scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
             )
-        with _Clock(timings, "scene"):
+        with Clock(timings, "scene"):
             scene = self.scene.check(patches, scores) if self.scene else None
         return Result(
             path=name,
@@ -278,7 +253,7 @@ class PatchCore:
         return updated(
             self,
             self._describe,
-            list(_listed(add)),
+            list(listed(add)),
             list(remove),
             images=images,
             representative=representative,
@@ -325,7 +300,7 @@ class PatchCore:
         return tuple(self.bank.images[n] for n in np.unique(self.bank.image).tolist() if n not in self.thumbnails)
 
     def _describe(self, image: Array) -> Patches:
-        return _patches(image, self.backbone, self.config, self.roi, {})
+        return patches_of(image, self.backbone, self.config, self.roi)
 
     def search_recall(self, images: Iterable[ImageSource]) -> float:
         """Share (0..1) of the true nearest bank vectors that the model's search finds for these images; 1 for exact
@@ -354,76 +329,9 @@ def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
     return read_image(source, format), time.perf_counter() - start
 
 
-def _patches(image: Array, backbone: Backbone, config: Config, roi: Roi | None, timings: dict[str, float]) -> Patches:
-    """(H, W, 3 G) RGB -> the features of its patches that count."""
-    original = (image.shape[0], image.shape[1])
-    with _Clock(timings, "resize"):
-        if roi:
-            image = blank(image, roi.inside(original), backbone.info.mean)
-        image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
-    size = (image.shape[0], image.shape[1])
-    with _Clock(timings, "scene"):
-        look = look_at(image, original, roi.inside(size) if roi else None)
-    with _Clock(timings, "backbone"):
-        layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
-    with _Clock(timings, "embed"):
-        features = embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
-    grid = (features.shape[0], features.shape[1])
-    place = np.flatnonzero(roi.inside(grid)) if roi else np.arange(grid[0] * grid[1])
-    flat = features.reshape(-1, features.shape[2])  # (h, w, D) -> (P, D)
-    if len(place) == 0:
-        raise ImageError("no patch lies in the region of interest; use a larger region or a larger image_size")
-    return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, size, look)
-
-
 def _resolved(config: Config, info: BackboneInfo) -> Config:
     """The config with what it left to the backbone filled in."""
     embedding = info.embedding if config.embedding == "auto" else config.embedding
     return dataclasses.replace(
         config, backbone=info.name, layers=tuple(layer.name for layer in info.layers), embedding=embedding
     )
-
-
-def _listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    if isinstance(images, (str, os.PathLike, np.ndarray)):
-        kind = type(images).__name__
-        raise DatasetError(f"expected a sequence of images; got one {kind} (for a folder: patchbank.find_images)")
-    return images
-
-
-def _checkpoint(
-    path: str | Path, images: Iterable[ImageSource], config: Config, budget: int, network: Backbone
-) -> Checkpoint:
-    if not isinstance(images, (list, tuple)) or not all(isinstance(image, (str, os.PathLike)) for image in images):
-        raise ConfigError("checkpoint: expected the images as a list of paths, which a later fit can recognise")
-    return Checkpoint(Path(path), fingerprint(images, config, budget, network.to_onnx()))
-
-
-@one_blas_thread()
-def _calibrate(
-    training: Training, searcher: Searcher, config: Config, progress: Progress
-) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
-    """Scores normal images that the bank does not know: those set aside, or each one against the others' vectors."""
-    if config.calibration == "none":
-        return None, None, None
-    bank, images = training.bank, training.calibration
-    if not images:
-        raise DatasetError("calibration = 'holdout' set no image aside; give the images as a list, or more of them")
-    if config.calibration == "cross_fit":
-        scored = score_cross_fitted(images, bank, searcher, config, progress)
-    else:
-        scored = score_held_out(images, bank, searcher, config, progress)
-    return summarised(scored, bank.images, config, SceneLearner(len(images), config))
-
-
-class _Clock:
-    """Adds the seconds that its block takes to `timings[stage]`."""
-
-    def __init__(self, timings: dict[str, float], stage: str) -> None:
-        self._timings, self._stage = timings, stage
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._timings[self._stage] = self._timings.get(self._stage, 0.0) + time.perf_counter() - self._start

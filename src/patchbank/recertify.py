@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchbank.bank import MemoryBank, Reserve
-from patchbank.calibration import Calibration
+from patchbank.bank import Reserve
 from patchbank.errors import DatasetError, ImageError
-from patchbank.heldout import score_cross_fitted, score_held_out, score_one, summarised
+from patchbank.heldout import score_one
 from patchbank.images import Array, ImageSource, read_image
 from patchbank.life import images_of, rows_of
-from patchbank.normal import NormalDistances
 from patchbank.patches import Patches
-from patchbank.progress import Progress
-from patchbank.scene import Scene, SceneLearner
-from patchbank.search import Searcher
 from patchbank.streaming import CalibrationPatches
 from patchbank.validation import memory_budget
 
@@ -114,22 +109,6 @@ def read_again(
         known = [name for name in stay if name in images and name not in set(wanted)]
         filling = Again(model, describe, known, images)
     return TrainingImages(filling, set(stay) - set(filling.names) <= set(wanted), calibration)
-
-
-def recertified(
-    model: PatchCore,
-    bank: MemoryBank,
-    searcher: Searcher,
-    images: Sequence[CalibrationPatches],
-    progress: Progress,
-) -> tuple[Calibration, NormalDistances, Scene | None]:
-    """The calibration of a changed bank, the normal distances, and the scene, from these images."""
-    assert model.calibration is not None
-    if model.calibration.method == "cross_fit":
-        scored = score_cross_fitted(images, bank, searcher, model.config, progress)
-    else:
-        scored = score_held_out(images, bank, searcher, model.config, progress)
-    return summarised(scored, bank.images, model.config, SceneLearner(len(images), model.config))
 
 
 def _has(patches: Patches, own: Reserve) -> bool:

@@ -26,6 +26,7 @@ from patchbank.streaming import PICTURE_SHARE, CalibrationPatches, PatchStream
 
 FloatArray = npt.NDArray[np.float32]
 Described = tuple[ImageSource, Patches | ImageError, bytes]  # an image, its patches or why it has none, its thumbnail
+Known = list[Described] | None  # what an earlier fit knows of all images
 
 
 @dataclass(frozen=True)
@@ -48,38 +49,43 @@ class Training:
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
     skipped: tuple[Skipped, ...]
-    known: list[Described] | None = None
+    known: Known
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a fit does with each image, and within which limits. embed: turns an image into its patches. budget: bytes
+    for all that grows with the number of images."""
+
+    config: Config
+    embed: Callable[[Array], Patches]
+    budget: int
+    skip_unreadable: bool
+    progress: Progress
 
 
 def collect(
-    images: Iterable[ImageSource],
-    embed: Callable[[Array], Patches],
-    config: Config,
-    *,
-    budget: int,
-    skip_unreadable: bool,
-    progress: Progress,
-    checkpoint: Checkpoint | None = None,
-    known: Sequence[Described] | None = None,
+    images: Iterable[ImageSource], job: Job, checkpoint: Checkpoint | None = None, known: Known = None
 ) -> Training:
-    """Reads, embeds and thins all images in one pass; `embed` turns an image into its patches. budget: bytes. known:
-    what an earlier fit knows of the same images, which are then not read.
+    """Reads, embeds and thins all images in one pass. known: what an earlier fit knows of the same images, which are
+    then not read.
 
     With a checkpoint, goes on where the same fit was interrupted, and saves its state when it is interrupted itself and
-    whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless `skip_unreadable`;
+    whenever a chunk has been reduced. Raises ImageError for the first unusable image, unless the job skips them;
     DatasetError if there are too few usable ones.
     """
+    config, progress = job.config, job.progress
     total = len(images) if isinstance(images, Sized) else 0
-    stream = PatchStream(config, budget, total, held_out_images(total, config), progress)
-    run = _Run(stream, int(PICTURE_SHARE * budget))
+    stream = PatchStream(config, job.budget, total, held_out_images(total, config), progress)
+    run = _Run(stream, int(PICTURE_SHARE * job.budget))
     if checkpoint and (state := checkpoint.load()):
         run.restore(state)
     try:
-        remaining = iter(known[run.done :]) if known else described(islice(images, run.done, None), embed, config)
+        remaining = iter(known[run.done :]) if known else described(islice(images, run.done, None), job.embed, config)
         for number, (source, patches, picture) in enumerate(remaining, start=run.done):
             progress("embed", number, total)
             if isinstance(patches, ImageError):
-                if not skip_unreadable:
+                if not job.skip_unreadable:
                     raise patches
                 run.skipped.append(Skipped(name_of(source, number), str(patches)))
             elif run.add(patches, name_of(source, number), picture) and checkpoint:
@@ -110,6 +116,14 @@ def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches],
             return source, error, b""
 
     return in_order(describe, sources)
+
+
+def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """The images, which are several: DatasetError for a single one."""
+    if isinstance(images, (str, os.PathLike, np.ndarray)):
+        kind = type(images).__name__
+        raise DatasetError(f"expected a sequence of images; got one {kind} (for a folder: patchbank.find_images)")
+    return images
 
 
 def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[ImageSource]:
@@ -145,7 +159,7 @@ class _Run:
         self.intact = True
         return reduced
 
-    def known(self, images: Sequence[ImageSource]) -> list[Described] | None:
+    def known(self, images: Sequence[ImageSource]) -> Known:
         """All usable images as they were described; None where the stream cannot hold them twice, or a thumbnail did
         not fit."""
         held = self.stream.held_twice()

@@ -21,14 +21,14 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.exact import ExactSearcher
-from patchbank.heldout import score_held_out, score_one
+from patchbank.heldout import score_held_out, score_one, summarised
 from patchbank.images import Array, ImageSource, name_of
 from patchbank.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
 from patchbank.life import Added, Life, Removed, Version, changed, images_of, promises, rows_of, state_of
 from patchbank.naming import new_names, numbers_of
 from patchbank.patches import Patches
 from patchbank.progress import Progress
-from patchbank.recertify import TrainingImages, read_again, recertified
+from patchbank.recertify import TrainingImages, read_again
 from patchbank.search import Searcher, build_searcher
 from patchbank.streaming import CalibrationPatches
 from patchbank.training import Skipped, described
@@ -101,7 +101,7 @@ def updated(
     if again and calibration:
         again.calibration.others += joining
         before = set(calibration.images)
-        calibration, normal, seen = recertified(model, next_bank, searcher, again.calibration, progress)
+        calibration, normal, seen = summarised(again.calibration, next_bank, searcher, model.config, progress)
         status = "exact"
         if set(calibration.images) != before or scene is None:  # else it is as it was
             scene = seen
