@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pages import Page
+from parts import noisy
 from patchbank import Config, PatchCore, audit_images, audit_model, read_dataset
 from patchbank.audit_page import crop, whole
 from patchbank.auditing import Portraits, judged
@@ -25,7 +26,7 @@ def part(rng):
     image = np.full((96, 128, 3), 190 + rng.normal(0, 2))
     x, y = np.rint(64 * rng.normal((64, 48), 3)).astype(int).tolist()  # in parts of a pixel: no two are alike
     cv2.circle(image, (x, y), 64 * 30, (110, 120, 130), -1, cv2.LINE_AA, shift=6)
-    return np.clip(image + rng.normal(0, 5, image.shape), 0, 255).astype(np.uint8)
+    return noisy(image, rng, 5)
 
 
 @pytest.fixture(scope="module")

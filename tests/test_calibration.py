@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, kstest
 
+from parts import mottled
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.calibration import Calibration, percent, percent_up, rank, support, threshold_of
@@ -210,8 +210,7 @@ def test_impossible_promises(rate, confidence):
 
 @pytest.fixture
 def good(rng):
-    base = cv2.resize(rng.integers(60, 200, (8, 8, 3)).astype(np.uint8), (64, 64))
-    return [np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8) for _ in range(12)]
+    return mottled(rng, 12)
 
 
 @pytest.mark.parametrize("score", ["max", "top_fraction"])

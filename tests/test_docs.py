@@ -16,6 +16,7 @@ import pytest
 import typer
 
 import patchbank
+from parts import noisy
 from patchbank.config import Config, Runtime, options
 
 ROOT = Path(__file__).parents[1]
@@ -170,7 +171,7 @@ def workplace(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("snippets"), np.random.default_rng(0)
     (folder / "good").mkdir()
     for number in range(8):
-        picture = np.clip(rng.normal(150, 6, (80, 80, 3)), 0, 255).astype(np.uint8)
+        picture = noisy(np.full((80, 80, 3), 150), rng, 6)
         assert cv2.imwrite(str(folder / "good" / f"{number}.png"), picture)
     picture[30:50, 30:50] = 0
     assert cv2.imwrite(str(folder / "new.png"), picture)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parts import striped
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.coreset import greedy_kcenter
@@ -19,24 +20,9 @@ SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_
 WHEN = "2026-01-02T03:04:05+00:00"
 
 
-def part(rng, defect=False, size=(96, 128)):
-    """A noisy stripe pattern; the defect is a bright square in the lower right quarter."""
-    image = 100 + 40 * np.sin(np.arange(size[1]) / 6)[None, :, None] + rng.normal(0, 4, (*size, 3))
-    if defect:
-        image[size[0] * 5 // 8 : size[0] * 7 // 8, size[1] * 5 // 8 : size[1] * 7 // 8] = 250
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
-def stained(rng):
-    """A good part that the training images have nothing like: a dark stain in the upper left quarter."""
-    image = part(rng)
-    image[12:36, 16:48] = 20
-    return image
-
-
 @pytest.fixture
 def good(rng):
-    return [part(rng) for _ in range(12)]
+    return [striped(rng) for _ in range(12)]
 
 
 @pytest.fixture
@@ -92,7 +78,7 @@ def test_a_fit_is_version_1_and_holds_no_clock(model, good, tmp_path):
 
 
 def test_a_false_alarm_is_learned(model, rng):
-    image = stained(rng)
+    image = striped(rng, stain=True)
     before = model.predict(image)
     assert before.is_anomalous
     new = model.update([image], note="a stain is fine", author="ana", time=WHEN)
@@ -111,28 +97,28 @@ def test_a_false_alarm_is_learned(model, rng):
 
 
 def test_another_part_with_the_same_look_is_accepted_and_a_defect_is_not(model, rng):
-    new = model.update([stained(rng) for _ in range(3)])
-    fresh = [stained(rng) for _ in range(4)]
+    new = model.update([striped(rng, stain=True) for _ in range(3)])
+    fresh = [striped(rng, stain=True) for _ in range(4)]
     assert all(s < 0.5 * t for s, t in zip(scores(new, fresh), scores(model, fresh), strict=True))
-    assert new.predict(part(rng, defect=True)).is_anomalous
+    assert new.predict(striped(rng, defect=True)).is_anomalous
 
 
 def test_the_model_itself_does_not_change(model, rng, good):
     size, before = len(model.bank), scores(model, good[:3])
-    model.update([stained(rng)])
+    model.update([striped(rng, stain=True)])
     assert (len(model.bank), len(model.versions)) == (size, 1)
     assert scores(model, good[:3]) == before
 
 
 def test_learning_only_lowers_scores(model, good, rng):
-    new = model.update([stained(rng)])
-    everything = [*good, stained(rng), part(rng), part(rng, defect=True)]
+    new = model.update([striped(rng, stain=True)])
+    everything = [*good, striped(rng, stain=True), striped(rng), striped(rng, defect=True)]
     assert all(b <= a for a, b in zip(scores(model, everything), scores(new, everything), strict=True))
 
 
 def test_what_is_known_adds_nothing(model, rng):
     """The same image twice: the second time all of its patches are covered, and the version says so."""
-    image = stained(rng)
+    image = striped(rng, stain=True)
     twice = model.update([image]).update([image])
     (added,) = twice.versions[-1].added
     assert (added.vectors, added.covered) == (0, added.patches)
@@ -141,7 +127,7 @@ def test_what_is_known_adds_nothing(model, rng):
 
 
 def test_new_vectors_know_where_they_came_from(model, rng):
-    image = stained(rng)
+    image = striped(rng, stain=True)
     new = model.update([image])
     result = new.predict(image)
     exact = np.argwhere(result.patch_scores == 0)
@@ -151,7 +137,7 @@ def test_new_vectors_know_where_they_came_from(model, rng):
 
 def test_the_threshold_of_a_grown_bank_is_not_too_low(model, by_name, rng):
     """Without the training images the scores stay, as upper bounds; with them they are exact, and not larger."""
-    bound = model.update([stained(rng)])
+    bound = model.update([striped(rng, stain=True)])
     assert bound.versions[-1].calibrated == "bound"
     np.testing.assert_array_equal(bound.calibration.scores, model.calibration.scores)
     exact = bound.update(images=by_name)
@@ -162,7 +148,7 @@ def test_the_threshold_of_a_grown_bank_is_not_too_low(model, by_name, rng):
 
 def test_confirmed_false_alarms_do_not_calibrate_a_sample_does(model, rng):
     """Images picked by their high scores would lift the threshold to their own level."""
-    images = [stained(rng) for _ in range(3)]
+    images = [striped(rng, stain=True) for _ in range(3)]
     assert model.update(images).calibration.images == model.calibration.images
     sample = model.update(images, representative=True)
     assert sample.calibration.images == (*model.calibration.images, "image 12", "image 13", "image 14")
@@ -174,7 +160,7 @@ def test_confirmed_false_alarms_do_not_calibrate_a_sample_does(model, rng):
 def test_the_scene_is_learned_again_where_its_images_change(model, by_name, rng):
     """Confirmed images alone do not change what the scene looks like; a sample of good parts does, and so does a
     removal; a rollback brings the old one back."""
-    bright = [np.clip(part(rng).astype(int) + 60, 0, 255).astype(np.uint8) for _ in range(4)]
+    bright = [np.clip(striped(rng).astype(int) + 60, 0, 255).astype(np.uint8) for _ in range(4)]
     assert not model.predict(bright[0]).in_scene
     assert model.update(bright, images=by_name).scene is model.scene
     sample = model.update(bright, images=by_name, representative=True)
@@ -266,9 +252,9 @@ def test_without_spares_and_images_the_bank_shrinks_and_says_so(good):
 
 def test_a_bad_training_image_is_forgotten(good, rng):
     """Its defect is found again, and the version tells that nothing else looks like it."""
-    bad = part(rng, defect=True)
+    bad = striped(rng, defect=True)
     model = PatchCore.fit([*good, bad], SMALL, backbone=FakeBackbone())
-    other = part(rng, defect=True)
+    other = striped(rng, defect=True)
     names = {f"image {number}": image for number, image in enumerate([*good, bad])}
     new = model.update(remove=["image 12"], images=names)
     assert new.versions[-1].removed[0].uncovered > 0
@@ -288,7 +274,7 @@ def test_a_removal_does_not_lose_its_guarantee_silently(model):
 
 def test_learning_does_not_make_a_stale_threshold_good(model, rng, by_name):
     stale = model.update(remove=["image 3"], certify=False)
-    assert stale.update([stained(rng)]).versions[-1].calibrated == "stale"
+    assert stale.update([striped(rng, stain=True)]).versions[-1].calibrated == "stale"
     exact = stale.update(images=by_name)
     assert exact.versions[-1].calibrated == "exact"
     np.testing.assert_array_equal(exact.bank.vectors, stale.bank.vectors)
@@ -307,7 +293,7 @@ def test_an_image_without_vectors_leaves_nothing_to_certify(good):
 
 
 def test_the_covering_radius_is_never_too_small(model, by_name, good, rng):
-    image = stained(rng)
+    image = striped(rng, stain=True)
     for new in (
         model.update([image]),
         model.update(remove=["image 3"], images=by_name),
@@ -335,7 +321,7 @@ def test_wrong_images_are_noticed(model, by_name, rng):
     with pytest.raises(DatasetError, match=r"2 of the 12 calibration images are missing \(image 3, image 9\)"):
         model.update(images={n: i for n, i in by_name.items() if n not in ("image 3", "image 9")})
     with pytest.raises(ImageError, match="image 5: is not the image"):
-        model.update(images={**by_name, "image 5": stained(rng)})
+        model.update(images={**by_name, "image 5": striped(rng, stain=True)})
     with pytest.raises(ImageError, match="image 5: is not the image"):
         model.update(images={**by_name, "image 5": by_name["image 6"]})
     with pytest.raises(ImageError, match="image 5: is not the image"):
@@ -352,7 +338,7 @@ def test_an_unreadable_calibration_image_changes_nothing(model, by_name, tmp_pat
 
 
 def test_learn_and_roll_back_gives_the_old_scores_bit_for_bit(model, good, rng):
-    image = stained(rng)
+    image = striped(rng, stain=True)
     back = model.update([image]).rollback()
     assert same(back, model)
     assert scores(back, [image, *good[:3]]) == scores(model, [image, *good[:3]])
@@ -362,12 +348,12 @@ def test_learn_and_roll_back_gives_the_old_scores_bit_for_bit(model, good, rng):
 
 
 def test_a_rollback_can_be_undone(model, by_name, rng):
-    changed = model.update([stained(rng)], remove=["image 3"], images=by_name)
+    changed = model.update([striped(rng, stain=True)], remove=["image 3"], images=by_name)
     assert same(changed.rollback(1).rollback(2), changed)
 
 
 def test_what_was_rolled_back_does_not_come_back_as_a_spare(model, by_name, rng):
-    back = model.update([stained(rng)]).rollback()
+    back = model.update([striped(rng, stain=True)]).rollback()
     new = back.update(remove=["image 3"], images=by_name)
     assert 12 not in new.bank.image
 
@@ -377,12 +363,12 @@ def test_what_was_rolled_back_does_not_come_back_as_a_spare(model, by_name, rng)
 def test_any_version_can_be_had_back_after_any_life(steps):
     """Whatever happened since, and through the file: members, scores, thresholds and radii are those of that time."""
     rng = np.random.default_rng(1)
-    good = [part(rng) for _ in range(6)]
+    good = [striped(rng) for _ in range(6)]
     model = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
     lives = [model]
     for step, number in steps:
         if step == "add":
-            model = model.update([stained(rng)], time=WHEN)
+            model = model.update([striped(rng, stain=True)], time=WHEN)
         elif step == "remove" and len(model.training_images) > 3:
             names = [name for name in model.training_images if name in model.calibration.images]
             if len(names) > 2:
@@ -400,7 +386,7 @@ def test_any_version_can_be_had_back_after_any_life(steps):
 
 
 def test_diff_names_what_changed(model, by_name, rng):
-    new = model.update([stained(rng)], remove=["image 3"], images=by_name)
+    new = model.update([striped(rng, stain=True)], remove=["image 3"], images=by_name)
     diff = new.diff()
     assert (diff.before, diff.after) == new.versions
     assert (diff.images_added, diff.images_removed) == (("image 12",), ("image 3",))
@@ -417,7 +403,7 @@ def test_diff_names_what_changed(model, by_name, rng):
 def test_diff_says_which_images_changed_sides(good, rng):
     """Two stained parts vouch for each other, until one of them is taken out."""
     config = dataclasses.replace(SMALL, sampler="identity", max_false_alarms=0.2, confidence=0)
-    stain = stained(rng)
+    stain = striped(rng, stain=True)
     images = [*good, stain, stain]
     model = PatchCore.fit(images, config, backbone=FakeBackbone())
     assert model.calibration.scores[12] < model.calibration.threshold
@@ -450,7 +436,7 @@ def test_versions_that_there_are_not(model, rng):
         model.rollback()
     with pytest.raises(ConfigError, match="expected 1 to 1; got 7"):
         model.diff(1, 7)
-    new = model.update([stained(rng)])
+    new = model.update([striped(rng, stain=True)])
     with pytest.raises(ConfigError, match="version 2 is the present one"):
         new.rollback(2)
 
@@ -473,7 +459,7 @@ def test_nothing_to_do_and_nonsense(model, good, rng):
 
 def test_without_calibration(good, rng):
     model = PatchCore.fit(good, dataclasses.replace(SMALL, calibration="none"), backbone=FakeBackbone())
-    image = stained(rng)
+    image = striped(rng, stain=True)
     new = model.update([image], remove=["image 2"])
     assert new.versions[-1].calibrated == "none"
     assert new.versions[-1].threshold is None
@@ -490,8 +476,8 @@ def test_without_calibration(good, rng):
 def test_unreadable_images_raise_or_are_listed(model, rng, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no")
     with pytest.raises(ImageError, match=r"bad\.png"):
-        model.update([stained(rng), tmp_path / "bad.png"])
-    new = model.update([tmp_path / "bad.png", stained(rng)], skip_unreadable=True)
+        model.update([striped(rng, stain=True), tmp_path / "bad.png"])
+    new = model.update([tmp_path / "bad.png", striped(rng, stain=True)], skip_unreadable=True)
     assert [each.name for each in new.skipped] == [str(tmp_path / "bad.png")]
     assert len(new.versions[-1].added) == 1
     with pytest.raises(DatasetError, match="none of the images to add is usable; the first of 1: "):
@@ -517,7 +503,7 @@ def test_with_every_kind_of_score_and_search(good, by_name, rng, options):
     if "search" in options:
         pytest.importorskip("faiss", reason="the extra 'ann' is not installed")
     model = PatchCore.fit(good, dataclasses.replace(SMALL, **options), backbone=FakeBackbone())
-    image = stained(rng)
+    image = striped(rng, stain=True)
     new = model.update([image], remove=["image 3"], images=by_name)
     assert new.predict(image).score < model.predict(image).score
     assert same(new.rollback(), model)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parts import striped
 from patchbank import Config, PatchCore, Runtime, artifact
 from patchbank.artifact import ModelFile
 from patchbank.backbones.fake import FakeBackbone
@@ -21,22 +22,17 @@ GOLDEN = Path(__file__).parent / "golden"
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=16, spare_ratio=0.2)
 
 
-def part(rng, stain=False):
-    image = 100 + 40 * np.sin(np.arange(96) / 6)[None, :, None] + rng.normal(0, 4, (64, 96, 3))
-    if stain:
-        image[8:24, 8:24] = 20
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def lived():
     """A model with five versions: fit, update (one image learned, one forgotten), rollback, update, threshold."""
     rng = np.random.default_rng(0)
-    good = [part(rng) for _ in range(6)]
+    good = [striped(rng) for _ in range(6)]
     model = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
     names = {f"image {number}": image for number, image in enumerate(good)}
-    model = model.update([part(rng, stain=True)], remove=["image 2"], images=names, note="Schliff geändert", author="ö")
-    return model.rollback().update([part(rng, stain=True)]).with_threshold(max_false_alarms=0.3, confidence=0)
+    model = model.update(
+        [striped(rng, stain=True)], remove=["image 2"], images=names, note="Schliff geändert", author="ö"
+    )
+    return model.rollback().update([striped(rng, stain=True)]).with_threshold(max_false_alarms=0.3, confidence=0)
 
 
 @pytest.fixture
@@ -92,18 +88,18 @@ def test_every_version_can_be_had_back_from_the_file(lived, path):
 
 def test_no_spares_no_history_no_entries(tmp_path):
     rng = np.random.default_rng(0)
-    images = [part(rng) for _ in range(4)]
+    images = [striped(rng) for _ in range(4)]
     PatchCore.fit(images, dataclasses.replace(SMALL, spare_ratio=0), backbone=FakeBackbone()).save(tmp_path / "m")
     assert [name for name in ModelFile(tmp_path / "m").names() if name.startswith(("reserve", "versions"))] == []
     loaded = PatchCore.load(tmp_path / "m")
     assert len(loaded.life.reserve) == 0
-    assert loaded.update([part(rng, stain=True)]).versions[-1].number == 2
+    assert loaded.update([striped(rng, stain=True)]).versions[-1].number == 2
 
 
 def test_a_file_of_version_1_begins_its_life_when_it_is_read(lived, tmp_path):
     """It has one version, no spares, and can be updated, saved and rolled back."""
     rng = np.random.default_rng(0)
-    fitted = PatchCore.fit([part(rng) for _ in range(4)], SMALL, backbone=FakeBackbone())
+    fitted = PatchCore.fit([striped(rng) for _ in range(4)], SMALL, backbone=FakeBackbone())
     manifest, entries = packed(fitted)
     del manifest["versions"], entries["reserve.safetensors"]
     artifact.write(tmp_path / "old", manifest, entries)
@@ -112,7 +108,7 @@ def test_a_file_of_version_1_begins_its_life_when_it_is_read(lived, tmp_path):
     old = PatchCore.load(tmp_path / "old")
     (version,) = old.versions
     assert (version.action, version.images, version.size) == ("fit", 4, len(fitted.bank))
-    new = old.update([part(rng, stain=True)])
+    new = old.update([striped(rng, stain=True)])
     new.save(tmp_path / "new")
     back = PatchCore.load(tmp_path / "new").rollback()
     np.testing.assert_array_equal(back.bank.vectors, fitted.bank.vectors)
@@ -126,7 +122,7 @@ def test_an_unknown_covering_radius_is_null(tmp_path):
     images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
     model = PatchCore.fit(images, config, backbone=FakeBackbone(), runtime=Runtime(memory="1MB"))
     assert np.isnan(model.bank.covering_radius)
-    model.update([part(rng)]).save(tmp_path / "m")
+    model.update([striped(rng)]).save(tmp_path / "m")
     manifest = ModelFile(tmp_path / "m").manifest
     assert manifest["bank"]["covering_radius"] is None
     assert [version["covering_radius"] for version in manifest["versions"]] == [None, None]

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from parts import noisy
 from patchbank.look import look_at
 
 
@@ -31,8 +32,8 @@ def test_blur_and_noise_move_it_apart(rng):
     image = cv2.resize(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), (192, 192), interpolation=cv2.INTER_CUBIC)
     sharp = [look_at(cv2.GaussianBlur(image, (0, 0), s) if s else image, (1, 1)).sharpness for s in (4, 2, 1, 0)]
     assert sharp == sorted(sharp)
-    noisy = np.clip(image + rng.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
-    assert look_at(noisy, (1, 1)).sharpness > 1.1 * sharp[-1]
+    grainy = noisy(image, rng, 10)
+    assert look_at(grainy, (1, 1)).sharpness > 1.1 * sharp[-1]
 
 
 def test_all_channels_count():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from parts import striped
 from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, DatasetError, ImageError, ModelFileError
@@ -19,17 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32)
 
 
-def part(rng, defect=False, size=(96, 128)):
-    """A noisy stripe pattern; the defect is a bright square in the lower right quarter."""
-    image = 100 + 40 * np.sin(np.arange(size[1]) / 6)[None, :, None] + rng.normal(0, 4, (*size, 3))
-    if defect:
-        image[size[0] * 5 // 8 : size[0] * 7 // 8, size[1] * 5 // 8 : size[1] * 7 // 8] = 250
-    return np.clip(image, 0, 255).astype(np.uint8)
-
-
 @pytest.fixture
 def good(rng):
-    return [part(rng) for _ in range(12)]
+    return [striped(rng) for _ in range(12)]
 
 
 @pytest.fixture
@@ -52,7 +45,7 @@ def test_says_which_pictures_the_memory_did_not_hold(rng):
 
 
 def test_finds_the_defect_and_where_it_is(model, rng):
-    fine, broken = model.predict(part(rng)), model.predict(part(rng, defect=True))
+    fine, broken = model.predict(striped(rng)), model.predict(striped(rng, defect=True))
     assert fine.is_anomalous is False
     assert broken.is_anomalous is True
     assert broken.score > 2 * fine.score
@@ -69,14 +62,14 @@ def test_finds_the_defect_and_where_it_is(model, rng):
 
 def test_result_has_the_original_size(model, rng):
     for size in ((96, 128), (50, 200), (333, 77)):
-        result = model.predict(part(rng, size=size))
+        result = model.predict(striped(rng, size=size))
         assert result.anomaly_map.shape == result.mask.shape == result.image_size == size
         assert result.anomaly_map.dtype == np.float32
         assert result.overlay().shape == (*size, 3)
 
 
 def test_one_image_alone_and_among_others_gives_the_same_numbers(model, rng):
-    images = [part(rng), part(rng, defect=True), part(rng, size=(40, 70))]
+    images = [striped(rng), striped(rng, defect=True), striped(rng, size=(40, 70))]
     alone = [model.predict(image) for image in images]
     for others in (model.predict(images), model.predict(tuple(images)), list(model.predict(iter(images)))):
         for one, among in zip(alone, others, strict=True):
@@ -90,7 +83,7 @@ def test_an_iterator_is_consumed_as_results_are_asked_for(model, rng):
     def endless():
         while True:
             taken.append(1)
-            yield part(rng)
+            yield striped(rng)
 
     results = model.predict(endless())
     next(results)
@@ -99,7 +92,7 @@ def test_an_iterator_is_consumed_as_results_are_asked_for(model, rng):
 
 
 def test_path_array_and_pil_give_the_same_score(model, rng, tmp_path):
-    image = part(rng, defect=True)
+    image = striped(rng, defect=True)
     cv2.imwrite(str(tmp_path / "a.png"), image[:, :, ::-1])
     scores = {
         model.predict(source).score
@@ -119,7 +112,7 @@ def test_scores_survive_save_and_load_to_the_bit(model, rng, tmp_path):
     assert again.thumbnails == model.thumbnails
     np.testing.assert_array_equal(again.bank.vectors, model.bank.vectors)
     assert again.calibration.threshold == model.calibration.threshold
-    image = part(rng, defect=True)
+    image = striped(rng, defect=True)
     first = again.predict(image)
     np.testing.assert_array_equal(first.patch_scores, twice.predict(image).patch_scores)
     # The fake network is saved as a graph: another implementation of the same sums, equal up to their rounding.
@@ -153,7 +146,7 @@ def test_provenance_names_the_patch(good):
 
 def test_leave_one_out_does_not_know_the_image_itself(good, rng):
     """An odd training image has a high held-out score, though the bank contains it."""
-    odd = part(rng, defect=True)
+    odd = striped(rng, defect=True)
     model = PatchCore.fit([*good, odd], SMALL, backbone=FakeBackbone())
     assert model.calibration.scores.argmax() == 12
     assert model.calibration.scores[12] > 2 * np.median(model.calibration.scores)
@@ -183,7 +176,7 @@ def test_holdout_images_are_not_in_the_bank(good):
 
 def test_without_calibration_there_is_no_verdict(good, rng):
     result = PatchCore.fit(good, dataclasses.replace(SMALL, calibration="none"), backbone=FakeBackbone()).predict(
-        part(rng, defect=True)
+        striped(rng, defect=True)
     )
     assert result.threshold is None
     assert result.is_anomalous is None
@@ -193,14 +186,14 @@ def test_without_calibration_there_is_no_verdict(good, rng):
 
 
 def test_to_dict_is_json_with_the_promised_keys(model, rng):
-    values = json.loads(json.dumps(model.predict(part(rng, defect=True)).to_dict(), allow_nan=False))
+    values = json.loads(json.dumps(model.predict(striped(rng, defect=True)).to_dict(), allow_nan=False))
     keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
     assert list(values) == keys
     assert set(values["regions"][0]) == {"box", "area", "peak", "peak_score", "contour"}
 
 
 def test_timings_name_the_stages(model, rng):
-    result = model.predict(part(rng))
+    result = model.predict(striped(rng))
     assert set(result.timings) == {"decode", "resize", "backbone", "embed", "search", "score", "scene"}
     _ = result.anomaly_map
     assert result.timings["map"] > 0
@@ -233,7 +226,7 @@ def test_every_option_has_an_effect_and_survives_the_file(good, rng, tmp_path, o
         return PatchCore.fit(good, config, backbone=FakeBackbone(layers))
 
     base, other = fit(SMALL), fit(dataclasses.replace(SMALL, **options))
-    image = part(rng, defect=True)
+    image = striped(rng, defect=True)
     if "search" not in options:
         same_bank = np.array_equal(base.bank.vectors, other.bank.vectors)
         assert not same_bank or base.predict(image).score != other.predict(image).score
@@ -343,7 +336,7 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     loaded = PatchCore.load(tmp_path / "1")
     assert loaded.bank.grids.tolist() == model.bank.grids.tolist() == [[8, 12]] * len(good)
     loaded.save(tmp_path / "2")
-    again, image = PatchCore.load(tmp_path / "2"), part(rng, defect=True)
+    again, image = PatchCore.load(tmp_path / "2"), striped(rng, defect=True)
     assert artifact.ModelFile(tmp_path / "2").manifest["format_version"] == artifact.FORMAT_VERSION
     assert again.predict(image).score == loaded.predict(image).score
     assert again.scene is None
@@ -372,7 +365,7 @@ def test_another_threshold_without_another_fit(model, rng, tmp_path):
     assert other.calibration.threshold < model.calibration.threshold
     assert other.calibration.support.kept
     assert not model.calibration.support.kept
-    image = part(rng, defect=True)
+    image = striped(rng, defect=True)
     assert other.predict(image).score == model.predict(image).score
     assert other.predict(image).threshold == other.calibration.threshold
     other.save(tmp_path / "m")
@@ -418,7 +411,7 @@ def test_held_out_scores_that_are_not_finite_are_refused(model, tmp_path):
 
 
 def test_p_values_say_how_odd_an_image_is(model, good, rng):
-    odd = model.predict(part(rng, defect=True))
+    odd = model.predict(striped(rng, defect=True))
     assert odd.p_value == odd.to_dict()["p_value"] == 1 / 13
     assert model.predict(good[0]).p_value > 0.5  # the bank knows it: it looks less odd than images that were left out
 
@@ -426,12 +419,12 @@ def test_p_values_say_how_odd_an_image_is(model, good, rng):
 def test_at_most_the_promised_share_of_normal_images_has_a_flagged_pixel(good, rng):
     """The pixel threshold is held against whole images: with it, no more of them than promised get any region."""
     model = PatchCore.fit(
-        [*good, *(part(rng) for _ in range(28))],
+        [*good, *(striped(rng) for _ in range(28))],
         dataclasses.replace(SMALL, max_false_alarms=0.1, confidence=0.9),
         backbone=FakeBackbone(),
     )
     assert model.calibration.support.kept
-    flagged = np.mean([bool(result.mask.any()) for result in model.predict([part(rng) for _ in range(200)])])
+    flagged = np.mean([bool(result.mask.any()) for result in model.predict([striped(rng) for _ in range(200)])])
     assert 0 < flagged <= 0.1
 
 
@@ -485,7 +478,7 @@ def test_names_are_relative_to_the_folder_that_all_share(good, tmp_path):
 
 def test_overlay_of_a_file_that_has_gone(model, rng, tmp_path):
     path = tmp_path / "a.png"
-    cv2.imwrite(str(path), part(rng))
+    cv2.imwrite(str(path), striped(rng))
     result = model.predict(path)
     path.unlink()
     with pytest.raises(ImageError, match="no such file"):
@@ -494,7 +487,7 @@ def test_overlay_of_a_file_that_has_gone(model, rng, tmp_path):
 
 def test_predict_each_goes_on_after_an_unusable_image(model, rng, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no")
-    image = part(rng)
+    image = striped(rng)
     first, bad, last = model.predict_each([image, tmp_path / "bad.jpg", image])
     assert first.score == last.score == model.predict(image).score
     assert bad.name == str(tmp_path / "bad.jpg")

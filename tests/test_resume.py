@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 
 import cv2
 import numpy as np
 import pytest
 
+from parts import Counting
 from patchbank import Config, PatchCore, Runtime
-from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError
 
 SMALL = Config(image_size=64, coreset_size=40, thumbnail_size=16)
@@ -24,21 +23,6 @@ def paths(tmp_path, rng):
         cv2.imwrite(str(folder / f"{number:02d}.png"), rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     (folder / "05.png").write_bytes(b"broken")
     return sorted(folder.iterdir())
-
-
-class Counting(FakeBackbone):
-    """Counts the images that it sees, and fails as Ctrl-C does after some of them."""
-
-    def __init__(self, stop_after=10**9):
-        super().__init__()
-        self.seen, self._stop, self._lock = 0, stop_after, threading.Lock()
-
-    def features(self, images):
-        with self._lock:
-            if self.seen >= self._stop:
-                raise KeyboardInterrupt
-            self.seen += 1
-        return super().features(images)
 
 
 def fit(paths, config, checkpoint, backbone, memory="auto"):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from parts import mottled
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, ImageError, ModelFileError
@@ -18,8 +19,7 @@ SMALL = Config(image_size=64, coreset_size=40, ignore="0.5,0 1,0 1,1 0.5,1")
 
 @pytest.fixture
 def good(rng):
-    base = cv2.resize(rng.integers(60, 200, (8, 8, 3)).astype(np.uint8), (64, 64))
-    return [np.clip(base + rng.normal(0, 4, base.shape), 0, 255).astype(np.uint8) for _ in range(8)]
+    return mottled(rng, 8)
 
 
 def test_a_polygon_covers_what_it_encloses():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from parts import noisy
 from patchbank.cli.app import app
 
 SMALL = ("--image-size", "64", "--coreset-size", "40")
@@ -21,7 +22,7 @@ def part(rng, defect=False, size=(72, 96)):
     cv2.circle(image, (size[1] // 2, size[0] // 2), 28, (120, 110, 100), -1)
     if defect:
         cv2.line(image, (size[1] // 2 - 14, size[0] // 2 - 4), (size[1] // 2 + 14, size[0] // 2 + 6), (0, 0, 0), 5)
-    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+    return noisy(image, rng, 3)
 
 
 def mask(size=(72, 96)):

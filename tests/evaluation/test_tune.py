@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parts import noisy
 from patchbank import Config
 from patchbank.config import PRESETS, Runtime
 from patchbank.errors import DatasetError, WeightsNotFoundError
@@ -24,8 +25,7 @@ from patchbank.images import read_image
 def folder(tmp_path, rng):
     base = cv2.resize(rng.integers(60, 200, (8, 8)).astype(np.uint8), (96, 96))
     for number in range(20):
-        noisy = np.clip(base + rng.normal(0, 3, base.shape), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(tmp_path / f"{number:02}.png"), noisy)
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), noisy(base, rng, 3))
     return tmp_path
 
 
@@ -120,8 +120,8 @@ def test_images_that_offer_nothing_to_plant(tmp_path):
 def test_many_channel_and_twelve_bit_images_can_be_tuned_on(tmp_path, rng):
     base = cv2.resize(rng.integers(500, 3000, (8, 8, 4)).astype(np.float32), (96, 96))
     for number in range(12):
-        noisy = np.clip(base + rng.normal(0, 30, base.shape), 0, 4095).astype(np.uint16)
-        np.save(tmp_path / f"{number}.npy", noisy)
+        image = np.clip(base + rng.normal(0, 30, base.shape), 0, 4095).astype(np.uint16)
+        np.save(tmp_path / f"{number}.npy", image)
     config = Config(image_size=64, channels=4, white=4095.0, coreset_size=50, distance_scaling=0)
     report = tune(read_dataset(tmp_path), config, Runtime(), 5000, among={"only": config})
     assert report.chosen.image_auroc > 0.6
