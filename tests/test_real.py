@@ -21,9 +21,28 @@ def bottle(data_root):
     return data, PatchCore.fit(data.train_paths)
 
 
-def test_bottle(bottle):
+@pytest.fixture(scope="module")
+def evaluated(bottle):
+    """The evaluation of the test bottles, and whether each is of the scene: those of good and of defective ones."""
     data, model = bottle
-    evaluation = evaluate(model, data).to_dict()
+    in_scene = {False: [], True: []}
+    evaluation = evaluate(model, data, each=lambda sample, result: in_scene[sample.defective].append(result.in_scene))
+    return evaluation, in_scene[False], in_scene[True]
+
+
+@pytest.fixture(scope="module")
+def small_bottles(data_root):
+    """Good bottles, read once, of a size for tests that are not about accuracy: those to train on, those to test on."""
+    data = read_dataset(data_root / "bottle")
+    good = [sample.path for sample in data.test if not sample.defective]
+    return [
+        [cv2.resize(read_image(path), (192, 192), interpolation=cv2.INTER_AREA) for path in paths]
+        for paths in (data.train_paths, good)
+    ]
+
+
+def test_bottle(evaluated):
+    evaluation = evaluated[0].to_dict()
     assert evaluation["n_test"] == 83
     assert evaluation["image_auroc"] >= 0.995
     assert evaluation["pixel_auroc"] >= 0.98
@@ -68,37 +87,34 @@ def test_a_broken_bottle_is_explained(bottle, tmp_path):
     assert good.score < good.overall.largest
 
 
-def test_the_scene_is_told_from_defects(bottle, data_root):
+def test_the_scene_is_told_from_defects(bottle, evaluated, data_root):
     """Good and defective bottles are the scene; screws, magnetic tiles and spoilt pictures are not."""
-    data, model = bottle
+    (data, model), (_, good, defective) = bottle, evaluated
 
     def share(images):
         return np.mean([not result.in_scene for result in model.predict(list(images))])
 
-    good = [sample.path for sample in data.test if not sample.defective]
-    assert share(good) <= 0.05
-    assert share(sample.path for sample in data.test if sample.defective) <= 0.1
+    assert np.mean(good) >= 0.95
+    assert np.mean(defective) >= 0.9
     for other in ("screw", "mtd"):
         assert share(sorted((data_root / other / "test/good").iterdir())[:6]) == 1
-    pictures = [read_image(path) for path in good[:6]]
+    pictures = [read_image(sample.path) for sample in [s for s in data.test if not s.defective][:6]]
     assert share(np.zeros_like(picture) for picture in pictures) == 1
     assert share(cv2.GaussianBlur(picture, (0, 0), 3) for picture in pictures) == 1
     assert share((picture * 0.75).astype(np.uint8) for picture in pictures) == 1
     assert share(np.roll(picture, 60, axis=1) for picture in pictures) == 1
 
 
-def test_drift_on_real_images(data_root):
+def test_drift_on_real_images(small_bottles):
     """A stream of unseen good bottles in any order is none; a tenth less light from the middle on is, and where.
 
     Left-out scores are too high: unseen bottles score under their median nearly always, which must not count."""
-    data = read_dataset(data_root / "bottle")
+    train, good = small_bottles
     rng = np.random.default_rng(0)
-    paths = rng.permutation([str(path) for path in data.train_paths])
-    model = PatchCore.fit(
-        paths[:110].tolist(), Config(image_size=192, coreset_ratio=0.01, thumbnail_size=0, confidence=0.0)
-    )
-    stream = [*paths[110:], *(str(sample.path) for sample in data.test if not sample.defective)]
-    stream = [read_image(path) for path in rng.permutation(stream)]
+    train = [train[n] for n in rng.permutation(len(train))]
+    model = PatchCore.fit(train[:110], Config(image_size=192, coreset_ratio=0.01, thumbnail_size=0, confidence=0.0))
+    stream = [*train[110:], *good]
+    stream = [stream[n] for n in rng.permutation(len(stream))]
     scores = [result.score for result in model.predict(stream)]
     assert not find_drift(scores, model.calibration).found
     assert not find_drift(scores[::-1], model.calibration).found
@@ -112,31 +128,25 @@ def test_drift_on_real_images(data_root):
 def test_screw(data_root):
     """Small defects on parts at any angle."""
     data = read_dataset(data_root / "screw")
-    model = PatchCore.fit(data.train_paths, Config(calibration="none", thumbnail_size=0))
-    scores = np.array([result.score for result in model.predict(list(data.test_paths))])
-    good, bad = (scores[[sample.defective == wanted for sample in data.test]] for wanted in (False, True))
-    assert (bad[:, None] > good[None]).mean() >= 0.96  # the area under the ROC curve
+    # A small bank costs no accuracy here (0.98), fewer images would: of every second one, the area is 0.95.
+    config = Config(calibration="none", thumbnail_size=0, coreset_size=2000)
+    model = PatchCore.fit(data.train_paths, config)
+    paths = [[sample.path for sample in data.test if sample.defective == wanted] for wanted in (False, True)]
+    good, bad = (np.array([result.score for result in model.predict(some)]) for some in (paths[0], paths[1][::2]))
+    assert (bad[:, None] > good[None]).mean() >= 0.97  # the area under the ROC curve
 
 
-def test_thresholds_keep_their_promise_on_real_scores(data_root):
+def test_thresholds_keep_their_promise_on_real_scores(small_bottles):
     """Held-out scores of real bottles: in at least the stated share of calibrations, no more are flagged than promised;
     and models of half of the images, by either kind of calibration, keep it on the other half."""
-    paths, rng = read_dataset(data_root / "bottle").train_paths, np.random.default_rng(0)
-    paths = [paths[i] for i in rng.permutation(len(paths))]
+    images, rng = small_bottles[0], np.random.default_rng(0)
+    images = [images[i] for i in rng.permutation(len(images))]
     small = Config(image_size=96, coreset_ratio=0.01, thumbnail_size=0, max_false_alarms=0.05, confidence=0.95)
-    learn, future = paths[:105], paths[105:]
+    learn, future = images[:105], images[105:]
     for method in ("leave_one_out", "cross_fit"):
         model = PatchCore.fit(learn, dataclasses.replace(small, calibration=method))
         assert model.calibration.support.kept
-        results = model.predict(list(future))
-        print(
-            method,
-            np.mean([r.is_anomalous for r in results]),
-            np.mean([r.mask.any() for r in results]),
-            model.calibration.pixel_threshold,
-            np.sort([r.anomaly_map.max() for r in results])[-8:],
-            np.sort(model.calibration.peaks)[-5:],
-        )
+        results = model.predict(future)
         assert np.mean([result.is_anomalous for result in results]) <= 0.05
         assert np.mean([result.mask.any() for result in results]) <= 0.05
     scores = np.array([result.score for result in results], np.float32)

@@ -103,8 +103,8 @@ def test_dropping_is_a_fit_without_the_image(folder, tmp_path):
 
 
 @pytest.mark.parametrize("calibration", ["leave_one_out", "none", "holdout", "cross_fit"])
-def test_dropping_embeds_once_what_fits_twice(folder, tmp_path, monkeypatch, calibration):
-    """And the model file is the one that comes from embedding the images for each fit."""
+def test_dropping_with_every_calibration(folder, tmp_path, monkeypatch, calibration):
+    """What fits the memory twice is embedded once; the file is the one that embedding it for each fit gives."""
     once, often = Counting(), Counting()
     model = PatchCore.fit(folder, dropping(calibration=calibration), backbone=once)
     model.save(tmp_path / "once")
@@ -113,6 +113,8 @@ def test_dropping_embeds_once_what_fits_twice(folder, tmp_path, monkeypatch, cal
     assert once.seen == 24
     assert often.seen >= 24 + len(model.bank.images)
     assert (tmp_path / "once").read_bytes() == (tmp_path / "often").read_bytes()
+    assert "odd/07.png" in [each.name for each in model.dropped]
+    assert len(model.bank.images) == 24 - len(model.dropped)
 
 
 def test_dropping_embeds_again_what_does_not_fit_twice(rng):
@@ -135,13 +137,6 @@ def test_nothing_to_drop_is_the_same_model(folder):
     model = fit(rest, dropping())
     assert model.dropped == ()
     np.testing.assert_array_equal(model.bank.vectors, fit(rest).bank.vectors)
-
-
-@pytest.mark.parametrize("calibration", ["none", "holdout", "cross_fit"])
-def test_dropping_with_every_calibration(folder, calibration):
-    model = fit(folder, dropping(calibration=calibration))
-    assert "odd/07.png" in [each.name for each in model.dropped]
-    assert len(model.bank.images) == 24 - len(model.dropped)
 
 
 def test_dropping_under_a_memory_budget(rng):

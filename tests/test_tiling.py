@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import cv2
@@ -110,7 +111,15 @@ def test_a_small_defect_in_a_large_image_is_found(rng):
     """4000 x 3000 pixels, a defect of 20: found where it is, and the map is smooth across the tiles."""
     texture = cv2.resize(rng.integers(90, 160, (750, 1000)).astype(np.uint8), (4000, 3000))
     good = [np.roll(texture, (97 * n, 211 * n), (0, 1)) for n in range(3)]
-    config = Config(image_size=(1504, 2016), tile_size=768, calibration="none", coreset_size=2000, thumbnail_size=0)
+    config = Config(
+        image_size=(1056, 1408),
+        tile_size=768,
+        sampler="random",
+        calibration="none",
+        coreset_size=2000,
+        thumbnail_size=0,
+        distance_scaling=0,
+    )
     model = PatchCore.fit(good[:2], config)
     bad = good[2].copy()
     bad[1490:1510, 2190:2210] = 0
@@ -118,5 +127,6 @@ def test_a_small_defect_in_a_large_image_is_found(rng):
     y, x = np.unravel_index(int(result.anomaly_map.argmax()), result.anomaly_map.shape)
     assert abs(y - 1500) < 40
     assert abs(x - 2200) < 40
-    one_pass = PatchCore.fit(good[:2], Config(**config.to_dict() | {"tile_size": 2048})).predict(bad)
-    np.testing.assert_allclose(result.anomaly_map, one_pass.anomaly_map, atol=0.05 * one_pass.anomaly_map.max())
+    whole = dataclasses.replace(model, config=dataclasses.replace(model.config, tile_size=2048))
+    one_pass = whole.predict(bad)
+    np.testing.assert_allclose(result.anomaly_map, one_pass.anomaly_map, atol=0.01 * one_pass.anomaly_map.max())
