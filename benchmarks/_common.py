@@ -66,13 +66,13 @@ def training_images(*names: str) -> list[Path]:
 
 
 def image_features(paths: list[Path], image_size: int = 320, embedding: str = "mean") -> Iterator[FloatArray]:
-    """(h, w, D) patch features of each image: EfficientNet-Lite0, default layers."""
+    """(h, w, D) patch features of each image: the default network and layers."""
     from patchbank import images, patches
     from patchbank.backbones import load_backbone
     from patchbank.config import Config
 
-    network = load_backbone("efficientnet_lite0")
     config = Config(embedding=embedding)
+    network = load_backbone(config.backbone)
     for path in paths:
         pixels = images.resize(images.read_image(path), (image_size, image_size))
         batch = images.normalise(pixels, network.info.mean, network.info.std)
@@ -81,6 +81,8 @@ def image_features(paths: list[Path], image_size: int = 320, embedding: str = "m
 
 def features(n: int) -> tuple[FloatArray, str]:
     """(n, D) patch features, real ones where the images are at hand, and where they come from."""
+    from patchbank.config import Config
+
     paths = training_images()
     if paths:
         rows: list[FloatArray] = []
@@ -89,7 +91,7 @@ def features(n: int) -> tuple[FloatArray, str]:
             if sum(map(len, rows)) >= n:
                 break
         if sum(map(len, rows)) >= n:
-            return np.concatenate(rows)[:n], "EfficientNet-Lite0 features of real images (bottle, screw)"
+            return np.concatenate(rows)[:n], f"{Config().backbone} features of real images (bottle, screw)"
     return clustered(n, 152), "synthetic, clustered (no real images at hand)"
 
 

@@ -124,7 +124,7 @@ def main() -> int:
         points, source = clustered(12000, 152), "synthetic, clustered"
         rows = [compare(source, points[:8000], [points[-1600:]], 10)]
     else:
-        source = f"EfficientNet-Lite0 features of real images at {SIZE} px"
+        source = f"{Config().backbone} features of real images at {SIZE} px"
         rows = [row for name in ("bottle", "screw", "mtd") for row in real(name, "mean", (1000, 5000, 10000))]
         rows += real("bottle", "reference", (1000, 5000))
     save(options.out, "search", {"features": source, "threads": workers(), "rows": rows})

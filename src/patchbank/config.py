@@ -104,7 +104,7 @@ class Config:
         None, "Region that does not count: a mask (PNG, white is ignored), or polygons as for include", group="image"
     )
     # backbone
-    backbone: str = option("efficientnet_lite0", "Name of a zoo backbone, or path of an ONNX file", group="backbone")
+    backbone: str = option("efficientnet_lite2", "Name of a zoo backbone, or path of an ONNX file", group="backbone")
     layers: tuple[str, ...] = option(
         (), "Layers whose features are used; empty = the backbone's own choice", group="backbone"
     )
@@ -315,7 +315,7 @@ class Runtime:
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast": {"image_size": (256,)},
     "balanced": {},
-    "accurate": {"image_size": (448,), "backbone": "efficientnet_lite2"},
+    "accurate": {"image_size": (512,)},
 }
 
 

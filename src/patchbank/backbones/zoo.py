@@ -159,7 +159,7 @@ _ROWS: tuple[ZooRow, ...] = (
         "efficientnet_lite2",
         _mb_stages((1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352)),
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        "lite",
+        "",
     ),
     _resnet("resnet18", (2, 2, 2, 2), 64, 1, "resnet18-f37072fd.pth", 45),
     _resnet("resnet50", (3, 4, 6, 3), 64, 4, "resnet50-0676ba61.pth", 98),

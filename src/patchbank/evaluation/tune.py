@@ -34,7 +34,7 @@ TIMED = 12  # images whose inspection is timed
 TOO_SLOW = 2.0  # times the budget: larger candidates are not tried any more
 
 # What is tried beside the presets, smallest first.
-_SIZES = (192, 320, 512, 640)
+_SIZES = (192, 320, 448, 640)
 
 
 class Inspected(Protocol):
@@ -106,13 +106,8 @@ class TuneReport:
 
 
 def candidates(base: Config) -> dict[str, Config]:
-    """The presets and a few sizes between them, over `base`, by name, smallest image first. A network that `base` names
-    stays."""
-    own = base.backbone != Config().backbone
-    found = {
-        name: replace(base, **{key: value for key, value in changes.items() if not (own and key == "backbone")})
-        for name, changes in PRESETS.items()
-    }
+    """The presets and a few sizes between them, over `base`, by name, smallest image first."""
+    found = {name: replace(base, **changes) for name, changes in PRESETS.items()}
     taken = {config.image_size for config in found.values()}
     found |= {f"{size} px": replace(base, image_size=(size,)) for size in _SIZES if (size,) not in taken}
     return dict(sorted(found.items(), key=lambda item: math.prod(item[1].image_size) ** (2 / len(item[1].image_size))))
