@@ -26,11 +26,12 @@ import numpy.typing as npt
 
 import default_size
 from _common import DATA, RESULTS, save
-from patchbank import Config, PatchCore, images, scoring
+from patchbank import Config, PatchCore, Result, images, scoring
 from patchbank.backbones import load_backbone
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc
 from patchbank.look import Look
+from patchbank.maps import smoothed
 from patchbank.parallel import one_blas_thread
 from patchbank.patches import Patches, bilinear_matrix, embed
 from patchbank.progress import silent
@@ -378,7 +379,6 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 LABELS = {
     **PRESETS,
-    "balanced, distance_scaling 0": {"distance_scaling": 0.0},
     "balanced, Lite0": {"backbone": "efficientnet_lite0"},
 }
 
@@ -404,12 +404,37 @@ def run_presets(names: Sequence[str], labels: Sequence[str], out: Path) -> None:
                 data = read_dataset(DATA / name)
                 model = PatchCore.fit([sample.path for sample in data.train], config)
                 fitted = time.perf_counter() - start
-                found = evaluate(model, data)
+                others = Others()
+                found = evaluate(model, data, each=lambda sample, result, o=others: o.add(result, sample.defective))
                 row = {"fit_s": fitted, "image": found.image_auroc, "pixel": found.pixel_auroc, "aupro": found.aupro}
-                row["bank"] = len(model.bank)
+                row |= {"bank": len(model.bank), **others.aurocs()}
             rows.append({"set": name, "preset": label, **row})
             print(rows[-1], flush=True)
             save(out, "presets", {"rows": rows})
+
+
+class Others:
+    """What other image scores would have made of the same patch scores."""
+
+    def __init__(self) -> None:
+        self._scores: dict[str, list[float]] = {}
+        self._defective: list[bool] = []
+
+    def add(self, result: Result, defective: bool) -> None:
+        scaled, plain, counted = result.patch_scores, result.distances, result.counted
+        fraction, sigma = Config().top_fraction, Config().score_smoothing
+        values = {
+            "largest patch": scaled.max(),
+            "neither": scoring.top_fraction_mean(plain, fraction),
+            "not smoothed": scoring.top_fraction_mean(scaled, fraction),
+            "not scaled": scoring.top_fraction_mean(smoothed(plain, sigma, counted), fraction),
+        }
+        for name, value in values.items():
+            self._scores.setdefault(name, []).append(float(value))
+        self._defective.append(defective)
+
+    def aurocs(self) -> dict[str, float | None]:
+        return {name: auroc(np.array(scores), np.array(self._defective)) for name, scores in self._scores.items()}
 
 
 def _whole_elpv(config: Config) -> dict[str, Any]:
@@ -418,9 +443,13 @@ def _whole_elpv(config: Config) -> dict[str, Any]:
     start = time.perf_counter()
     model = PatchCore.fit(train, config)
     fitted = time.perf_counter() - start
-    scores = [result.score for result in model.predict(iter(test))]
+    scores, others = [], Others()
+    for result, bad in zip(model.predict(iter(test)), defective, strict=True):
+        scores.append(result.score)
+        others.add(result, bool(bad))
     image = auroc(np.array(scores), defective)
-    return {"fit_s": fitted, "image": image, "pixel": None, "aupro": None, "bank": len(model.bank)}
+    row = {"fit_s": fitted, "image": image, "pixel": None, "aupro": None, "bank": len(model.bank)}
+    return row | others.aurocs()
 
 
 def run_cost(out: Path) -> None:

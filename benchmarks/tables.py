@@ -45,21 +45,14 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def presets(results: dict[str, Any]) -> str:
-    """Every preset on every set: what it finds, and what it costs."""
+    """Every preset on every set: what it finds, and what other image scores would have."""
     names = list(dict.fromkeys(row["preset"] for row in results["rows"]))
     rows = sorted(results["rows"], key=lambda row: (names.index(row["preset"]), list(SETS).index(row["set"])))
-    header = ["preset", "data set", "image AUROC", "pixel AUROC", "AUPRO", "bank"]
+    keys = ("image", "not smoothed", "not scaled", "neither", "largest patch", "pixel", "aupro")
+    header = ["preset", "data set", "image AUROC", *keys[1:-2], "pixel AUROC", "AUPRO", "bank"]
     return table(
         header,
-        [
-            [
-                row["preset"],
-                SETS[row["set"]],
-                *(percent(row[key]) for key in ("image", "pixel", "aupro")),
-                f"{row['bank']:,}",
-            ]
-            for row in rows
-        ],
+        [[row["preset"], SETS[row["set"]], *(percent(row[key]) for key in keys), f"{row['bank']:,}"] for row in rows],
     )
 
 

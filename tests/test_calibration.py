@@ -217,7 +217,7 @@ def good(rng):
 def test_cross_fitting_is_a_fit_without_the_fold_and_never_kinder_than_the_bank(good, score):
     """Oracle: fit on the other folds' images, predict, and take each patch's larger distance to that bank and the final
     one."""
-    shared = {"image_size": 64, "coreset_size": 40, "image_score": score, "top_fraction": 0.1}
+    shared = {"image_size": 64, "coreset_size": 40, "image_score": score, "top_fraction": 0.1, "score_smoothing": 0}
     config = Config(**shared, calibration="cross_fit", folds=3)
     model = PatchCore.fit(good, config, backbone=FakeBackbone())
     fold = (np.arange(12) % 3)[np.random.default_rng(0).permutation(12)]

@@ -325,7 +325,8 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     old = artifact.read_tensors(memoryview(entries["bank.safetensors"]), packing_bank())
     del old["grids"]
     manifest["config"]["false_alarm_rate"] = manifest["config"].pop("max_false_alarms")
-    del manifest["config"]["confidence"], manifest["config"]["distance_scaling"], manifest["bank"]["expected"]
+    del manifest["config"]["confidence"], manifest["bank"]["expected"]
+    del manifest["config"]["distance_scaling"], manifest["config"]["score_smoothing"]
     first = {"backbone.onnx", "calibration.safetensors"} | {name for name in entries if name.startswith("thumbnails/")}
     entries = {name: entries[name] for name in entries if name in first}
     artifact.write(
@@ -335,6 +336,7 @@ def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path
     )
     loaded = PatchCore.load(tmp_path / "1")
     assert loaded.bank.grids.tolist() == model.bank.grids.tolist() == [[8, 12]] * len(good)
+    assert (loaded.config.distance_scaling, loaded.config.score_smoothing) == (0, 0)  # its scores stay what they were
     loaded.save(tmp_path / "2")
     again, image = PatchCore.load(tmp_path / "2"), striped(rng, defect=True)
     assert artifact.ModelFile(tmp_path / "2").manifest["format_version"] == artifact.FORMAT_VERSION

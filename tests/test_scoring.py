@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from patchbank.config import Config
+from patchbank.look import Look
+from patchbank.maps import smoothed
+from patchbank.patches import Patches
 from patchbank.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
 from patchbank.search import build_searcher
 
@@ -61,6 +65,11 @@ def test_eq_7_with_duplicates_in_the_bank():
     assert 0 < score < 1
 
 
+def patches(features, grid, place=None):
+    place = np.arange(len(features)) if place is None else place
+    return Patches(features, place.astype(np.int32), grid, (8 * grid[0], 8 * grid[1]), Look(1.0, 1.0, *grid))
+
+
 def test_image_score_follows_the_config(rng):
     vectors, searcher = bank(rng)
     features = rng.standard_normal((100, 4), dtype=np.float32) * 2
@@ -68,10 +77,51 @@ def test_image_score_follows_the_config(rng):
     scores = patch_scores(mean_distances(distances), features, None)
 
     def score(**options):
-        return image_score(scores, indices, features, vectors, searcher, Config(**options))
+        return image_score(scores, indices, patches(features, (4, 25)), vectors, searcher, Config(**options))
 
     assert score(image_score="max") == pytest.approx(float(scores.max()))
-    assert score(image_score="top_fraction", top_fraction=0.05) == pytest.approx(float(np.sort(scores)[-5:].mean()))
+    top = {"image_score": "top_fraction", "top_fraction": 0.05}
+    assert score(**top, score_smoothing=0) == pytest.approx(float(np.sort(scores)[-5:].mean()))
+    blurred = ndimage.gaussian_filter(scores.reshape(4, 25), 1.5, mode="reflect")
+    assert score(**top, score_smoothing=1.5) == pytest.approx(float(np.sort(blurred.ravel())[-5:].mean()), rel=1e-5)
     worst = int(scores.argmax())
     expected = reweighted(float(scores[worst]), features[worst], int(indices[worst, 0]), vectors, searcher, 9)
     assert score(image_score="reweighted") == pytest.approx(expected)
+
+
+def test_smoothing_is_a_gaussian_over_the_patches_that_count(rng):
+    """Oracle: scipy. What does not count has no weight, whatever its values; sigma 0 changes nothing."""
+    scores = rng.random((9, 13), dtype=np.float32)
+    np.testing.assert_allclose(smoothed(scores, 1.3), ndimage.gaussian_filter(scores, 1.3, mode="reflect"), rtol=1e-4)
+    assert smoothed(scores, 0) is scores
+    counted = rng.random((9, 13)) < 0.7
+    noise = np.where(counted, scores, rng.random((9, 13), dtype=np.float32) * 100)
+    np.testing.assert_array_equal(smoothed(scores, 1.0, counted)[counted], smoothed(noise, 1.0, counted)[counted])
+    same = smoothed(np.where(counted, np.float32(3), np.float32(0)), 1.0, counted)
+    np.testing.assert_allclose(same[counted], 3, rtol=1e-5)
+
+
+def test_one_odd_patch_counts_less_than_several_side_by_side(rng):
+    """What smoothing is for: a defect spans several patches, noise does not. The largest patch scores are the same."""
+    vectors, searcher = bank(rng)
+    apart, together = np.ones((2, 20, 20), np.float32)
+    apart[2:18:5, 10] = together[9:11, 9:11] = 3  # four patches each
+    index = np.zeros((400, 1), np.int64)
+
+    def score(grid, sigma):
+        config = Config(image_score="top_fraction", score_smoothing=sigma)
+        features = np.zeros((400, 4), np.float32)
+        return image_score(grid.ravel(), index, patches(features, (20, 20)), vectors, searcher, config)
+
+    assert score(apart, 0) == score(together, 0) == 3
+    assert score(together, 1) > 1.2 * score(apart, 1)
+
+
+def test_patches_outside_the_region_neither_count_nor_dilute(rng):
+    vectors, searcher = bank(rng)
+    place = np.arange(50) * 2
+    features, index = np.zeros((50, 4), np.float32), np.zeros((50, 1), np.int64)
+    flat = np.full(50, 2, np.float32)
+    config = Config(image_score="top_fraction", top_fraction=0.1)
+    found = image_score(flat, index, patches(features, (10, 10), place), vectors, searcher, config)
+    assert found == pytest.approx(2, rel=1e-5)

@@ -188,6 +188,13 @@ class Config:
     top_fraction: float = option(
         0.01, "'top_fraction': the share of patches averaged", group="score", low=0.0, low_open=True, high=1.0
     )
+    score_smoothing: float = option(
+        1.0,
+        "'top_fraction': patch scores are smoothed before, by a Gaussian of this sigma in patches; 0 = not",
+        group="score",
+        low=0.0,
+        high=10.0,
+    )
     reweight_neighbours: int = option(
         9, "'reweighted': the paper's b, the neighbours of the closest bank vector", group="score", low=2, high=1000
     )

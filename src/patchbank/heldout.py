@@ -174,7 +174,7 @@ def _held_out(
     scores = scoring.patch_scores(plain, patches.features, expected)
     if least is not None:
         plain, scores = np.maximum(plain, least[0]), np.maximum(scores, least[1])
-    score = scoring.image_score(scores, nearest, patches.features, vectors, searcher, config)
+    score = scoring.image_score(scores, nearest, patches, vectors, searcher, config)
     size = patches.input_size
     heat = maps.anomaly_map(patches.on_grid(plain), size, size, config.smoothing_sigma, patches.counted)
     return HeldOut(held.image, patches, scores, nearest[:, 0], score, float(heat.max()))

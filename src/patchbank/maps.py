@@ -64,6 +64,12 @@ def anomaly_map(
     return np.minimum(heat, scores.max())  # rounding
 
 
+def smoothed(scores: FloatArray, sigma: float, counted: BoolArray | None = None) -> FloatArray:
+    """(h, w) patch scores -> the same, smoothed by a Gaussian of `sigma` patches. counted: as in `anomaly_map`."""
+    size = (scores.shape[0], scores.shape[1])
+    return anomaly_map(scores, size, size, sigma, counted) if sigma else scores
+
+
 def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float) -> FloatArray:
     rows, columns = (_spreading_matrix(*sizes, sigma) for sizes in zip(scores.shape, input_size, strict=True))
     with one_blas_thread():

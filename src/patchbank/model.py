@@ -175,9 +175,7 @@ class PatchCore:
         with Clock(timings, "score"):
             plain = scoring.mean_distances(distances)  # (n,)
             scores = scoring.patch_scores(plain, patches.features, self.bank.expected)  # (n,)
-            score = scoring.image_score(
-                scores, nearest, patches.features, self.bank.vectors, self.searcher, self.config
-            )
+            score = scoring.image_score(scores, nearest, patches, self.bank.vectors, self.searcher, self.config)
         with Clock(timings, "scene"):
             scene = self.scene.check(patches, scores) if self.scene else None
         return Result(

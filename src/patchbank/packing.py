@@ -40,6 +40,7 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
+_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0}  # what scores were before there were these options
 _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
@@ -141,7 +142,7 @@ def _checked(path: str | Path) -> Iterator[None]:
 
 def _config(file: artifact.ModelFile) -> Config:
     """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
-    options = {"distance_scaling": 0.0, **file.manifest["config"]}  # there were scores before that option
+    options = {**_BEFORE, **file.manifest["config"]}
     if file.manifest["format_version"] == 1:
         options |= {"max_false_alarms": options.pop("false_alarm_rate"), "confidence": 0.0}
     return Config.from_dict(options)

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from patchbank.config import Config
 from patchbank.expected import ExpectedDistance
+from patchbank.maps import smoothed
+from patchbank.patches import Patches
 from patchbank.search import Searcher
 
 FloatArray = npt.NDArray[np.float32]
@@ -57,20 +59,20 @@ def reweighted(
 def image_score(
     scores: FloatArray,
     indices: IndexArray,
-    features: FloatArray,
+    patches: Patches,
     vectors: FloatArray,
     searcher: Searcher,
     config: Config,
 ) -> float:
     """One image's (P,) patch scores -> its score, as `config.image_score` says.
 
-    indices (P, k) are the patches' nearest bank vectors, features (P, D) the patches, vectors (M, D) the bank.
+    indices (P, k) are the patches' nearest bank vectors, vectors (M, D) the bank.
     """
     if config.image_score == "top_fraction":
-        return top_fraction_mean(scores, config.top_fraction)
+        grid = smoothed(patches.on_grid(scores), config.score_smoothing, patches.counted)  # (h, w)
+        return top_fraction_mean(grid.ravel()[patches.place], config.top_fraction)
     worst = int(scores.argmax())
     if config.image_score == "reweighted":
-        return reweighted(
-            float(scores[worst]), features[worst], int(indices[worst, 0]), vectors, searcher, config.reweight_neighbours
-        )
+        nearest, b = int(indices[worst, 0]), config.reweight_neighbours
+        return reweighted(float(scores[worst]), patches.features[worst], nearest, vectors, searcher, b)
     return float(scores[worst])
