@@ -1,7 +1,8 @@
 """What finds more: sizes, layers, networks, banks, scores, one changed at a time, on the same images.
 
     python benchmarks/quality.py             # the study: parts of the data sets, many settings
-    python benchmarks/quality.py --presets   # whole data sets, each preset, with its cost
+    python benchmarks/quality.py --presets   # whole data sets, each preset
+    python benchmarks/quality.py --cost      # what an image costs, each preset
 
 Every setting goes through the library's own steps (embedding, coreset, search, expected distances, scores); only the
 feature maps are kept between settings, in --cache. The best settings of a study are flattered by it: these are the
@@ -453,14 +454,14 @@ def _whole_elpv(config: Config) -> dict[str, Any]:
 
 
 def run_cost(out: Path) -> None:
-    """Wall time of one image, file to anomaly map: the presets in turn on the same images, so that noise meets all."""
+    """Wall time of one image, file to anomaly map: all in turn on the same images, so that noise meets all."""
     folder = DATA / "bottle" / "train" / "good"
     paths = sorted(folder.iterdir())[:40] if folder.is_dir() else []
     if not paths:
         print("bottle: not at hand")
         return
     models = {
-        name: PatchCore.fit(paths[:24], Config(**{**changes, "thumbnail_size": 0})) for name, changes in PRESETS.items()
+        name: PatchCore.fit(paths[:24], Config(**{**changes, "thumbnail_size": 0})) for name, changes in LABELS.items()
     }
     times: dict[str, list[float]] = {name: [] for name in models}
     for path in (paths[0], *paths[24:]):
@@ -479,7 +480,8 @@ def run_cost(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--presets", action="store_true", help="whole sets, each preset, with its cost")
+    parser.add_argument("--presets", action="store_true", help="whole sets, each preset")
+    parser.add_argument("--cost", action="store_true", help="what an image costs, each preset")
     parser.add_argument("--sets", nargs="+", default=None, choices=SETS)
     parser.add_argument("--settings", nargs="+", help="only these of the study (and the base)")
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=LABELS, help="only these presets")
@@ -487,8 +489,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.presets:
+    if options.cost:
         run_cost(options.out)
+        return
+    if options.presets:
         run_presets(options.sets or SETS[:-1], options.labels, options.out)
         return
     options.cache.mkdir(parents=True, exist_ok=True)
