@@ -15,6 +15,7 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.coreset import greedy_kcenter
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.life import images_of
+from patchbank.maps import smoothed
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32, spare_ratio=0.5)
 WHEN = "2026-01-02T03:04:05+00:00"
@@ -40,10 +41,11 @@ def scores(model, images):
 
 
 def largest(model, image, vectors):
-    """The image's largest patch score by brute force, if the bank were these vectors."""
-    features = model._describe(image).features
-    distances = np.linalg.norm(features[:, None] - vectors, axis=2).min(axis=1)
-    return model.bank.expected.scaled(distances, features).max()
+    """The image's largest patch score, smoothed, by brute force, if the bank were these vectors."""
+    patches = model._describe(image)
+    distances = np.linalg.norm(patches.features[:, None] - vectors, axis=2).min(axis=1)
+    scores = patches.on_grid(model.bank.expected.scaled(distances, patches.features))
+    return smoothed(scores, model.config.score_smoothing).max()
 
 
 def same(a, b):
