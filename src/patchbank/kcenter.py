@@ -6,8 +6,9 @@ them while the farthest is farther than every bound outside. Points and centres 
 pivots; by the triangle inequality a point need not meet a centre whose distance to the pivot is too large.
 
 Products of matrices find the nearest centres, to within a margin for their rounding; whatever is within the margin is
-measured again by direct differences (`squared_distances`). The selections are therefore, bit for bit, those of
-the textbook loop that measures all points by direct differences in float32 at every pick.
+measured again by direct differences (`squared_distances`), a point's clearly nearest centre only when the point comes
+near to being picked. The selections are therefore, bit for bit, those of the textbook loop that measures all points by
+direct differences in float32 at every pick.
 """
 
 from __future__ import annotations
@@ -25,14 +26,12 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 _Group = tuple[int, IndexArray]  # a cell, and points of it
 
-_CELLS = 128  # at most
+_CELLS = 96  # at most
 _CENTRES_PER_CELL = 84  # at least: each cell costs some overhead a round, which few centres do not repay
-# Points that a round refreshes, while there are fewer centres than ... . With few centres to meet, refreshing is cheap;
-# with very many, fetching them is what costs, and many points should share it.
-_POOLS = ((512, 32768), (3000, 8192), (math.inf, 16384))
+_POOLS = ((1024, 16384), (math.inf, 12288))  # points that a round refreshes, while there are fewer centres than ...
 _CANDIDATES = 2048  # points that picks are made from, at most
 _BLOCK_ROWS = 2048
-_SHARE_ROWS = 2048  # points that a thread measures together
+_SHARE_ROWS = 4096  # points that a thread measures together
 _BLOCK = 1 << 19  # numbers in a block of products
 _MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
 _DENSE = 48  # neighbours a candidate, from which on a round measures all candidates at each pick
@@ -75,6 +74,7 @@ class KCenter:
         self.points = points
         self.bound = np.full(n, np.inf, np.float32) if start is None else start.astype(np.float32)
         self.near = np.full(n, -1, np.int32)
+        self._slack = np.zeros(n, np.float32)  # by how much a bound may exceed the squared distance to `near`
         self.centres = np.empty((capacity, d), np.float32)
         self.count = 0
         self.picked: list[int] = []
@@ -108,8 +108,7 @@ class KCenter:
     def advance(self, m: int) -> None:
         """One round; stops when m points are picked in all. At least one point is picked or measured."""
         pool, least, first_outside = self._pool()
-        self._measure(pool)
-        candidates = pool[self.bound[pool] >= least]
+        candidates = self._measured(pool, least)
         if len(candidates) > _CANDIDATES:
             before, tied_before = least, first_outside
             candidates, least, first_outside = self._largest(candidates, _CANDIDATES)
@@ -129,10 +128,9 @@ class KCenter:
             pool, least, _ = self._pool()
             if len(pool) == 0:
                 return 0.0
-            self._measure(pool)
-            largest = float(self.bound[pool].max())
-            if largest >= least:
-                return largest
+            candidates = self._measured(pool, least)
+            if len(candidates):
+                return float(self.bound[candidates].max())
 
     def _note(self, index: int, squared: float) -> None:
         self.picked.append(index)
@@ -247,8 +245,20 @@ class KCenter:
 
     # Measuring: points against the centres of their cell's list that they have not met.
 
+    def _measured(self, pool: IndexArray, least: float) -> IndexArray:
+        """The points of the pool that are at least `least` from all centres; their bounds are their distances."""
+        self._measure(pool)
+        candidates = pool[self.bound[pool] >= least]
+        self._tighten(candidates[self._slack[candidates] > 0])
+        return candidates[self.bound[candidates] >= least]
+
+    def _tighten(self, points: IndexArray) -> None:
+        """Makes bounds the distances to `near`, to the bit."""
+        self.bound[points] = pair_distances(self.points, self.centres, points, self.near[points])
+        self._slack[points] = 0
+
     def _measure(self, pool: IndexArray) -> None:
-        """Makes the bounds of the pool their distances to all centres."""
+        """Makes the bounds of the pool their distances to all centres, but for `_slack`."""
         cell = self._cell[pool]
         lengths = np.array([len(entries) for entries in self._lists], np.int32)
         met = self._met[pool]
@@ -290,16 +300,27 @@ class KCenter:
         start = 0
         for (cell, group), size in zip(groups, sizes, strict=True):
             rows = slice(start, start + size)
-            for row, number in self._could_be_nearest(cell, group, offsets[rows], own[rows], bound[rows]):
-                pairs.append((row + start, number))
+            for row, *pair in self._could_be_nearest(cell, group, offsets[rows], own[rows], bound[rows]):
+                pairs.append((row + start, *pair))
             start += size
         if not pairs:
             return
-        row, number = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        row, number, product, margin = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        # a row's only pair, and clearly nearer than what it met before: the distance can wait until it matters
+        upper = product + own[row] + margin
+        clear = (upper < bound[row] - self._slack[members[row]]) & (np.bincount(row, minlength=len(members))[row] == 1)
+        point = members[row[clear]]
+        self.bound[point], self.near[point], self._slack[point] = upper[clear], number[clear], 2 * margin[clear]
+        self._settle(members, vectors, row[~clear], number[~clear])
+
+    def _settle(self, members: IndexArray, vectors: FloatArray, row: IndexArray, number: npt.NDArray[np.int32]) -> None:
+        """Measures pairs (row, centre) of the members, whose vectors these are; the nearest, if it is nearer, stays."""
+        some = members[np.unique(row)]
+        self._tighten(some[self._slack[some] > 0])
         squared = pair_distances(vectors, self.centres, row, number)
         order = np.lexsort((number, squared, row))
         nearest = order[np.flatnonzero(np.diff(row[order], prepend=-1))]  # one pair for each row
-        nearest = nearest[squared[nearest] < bound[row[nearest]]]
+        nearest = nearest[squared[nearest] < self.bound[members[row[nearest]]]]
         self.bound[members[row[nearest]]] = squared[nearest]
         self.near[members[row[nearest]]] = number[nearest]
 
@@ -310,8 +331,9 @@ class KCenter:
         offsets: FloatArray,
         own: FloatArray,
         bound: FloatArray,
-    ) -> Iterator[tuple[IndexArray, npt.NDArray[np.int32]]]:
-        """Pairs (row, centre) that may be a row's nearest, and nearer than its bound, for all that rounding hides.
+    ) -> Iterator[tuple[IndexArray, npt.NDArray[np.int32], FloatArray, FloatArray]]:
+        """Pairs (row, centre) that may be a row's nearest, and nearer than its bound, for all that rounding hides;
+        their squared distances less `own`, and the largest error of these.
 
         offsets: (n, D) -2 x the difference to the pivot, whose square is `own`.
         """
@@ -332,8 +354,9 @@ class KCenter:
             margin = self._rounding * (own + squares.max())
             bar = np.minimum(products.min(axis=1) + margin, bound - own) + margin
             close = np.less_equal(products, bar[:, None], out=scratch("close", shape, np.bool_))
-            row, column = np.divmod(np.flatnonzero(close), len(numbers))
-            yield row, numbers[column]
+            found_at = np.flatnonzero(close)
+            row, column = np.divmod(found_at, len(numbers))
+            yield row, numbers[column], products.ravel()[found_at], margin[row]
 
     def _assign(self, start: int) -> None:
         """The nearest pivot of a block of points, but for rounding, and the distance to it."""
