@@ -334,7 +334,9 @@ def _pixel_auroc(maps: list[FloatArray], masks: list[Path | None]) -> float:
 
 
 def run_study(names: Sequence[str], settings: list[Setting], cache: Path, out: Path) -> None:
-    rows: list[dict[str, Any]] = []
+    """The settings on parts of the sets. Rows of other sets and settings that are there stay."""
+    path = out / "quality.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.is_file() else []
     for name in names:
         data = data_of(name)
         if data is None:
@@ -349,9 +351,10 @@ def run_study(names: Sequence[str], settings: list[Setting], cache: Path, out: P
             else:
                 maps[setting.name], took = patch_maps(features, setting)
             row = {"set": name, "setting": setting.name, **about, **took, **judged(data, maps[setting.name])}
-            rows.append(row)
+            rows = [each for each in rows if (each["set"], each["setting"]) != (name, setting.name)] + [row]
             print(row, flush=True)
-            save(out, "quality", {"rows": rows, "settings": [each.name for each in settings]})
+            run = {each["setting"] for each in rows}
+            save(out, "quality", {"rows": rows, "settings": [s.name for s in study() if s.name in run]})
     plot(rows, out / "quality.png")
 
 

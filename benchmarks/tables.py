@@ -67,8 +67,13 @@ def quality(results: dict[str, Any]) -> str:
     found = {(row["set"], row["setting"]): row for row in results["rows"]}
     with_masks = [name for name in sets if "pixel" in found[name, "base"]]
 
-    def mean(setting: str) -> float:
-        return sum(found[name, setting]["top 1 %"] - found[name, "base"]["top 1 %"] for name in sets) / len(sets)
+    def mean(setting: str) -> str:
+        run = [name for name in sets if (name, setting) in found]
+        gain = sum(found[name, setting]["top 1 %"] - found[name, "base"]["top 1 %"] for name in run) / len(run)
+        return f"{100 * gain:+.1f}" + ("" if run == sets else f" ({len(run)} sets)")
+
+    def cell(name: str, setting: str, key: str) -> str:
+        return percent(found[name, setting][key]) if (name, setting) in found else "-"
 
     header = [
         "setting",
@@ -79,12 +84,12 @@ def quality(results: dict[str, Any]) -> str:
     cells = [
         [
             setting,
-            *(percent(found[name, setting]["top 1 %"]) for name in sets),
-            f"{100 * mean(setting):+.1f}",
-            *(percent(found[name, setting]["pixel"]) for name in with_masks),
+            *(cell(name, setting, "top 1 %") for name in sets),
+            mean(setting),
+            *(cell(name, setting, "pixel") for name in with_masks),
         ]
         for setting in results["settings"]
-        if all((name, setting) in found for name in sets)
+        if any((name, setting) in found for name in sets)
     ]
     scores = ["max", "top 0.3 %", "top 1 %", "top 3 %", "top 10 %"]
     by_score = [

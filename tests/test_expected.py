@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbank import Config, PatchCore
-from patchbank.artifact import ModelFile, write
+from patchbank.artifact import ModelFile, tensor_bytes, write
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
 from patchbank.exact import ExactSearcher
-from patchbank.expected import FLOOR, ODD, RANGE, ExpectedDistance, Reservoir, Sample, expected_distance
+from patchbank.expected import FLOOR, FOLDS, ODD, RANGE, ExpectedDistance, Reservoir, Sample, expected_distance
 from patchbank.learning import NewImage, learn
 from patchbank.look import Look
 from patchbank.packing import packed
@@ -169,6 +169,68 @@ def test_what_is_learned_is_enough_however_it_is_scaled(rng):
         assert 0 < len(learned.rows) < 80
 
 
+# --- held-out images ---
+
+
+def test_a_fold_is_learned_without_its_images(rng):
+    """Number f is what is learned from the other images alone; images that taught nothing meet the whole."""
+    sample, _ = two_surfaces(rng)
+    searcher = ExactSearcher(sample.features)
+    whole = expected_distance(sample.features, sample.image, searcher, sample, 0.5)
+    others = sample.image % FOLDS != 3
+    alone = expected_distance(
+        sample.features, sample.image, searcher, Sample(sample.features[others], sample.image[others]), 0.5
+    )
+    for image in (3, 13, 53):
+        np.testing.assert_allclose(whole.without(image)(sample.features), alone(sample.features), atol=1e-6)
+    assert np.abs(alone(sample.features) - whole(sample.features)).max() > 1e-6
+    assert whole.without(60) is whole.without(-1) is whole
+    few = expected_distance(
+        sample.features, sample.image, searcher, Sample(sample.features[:40], sample.image[:40]), 0.5
+    )
+    assert few.without(0) is few  # without that image there is nothing to learn from
+
+
+class Given:
+    """A searcher whose answers are known; its vectors are of no training image."""
+
+    def __init__(self, distances):
+        self.distances = distances
+
+    def search(self, queries, k):
+        return self.distances[:, None], np.zeros((len(queries), 1), np.int64)
+
+
+def test_images_that_taught_the_expectation_score_as_new_ones_only_without_it(rng):
+    """Images differ by chance in what they look like and in how far they are from the bank. What is learned from
+    them explains the latter by the former, of these images, but not of new ones: thresholds would be too low."""
+
+    def images():
+        look, far = rng.normal(0, 1, (60, 40)), rng.normal(0, 0.3, 60)
+        features = np.repeat(look, 20, axis=0) + rng.normal(0, 0.3, (1200, 40))
+        distances = np.exp(np.repeat(far, 20) + rng.normal(0, 0.1, 1200))
+        return features.astype(np.float32), distances.astype(np.float32)
+
+    number = np.repeat(np.arange(60), 20).astype(np.int32)
+    over = {"without": [], "whole": []}
+    for _ in range(20):
+        features, distances = images()
+        sample = Sample(features, number)
+        whole = expected_distance(features[:1], np.array([-1]), Given(distances), sample, 1.0)
+        scores = {
+            "whole": whole.scaled(distances, features),
+            "without": np.concatenate(
+                [whole.without(n).scaled(distances[number == n], features[number == n]) for n in range(60)]
+            ),
+        }
+        new_features, new_distances = images()
+        new = whole.scaled(new_distances, new_features).reshape(60, 20).mean(axis=1)
+        for way, own in scores.items():
+            over[way].append((new > np.sort(own.reshape(60, 20).mean(axis=1))[-6]).mean())  # 6 of 61: 9.8 %
+    assert np.mean(over["without"]) < 0.115
+    assert np.mean(over["whole"]) > 0.15
+
+
 # --- in a model ---
 
 
@@ -200,6 +262,11 @@ def test_every_calibration_has_it_and_the_file_keeps_it(good, calibration, tmp_p
     assert model.bank.expected is not None
     model.save(tmp_path / "m")
     loaded = PatchCore.load(tmp_path / "m")
+    for ours, theirs in zip(loaded.bank.expected.folds, model.bank.expected.folds, strict=True):
+        np.testing.assert_array_equal(ours.slope, theirs.slope)
+        assert (ours.level, ours.low, ours.high, ours.power) == (theirs.level, theirs.low, theirs.high, theirs.power)
+    assert len(loaded.bank.expected.folds) == FOLDS
+    assert loaded.bank.expected.images == model.bank.expected.images
     np.testing.assert_allclose(loaded.predict(good[3]).patch_scores, model.predict(good[3]).patch_scores, atol=1e-5)
 
 
@@ -213,11 +280,51 @@ def test_a_bank_that_grows_only_lowers_scores(good, rng):
         assert (grown.predict(image).patch_scores <= model.predict(image).patch_scores * (1 + 1e-6)).all()
 
 
-@pytest.mark.parametrize("change", [{"level": "nan"}, {"low": 1.0, "high": 0.0}, {"level": "much"}, {"high": None}])
+def test_held_out_scores_are_by_the_expectation_without_the_image(good):
+    """Set aside, an image has taught nothing: it meets what new images meet."""
+    for calibration in ("leave_one_out", "holdout"):
+        config = dataclasses.replace(SMALL, calibration=calibration, image_score="max")
+        model = PatchCore.fit(good, config, backbone=FakeBackbone())
+        for name, score in zip(model.calibration.images, model.calibration.scores, strict=True):
+            number = model.bank.images.index(name)
+            features = model._describe(good[int(name.split()[1])]).features
+            others = model.bank.vectors[model.bank.image != number]
+            distances = np.linalg.norm(features[:, None] - others, axis=2).min(axis=1)
+            expected = model.bank.expected
+            expected = expected if calibration == "holdout" else expected.without(number)
+            assert score == pytest.approx(expected.scaled(distances, features).max(), rel=1e-4)
+
+
+def test_a_file_of_before_there_were_folds(good, tmp_path):
+    """It has one expectation, for all images."""
+    model = PatchCore.fit(good, SMALL, backbone=FakeBackbone())
+    manifest, entries = packed(model)
+    del manifest["bank"]["expected"]["folds"], manifest["bank"]["expected"]["images"]
+    entries["expected.safetensors"] = tensor_bytes({"slope": model.bank.expected.slope})
+    write(tmp_path / "m", manifest, entries)
+    loaded = PatchCore.load(tmp_path / "m")
+    assert loaded.bank.expected.without(0) is loaded.bank.expected
+    assert loaded.predict(good[0]).score == pytest.approx(model.predict(good[0]).score, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"level": "nan"},
+        {"low": 1.0, "high": 0.0},
+        {"level": "much"},
+        {"high": None},
+        {"folds": []},
+        {"folds": [[0, -1, 1]]},
+        {"folds": [[0, 1, -1]] * FOLDS},
+        {"folds": [[0, 1]] * FOLDS},
+        {"images": "twelve"},
+    ],
+)
 def test_a_damaged_expectation_is_refused(good, change, tmp_path):
     manifest, entries = packed(PatchCore.fit(good, SMALL, backbone=FakeBackbone()))
     manifest["bank"]["expected"] |= change
     write(tmp_path / "m", manifest, entries)
-    with pytest.raises(ModelFileError, match="manifest"):
+    with pytest.raises(ModelFileError, match=r"manifest|expected the tensors"):
         PatchCore.load(tmp_path / "m")
     assert ModelFile(tmp_path / "m").manifest["bank"]["size"] > 0

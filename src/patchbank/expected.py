@@ -10,7 +10,7 @@ patch alone: a bank that grows can only lower a score, as in the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ SAMPLE = 20_000  # training patches that it is learned from
 FLOOR = 0.05  # of the mean distance: shorter distances count as this one, their logarithms say little
 ODD = 0.01  # share of the distances that count as this quantile: a few defects teach nothing
 TAIL = 0.01  # predictions are kept between this quantile of the normal patches' and its mirror: no extrapolation
+FOLDS = 10  # groups of training images, each of which an expectation is learned without
 RANGE = 0.25  # and to this far from 0, whatever the patches: a factor of 1.28 (few images, or defects among them)
 
 
@@ -35,7 +36,8 @@ class ExpectedDistance:
     """The logarithm of a normal patch's expected distance, relative to the geometric mean of all normal patches'.
 
     slope: (D,) float32. level: the prediction for features of 0. low, high: what predictions are clipped to. power: of
-    the expected distance, by which distances are divided.
+    the expected distance, by which distances are divided. folds: FOLDS expectations, number f learned without the
+    training images whose number leaves f when divided by FOLDS; or none. images: how many training images there were.
     """
 
     slope: FloatArray
@@ -43,6 +45,13 @@ class ExpectedDistance:
     low: float
     high: float
     power: float
+    folds: tuple[ExpectedDistance, ...] = ()
+    images: int = 0
+
+    def without(self, image: int) -> ExpectedDistance:
+        """The expectation that a training image has had no part in, which scores it as it scores a new image. What was
+        learned from few images knows these, and makes little of what is odd about them."""
+        return self.folds[image % len(self.folds)] if self.folds and 0 <= image < self.images else self
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """(n, D) features -> (n,) float32 logarithms; 0: as far from the bank as normal patches are on average."""
@@ -113,7 +122,8 @@ class Reservoir:
 def expected_distance(
     vectors: FloatArray, groups: npt.NDArray[np.integer], searcher: Searcher, sample: Sample, power: float
 ) -> ExpectedDistance | None:
-    """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors.
+    """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors; once
+    from all, and once without each fold of the images.
 
     vectors: (M, D) float32, those of the searcher. groups: (M,) the training image of each. power: as in
     `ExpectedDistance`. Returns None if there is nothing to learn: no patch that the vectors of other images could be
@@ -121,21 +131,33 @@ def expected_distance(
     """
     with one_blas_thread():
         distances, counted = _left_out(vectors, groups, searcher, sample)
-        if len(distances) == 0:
+        features, image = sample.features[counted], sample.image[counted]
+        whole = _regressed(distances, features, power)
+        if whole is None:
             return None
-        distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
-        mean = float(distances.mean(dtype=np.float64))
-        if mean == 0.0:
-            return None
-        logarithms = np.log(np.maximum(distances.astype(np.float64) / mean, FLOOR))  # (n,)
-        features = sample.features[counted].astype(np.float64)  # (n, D)
-        centre = features.mean(axis=0)
-        features -= centre
-        gram = features.T @ features / len(features)  # (D, D)
-        variances = gram.diagonal().copy()
-        gram[np.diag_indices_from(gram)] += RIDGE * variances + 1e-9 * variances.max() + np.finfo(np.float64).tiny
-        slope = np.linalg.solve(gram, features.T @ (logarithms - logarithms.mean()) / len(features))
-        predicted = features @ slope  # 0 at the centre
+        others = [image % FOLDS != fold for fold in range(FOLDS)]
+        folds = [_regressed(distances[some], features[some], power) for some in others]
+    kept = tuple(fold for fold in folds if fold is not None)
+    return replace(whole, folds=kept, images=int(image.max()) + 1) if len(kept) == FOLDS else whole
+
+
+def _regressed(distances: FloatArray, features: FloatArray, power: float) -> ExpectedDistance | None:
+    """The ridge regression of (n,) distances' logarithms on (n, D) features; None for no distances, or only 0."""
+    if len(distances) == 0:
+        return None
+    distances = np.minimum(distances, np.quantile(distances, 1 - ODD))
+    mean = float(distances.mean(dtype=np.float64))
+    if mean == 0.0:
+        return None
+    logarithms = np.log(np.maximum(distances.astype(np.float64) / mean, FLOOR))  # (n,)
+    centred = features.astype(np.float64)  # (n, D)
+    centre = centred.mean(axis=0)
+    centred -= centre
+    gram = centred.T @ centred / len(centred)  # (D, D)
+    variances = gram.diagonal().copy()
+    gram[np.diag_indices_from(gram)] += RIDGE * variances + 1e-9 * variances.max() + np.finfo(np.float64).tiny
+    slope = np.linalg.solve(gram, centred.T @ (logarithms - logarithms.mean()) / len(centred))
+    predicted = centred @ slope  # 0 at the centre
     low, high = np.clip(np.quantile(predicted, [TAIL, 1 - TAIL]), -RANGE, RANGE)
     return ExpectedDistance(slope.astype(np.float32), float(-centre @ slope), float(low), float(high), power)
 

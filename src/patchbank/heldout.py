@@ -147,8 +147,15 @@ def score_held_out(
         found = search_excluding(
             searcher, bank.vectors, groups, held.patches.features, held.image, config.num_neighbours
         )  # (n, k)
-        yield _held_out(held, found, bank.vectors, bank.expected, searcher, config)
+        yield _held_out(held, found, bank.vectors, _expected(bank, held.image, config), searcher, config)
     progress("calibrate", len(images), len(images))
+
+
+def _expected(bank: MemoryBank, image: int, config: Config) -> ExpectedDistance | None:
+    """The expectation for an image that is held out. What was set aside has taught none: it is that of new images."""
+    if bank.expected is None or config.calibration == "holdout":
+        return bank.expected
+    return bank.expected.without(image)
 
 
 def _sample(features: FloatArray, image: npt.NDArray[np.int64], config: Config) -> Sample:

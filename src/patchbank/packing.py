@@ -173,19 +173,34 @@ def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
         "expected": None,
     }
     if expected := bank.expected:
-        entries["expected.safetensors"] = artifact.tensor_bytes({"slope": expected.slope})
+        slopes = {"slope": expected.slope}
         manifest["bank"]["expected"] = {name: getattr(expected, name) for name in _EXPECTED}
+        if expected.folds:
+            slopes["folds"] = np.stack([fold.slope for fold in expected.folds])
+            terms = [[getattr(fold, name) for name in _EXPECTED] for fold in expected.folds]
+            manifest["bank"]["expected"] |= {"folds": terms, "images": expected.images}
+        entries["expected.safetensors"] = artifact.tensor_bytes(slopes)
 
 
 def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
     about: Mapping[str, Any] | None = file.manifest["bank"].get("expected")  # version 1 has none
     if about is None:
         return None
-    slope = file.tensors("expected.safetensors", {"slope": ("F32", 1)})["slope"]
-    level, low, high = (float(about[name]) for name in _EXPECTED)
-    if len(slope) != dims or not np.isfinite([*slope, level, low, high]).all() or low > high:
-        raise ValueError("expected: not finite, or not of the bank's vectors")
-    return ExpectedDistance(slope, level, low, high, config.distance_scaling)
+    terms = [[float(about[name]) for name in _EXPECTED]]
+    terms += [[float(value) for value in fold] for fold in about.get("folds", [])]  # there were none before
+    tensors = {"slope": ("F32", 1), "folds": ("F32", 2)} if len(terms) > 1 else {"slope": ("F32", 1)}
+    read = file.tensors("expected.safetensors", tensors)
+    slopes = [read["slope"], *read.get("folds", ())]
+    if len(terms) != len(slopes) or any(len(slope) != dims for slope in slopes):
+        raise ValueError("expected: not of the bank's vectors, or not as many folds as there are slopes")
+    for slope, (level, low, high) in zip(slopes, terms, strict=True):
+        if not np.isfinite([*slope, level, low, high]).all() or low > high:
+            raise ValueError("expected: not finite, or from high to low")
+    whole, *folds = (
+        ExpectedDistance(slope, level, low, high, config.distance_scaling)
+        for slope, (level, low, high) in zip(slopes, terms, strict=True)
+    )
+    return dataclasses.replace(whole, folds=tuple(folds), images=operator.index(about.get("images", 0)))
 
 
 def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
