@@ -163,19 +163,16 @@ def _tall(train: list[Path], good: list[Path], cracked: list[Path]) -> Data:
 
 def _elpv() -> Data | None:
     try:
-        from elpv_dataset.utils import load_dataset
+        train, test, defective = default_size.elpv()
     except ImportError:
         return None
-    pictures, probability, _ = load_dataset()
-    good = np.random.default_rng(0).permutation(np.flatnonzero(probability == 0.0))
-    cut = int(0.8 * len(good))
-    train, test = _some(list(good[:cut]), TRAIN, 0), _some(list(good[cut:]), GOOD, 1)
-    bad = _some(list(np.flatnonzero(probability == 1.0)), BAD, 2)
+    good, bad = ([cell for cell, found in zip(test, defective, strict=True) if found == wanted] for wanted in (0, 1))
+    train, good, bad = _some(train, TRAIN, 0), _some(good, GOOD, 1), _some(bad, BAD, 2)
 
-    def cell(number: int) -> Image:
-        return lambda: images.to_rgb(pictures[number])
+    def image(pixels: images.Array) -> Image:
+        return lambda: images.to_rgb(pixels)
 
-    return Data("elpv", [cell(n) for n in train], [cell(n) for n in [*test, *bad]], _labels(test, bad))
+    return Data("elpv", [image(cell) for cell in train], [image(cell) for cell in [*good, *bad]], _labels(good, bad))
 
 
 def _file(path: Path) -> Image:

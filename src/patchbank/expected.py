@@ -120,21 +120,27 @@ class Reservoir:
 
 
 def expected_distance(
-    vectors: FloatArray, groups: npt.NDArray[np.integer], searcher: Searcher, sample: Sample, power: float
+    vectors: FloatArray,
+    groups: npt.NDArray[np.integer],
+    searcher: Searcher,
+    sample: Sample,
+    power: float,
+    *,
+    in_folds: bool = True,
 ) -> ExpectedDistance | None:
-    """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors; once
-    from all, and once without each fold of the images.
+    """Learns how far normal patches are from a bank, from a sample of them, each without its own image's vectors.
 
     vectors: (M, D) float32, those of the searcher. groups: (M,) the training image of each. power: as in
-    `ExpectedDistance`. Returns None if there is nothing to learn: no patch that the vectors of other images could be
-    held against, or none that is apart from them.
+    `ExpectedDistance`. in_folds: also without each fold of the images, to score these as new ones. Returns None if
+    there is nothing to learn: no patch that the vectors of other images could be held against, or none that is apart
+    from them.
     """
     with one_blas_thread():
         distances, counted = _left_out(vectors, groups, searcher, sample)
         features, image = sample.features[counted], sample.image[counted]
         whole = _regressed(distances, features, power)
-        if whole is None:
-            return None
+        if whole is None or not in_folds:
+            return whole
         others = [image % FOLDS != fold for fold in range(FOLDS)]
         folds = [_regressed(distances[some], features[some], power) for some in others]
     kept = tuple(fold for fold in folds if fold is not None)

@@ -119,8 +119,9 @@ def score_cross_fitted(
         sample = _sample(features, image, config)
         del others, features, image
         others_searcher = build_searcher(vectors, config)
-        power = config.distance_scaling
-        expected = expected_distance(vectors, own_image, others_searcher, sample, power) if power else None
+        expected = None
+        if power := config.distance_scaling:
+            expected = expected_distance(vectors, own_image, others_searcher, sample, power, in_folds=False)
         for n in np.flatnonzero(fold == number).tolist():
             held = images[n]
             found = others_searcher.search(held.patches.features, config.num_neighbours)  # (n, k)
