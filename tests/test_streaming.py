@@ -18,8 +18,8 @@ from patchbank.progress import silent
 from patchbank.streaming import PatchStream
 from patchbank.validation import memory_budget
 
-CONFIG = Config(coreset_size=60, calibration="none", thumbnail_size=0)
-GRID, DIMS = (10, 10), 6
+GRID, DIMS, PROJECTED = (10, 10), 6, 4
+CONFIG = Config(coreset_size=60, projection_dim=PROJECTED, calibration="none", thumbnail_size=0)
 
 
 def images(rng, n):
@@ -47,7 +47,7 @@ def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=T
 
 
 def budget_for(images_at_once, sampler="approx_greedy_coreset"):
-    row = 4 * (DIMS + (128 if sampler == "approx_greedy_coreset" else 0)) + streaming._ROW_OVERHEAD
+    row = 4 * (DIMS + (PROJECTED if sampler == "approx_greedy_coreset" else 0)) + streaming._ROW_OVERHEAD
     return int(images_at_once * 100 * row / (1 - streaming.CALIBRATION_SHARE)) + row
 
 
@@ -78,6 +78,41 @@ def test_many_chunks_cover_nearly_as_well_as_one(rng, sampler, known):
     assert stream.chunks >= 9
     assert len(bank) == len(whole) == 60
     assert radius(everything, bank.vectors) <= 1.25 * radius(everything, whole.vectors)
+
+
+def test_what_comes_late_is_covered_as_well_as_what_came_first():
+    """A net that was thinned twice must still take what is new: its spacing is its last, not the sum of them all."""
+    rng = np.random.default_rng(3)
+    places = [rng.standard_normal(DIMS) * 40 for _ in range(8)]
+    everything = [
+        (place + rng.standard_normal((*GRID, DIMS)) * 4).astype(np.float32) for place in places for _ in range(12)
+    ]
+    _, whole, _ = run(everything, 10**9)
+    stream, bank, _ = run(everything, budget_for(10))
+    assert stream.chunks >= 6
+    assert stream.radius > 1.5 * stream.spacing > 0
+    assert radius(everything, bank.vectors) <= 1.15 * radius(everything, whole.vectors)
+    counts = np.bincount(bank.image // 12, minlength=8)
+    assert counts.min() >= 3
+
+
+def test_the_buffer_has_room_for_projections_only_where_all_may_be_sampled_at_once(rng):
+    """A chunk more costs more than the projections save; and what was put in without them must not get them later."""
+    few, many = (list(images(rng, n)) for n in (6, 60))
+    budget = budget_for(10)
+    assert run(few, budget)[0]._capacity < run(many, budget)[0]._capacity
+    stream, bank, _ = run(many, budget, known=False)
+    assert stream._capacity == run(many, budget)[0]._capacity
+    foreseen = PatchStream(CONFIG, budget, 60, lambda image: False, silent)  # but only half come
+    for features in many[:11]:
+        foreseen.add(patches_of(features))
+    assert foreseen.chunks == 0
+    assert foreseen.used > foreseen._rows_within_budget(projected=True)
+    bank = foreseen.finish(tuple(map(str, range(11))))[0]
+    exact = sample(
+        np.concatenate([f.reshape(-1, DIMS) for f in many[:11]]), dataclasses.replace(CONFIG, sampler="greedy_coreset")
+    )
+    np.testing.assert_array_equal(bank.vectors, np.concatenate([f.reshape(-1, DIMS) for f in many[:11]])[exact.indices])
 
 
 def test_the_stated_radius_bounds_the_true_one(rng):
@@ -120,7 +155,7 @@ def test_memory_is_bounded_whatever_comes(rng):
 
 def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
     """It is a share of its own, taken from the patches'; pictures of images that have left the net make room."""
-    budget, most, had = budget_for(8), [0], []
+    budget, most, had = budget_for(32), [0], []
     config = dataclasses.replace(CONFIG, thumbnail_size=64)
 
     class Watched(training._Run):
@@ -158,7 +193,7 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
     )
     for stream in (plain, pictured):
         stream.add(patches_of(next(images(rng, 1))))
-    row = (plain._capacity - pictured._capacity) * (4 * (DIMS + 128) + streaming._ROW_OVERHEAD)
+    row = (plain._capacity - pictured._capacity) * (4 * (DIMS + PROJECTED) + streaming._ROW_OVERHEAD)
     assert row == pytest.approx(share, rel=0.01)
 
 

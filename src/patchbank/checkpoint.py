@@ -27,6 +27,8 @@ from patchbank.files import atomic_write
 
 State = dict[str, npt.NDArray[Any]]
 
+_LAYOUT = 2  # of states: one of another layout belongs to another fit
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -73,7 +75,7 @@ def resumable(
 
 def fingerprint(images: Sequence[Any], config: Config, budget: int, backbone: bytes) -> str:
     """Identifies a fit: its options, memory budget, network, and the images' names and sizes in order."""
-    digest = hashlib.sha256(json.dumps([config.to_dict(), budget]).encode())
+    digest = hashlib.sha256(json.dumps([_LAYOUT, config.to_dict(), budget]).encode())
     digest.update(hashlib.sha256(backbone).digest())
     for image in images:
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else ""

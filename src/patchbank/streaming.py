@@ -1,11 +1,11 @@
 """Training patches under a memory budget: a chunk at a time, each reduced to what the bank does not cover yet.
 
 While everything fits into one chunk, nothing is lost: the sampler sees every patch at once. Beyond that, the stream
-keeps a *net*: a set of patches such that every patch seen so far lies within its radius. A full chunk adds to the net,
-by greedy k-center, only patches that are farther than that radius from it; a net that outgrows its share of the memory
-is thinned by greedy k-center, which raises the radius. The final coreset is sampled from the net, which is several
-times larger, so that what the net has dropped lies close to what it kept (composable coresets; Indyk et al. 2014, and
-the r-net of Gonzalez 1985).
+keeps a *net*: a set of patches such that every patch dropped so far lies within its radius. A full chunk adds to the
+net, by greedy k-center, only patches that are farther from it than its spacing; a net that outgrows its share of the
+memory is thinned by greedy k-center, which widens the spacing, and the radius by as much. The final coreset is sampled
+from the net, which is several times larger, and from all of the last chunk, so that what was dropped lies close to what
+was kept (composable coresets; Indyk et al. 2014, and the r-net of Gonzalez 1985).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from patchbank.progress import Progress
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-NET_FACTOR = 4  # the net holds this many times the final coreset
+NET_FACTOR = 6  # the net holds at most this many times the final coreset
 CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample of at most so many images
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
+_BLOCK_ROWS = 4096
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
 
@@ -64,7 +65,8 @@ class PatchStream:
     input_sizes: list[tuple[int, int]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     pool: list[CalibrationPatches] = field(default_factory=list)
-    radius: float = 0.0  # every patch that was dropped is this close to the net
+    spacing: float = 0.0  # a patch that is this close to the net does not join it
+    radius: float = 0.0  # every patch that was dropped is this close to the net: the sum of the spacings it has had
     seen: int = 0  # patches, those of held-out images not counted
     net: int = 0  # rows of the buffer, from the first, that are the net; the others have come since
     used: int = 0
@@ -115,7 +117,7 @@ class PatchStream:
     def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
         """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
         size = self._final_size()
-        if self.chunks:
+        if self.chunks and self.config.sampler == "random":
             self._reduce()
         features = self._features[: self.used]
         if self.config.sampler == "random" and self.chunks:
@@ -146,7 +148,7 @@ class PatchStream:
             "input_sizes": np.array(self.input_sizes, np.int64),
             "looks": np.array(self.looks, np.float64),
             "counters": np.array(counters, np.int64),
-            "radius": np.array(self.radius),
+            "radii": np.array([self.spacing, self.radius]),
             "rng": np.array(json.dumps(self._rng.bit_generator.state)),
             "pool_images": np.array([held.image for held in self.pool], np.int64),
         }
@@ -170,7 +172,7 @@ class PatchStream:
         self.used = used
         self._features[:used], self._image[:used], self._place[:used] = features, state["image"], state["place"]
         self._key[: len(state["key"])] = state["key"]
-        self.radius = float(state["radius"])
+        self.spacing, self.radius = map(float, state["radii"])
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
         if "sample_key" in state:
             self._reservoir.restore(state)
@@ -180,11 +182,12 @@ class PatchStream:
         ]
 
     def _sampling(self, size: int) -> Config:
-        """How the bank is sampled. A net is small enough for exact k-center, which makes up for part of what it
-        dropped."""
+        """How the bank is sampled. What is left of several chunks is few enough for exact k-center, which makes up for
+        part of what was dropped, and needs no memory for projections."""
         if self.config.sampler == "identity":
             return self.config
-        exact = self.chunks > 0 and self.config.sampler == "approx_greedy_coreset"
+        chunked = self.chunks > 0 or self.used > self._rows_within_budget(projected=True)
+        exact = chunked and self.config.sampler == "approx_greedy_coreset"
         return replace(self.config, coreset_size=size, sampler="greedy_coreset" if exact else self.config.sampler)
 
     def _calibration_patches(self) -> list[CalibrationPatches]:
@@ -209,16 +212,14 @@ class PatchStream:
         return size
 
     def _allocate(self, patches: int, dims: int) -> None:
-        projected = self.config.projection_dim if self.config.sampler == "approx_greedy_coreset" else 0
-        copies = 2 if self.config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
-        bytes_per_row = copies * (4 * (dims + projected) + _ROW_OVERHEAD)
+        self._dims = dims
         self._pool_size = max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
         self._reservoir = Reservoir(max(2, min(SAMPLE, int(SAMPLE_SHARE * self.budget / (8 * dims)))), self.config.seed)
-        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if self.config.thumbnail_size else 0)
-        share -= SAMPLE_SHARE if self.config.distance_scaling else 0
-        self._capacity = int(share * self.budget / bytes_per_row)
+        self._capacity = self._rows_within_budget(projected=True)
+        if self.expected_images * patches > self._capacity:
+            self._capacity = self._rows_within_budget(projected=False)
         if self._capacity < 4 * patches:
-            needed = 4 * patches * bytes_per_row / share / 1e6
+            needed = 4 * patches / self._capacity * self.budget / 1e6
             raise ConfigError(
                 f"memory: expected at least {needed:.0f} MB for images of {patches} patches; raise memory"
             )
@@ -227,6 +228,17 @@ class PatchStream:
         self._features = np.empty((rows, dims), np.float32)  # pages are taken from the system as they are written
         self._image, self._place = np.empty(rows, np.int32), np.empty(rows, np.int32)
         self._key = np.empty(rows if self.config.sampler == "random" else 0)
+
+    def _rows_within_budget(self, *, projected: bool) -> int:
+        """How many patches the buffer may hold, if they are projected to be sampled, or if not."""
+        config = self.config
+        dims = self._dims
+        if projected and config.sampler == "approx_greedy_coreset":
+            dims += config.projection_dim
+        copies = 2 if config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
+        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if config.thumbnail_size else 0)
+        share -= SAMPLE_SHARE if config.distance_scaling else 0
+        return int(share * self.budget / (copies * (4 * dims + _ROW_OVERHEAD)))
 
     def _reserve(self, rows: int) -> None:
         if rows <= len(self._features):
@@ -263,11 +275,21 @@ class PatchStream:
             for held in self._buffered_images():
                 self._offer(held)
         self.chunks += 1
-        keep = self._reduce_random() if self.config.sampler == "random" else self._reduce_greedy()
+        self._capacity = self._rows_within_budget(projected=False)
+        if self.config.sampler == "random":
+            self._reduce_random()
+        else:
+            self._reduce_greedy()
+        self.net = self.used
+
+    def _keep(self, rows: npt.NDArray[np.int64]) -> None:
+        """Drops all of the buffer's patches but these, which are sorted: in place, without a copy of all."""
         arrays: list[npt.NDArray[Any]] = [self._features, self._image, self._place]
         for array in [*arrays, self._key] if len(self._key) else arrays:
-            array[: len(keep)] = array[keep]
-        self.net = self.used = len(keep)
+            for start in range(0, len(rows), _BLOCK_ROWS):
+                some = rows[start : start + _BLOCK_ROWS]
+                array[start : start + len(some)] = array[some]
+        self.used = len(rows)
 
     def _buffered_images(self) -> list[CalibrationPatches]:
         image = self._image[: self.used]
@@ -283,34 +305,38 @@ class PatchStream:
             image, Patches(features, place, self.grids[image], self.input_sizes[image], self.looks[image])
         )
 
-    def _reduce_random(self) -> npt.NDArray[np.int64]:
+    def _reduce_random(self) -> None:
         """Every patch draws a number; those with the smallest stay. What is left of all of them is a uniform sample."""
         self._key[self.net : self.used] = self._rng.random(self.used - self.net)
-        return np.sort(np.argsort(self._key[: self.used], kind="stable")[: self._net_size()])
+        self._keep(np.sort(np.argsort(self._key[: self.used], kind="stable")[: self._net_size()]))
 
-    def _reduce_greedy(self) -> npt.NDArray[np.int64]:
+    def _reduce_greedy(self) -> None:
+        """The net grows by new patches that are farther than its spacing from it and from each other; a net that has no
+        room for these is thinned, together with them, to half of what it may hold."""
         limit = self._net_size()
-        fresh = self._features[self.net : self.used]
-        if self.net == 0:
-            start = coreset.greedy_kcenter(fresh, min(max(limit // 2, 1), len(fresh)), progress=self.progress)
-            self.radius = start.covering_radius
-            return np.sort(start.indices)
-        distances = self._distances_to_net(fresh)
-        far = np.flatnonzero(distances > self.radius)
-        keep = np.arange(self.net)
-        if len(far):
-            picks = coreset.greedy_kcenter(
-                fresh[far], min(len(far), limit), start_bounds=distances[far], progress=self.progress
-            )
-            farther = picks.indices[picks.distances > self.radius]
-            if len(farther) == limit:  # the net is outgrown at once: what these picks leave is this far from them
-                self.radius = max(self.radius, picks.covering_radius)
-            keep = np.concatenate([keep, np.sort(self.net + far[farther])])
-        if len(keep) <= limit:
-            return keep
-        thin = coreset.greedy_kcenter(self._features[keep], max(limit // 2, 1), progress=self.progress)
+        if self.net:
+            distances = self._distances_to_net(self._features[self.net : self.used])
+            far = np.flatnonzero(distances > self.spacing)
+            self._keep(np.concatenate([np.arange(self.net), self.net + far]))
+            joining = self._joining(distances[far], limit - self.net)
+            if joining is not None:
+                self._keep(np.concatenate([np.arange(self.net), self.net + joining]))
+                return
+        thin = coreset.greedy_kcenter(self._features[: self.used], max(limit // 2, 1), progress=self.progress)
+        self.spacing = thin.covering_radius
         self.radius += thin.covering_radius
-        return np.sort(keep[thin.indices])
+        self._keep(np.sort(thin.indices))
+
+    def _joining(self, distances: FloatArray, room: int) -> npt.NDArray[np.int64] | None:
+        """Which of the new patches join the net, sorted; None if they are more than `room`. distances: to the net."""
+        if len(distances) <= room:
+            return np.arange(len(distances))
+        if room < 1:
+            return None
+        fresh = self._features[self.net : self.used]
+        picks = coreset.greedy_kcenter(fresh, room, start_bounds=distances, progress=self.progress)
+        joining = picks.indices[picks.distances > self.spacing]
+        return np.sort(joining) if len(joining) < room else None
 
     def _distances_to_net(self, fresh: FloatArray) -> FloatArray:
         """(n,) each patch's distance to the nearest of the net."""
