@@ -11,6 +11,8 @@ Three inequalities leave few vectors to be measured:
 
 Products of matrices then compare shadows; what is under the bound, but for the rounding of all this, is measured by
 direct differences in float32. So the answers are those of brute force, bit for bit.
+
+The single nearest, which all scores but one need, is found by the same scheme in C (`native`), where that was compiled.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from patchbank import native
 from patchbank.errors import ConfigError
 from patchbank.kcenter import pair_distances, take
+from patchbank.native import PANEL, NativeBank, panels
 from patchbank.parallel import one_blas_thread, scratch, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
@@ -40,6 +44,7 @@ _MOST_CELLS = 128
 _SAMPLE = 4096  # bank vectors that axes and cells are made from
 _QUERIES = 4096  # queries that are searched together
 _FEW = 16  # queries up to which cells are not worth their overhead
+_LEAST_SHARE = 128  # queries that are worth a thread's while
 _ROWS = 512  # queries that are prepared together: they fit the cache
 _BLOCK = 1 << 18  # numbers in a block of products: half of a core's cache, where that is 2 MB
 _CROWD = 64  # candidates a neighbour, from which on a block is thinned at once
@@ -67,12 +72,13 @@ class ExactSearcher:
         squares = _squares(shadows)
         largest, error = (np.maximum.reduceat(values, self._starts[:-1]) for values in (squares, errors))  # (cells,)
         # columns [b, |b|^2 - allowance, 1]: with rows [-2q, 1, |q|^2 - bar], products are 0 or less for candidates
-        allowance = 101 * np.square(error) + self._rounding * largest
+        allowance = 1002 * np.square(error) + self._rounding * largest
         self._columns = np.empty((shadows.shape[1] + 2, len(cell)), np.float32)
         self._columns[:-2] = shadows.T
         self._columns[-2] = squares - allowance[cell]
         self._columns[-1] = 1
         self._slabs(shadows, cell, pivots, largest, error)
+        self._native = self._native_bank() if native.available() else None
 
     def _slabs(
         self, shadows: FloatArray, cell: IndexArray, pivots: FloatArray, largest: FloatArray, error: FloatArray
@@ -91,6 +97,39 @@ class ExactSearcher:
         self._least = np.minimum.reduceat(own[:, None] - sides, self._starts[:-1], axis=0).T.copy()
         self._least -= self._between * error + self._side_error(np.sqrt(largest))
 
+    def _native_bank(self) -> NativeBank:
+        """The same for nearest.c: vectors in cell order, the first of each cell at the start of a panel."""
+        counts = np.diff(self._starts)
+        first = np.concatenate([[0], np.cumsum(-(-counts // PANEL))])
+        slots = np.repeat(first[:-1] * PANEL - self._starts[:-1], counts) + np.arange(len(self.vectors))
+        places, dim = int(first[-1]) * PANEL, self.vectors.shape[1]
+        columns, tops = np.zeros((len(self._columns) - 2, places), np.float32), np.full(places, np.inf, np.float32)
+        columns[:, slots], tops[slots] = self._columns[:-2], self._columns[-2]
+        numbers, vectors = np.full(places, -1, np.int32), np.zeros((places, dim), np.float32)
+        numbers[slots], vectors[slots] = self._order, self.vectors[self._order]
+        axes = np.empty((dim, 0), np.float32) if self._shadows.axes is None else self._shadows.axes
+        return NativeBank(
+            dim=dim,
+            axes=axes.shape[1],
+            dims=len(columns),
+            cells=len(counts),
+            middle=self._shadows.middle,
+            directions=panels(axes),
+            pivots=panels(-2 * self._pivots[:-1]),
+            halves=-self._pivots[-1],
+            columns=panels(columns),
+            first=first.astype(np.int32),
+            numbers=numbers,
+            vectors=vectors,
+            between=self._between,
+            least=self._least,
+            shadow_rounding=float(self._shadows.rounding),
+            rounding=float(self._rounding),
+            farthest=float(self._farthest),
+            measure_rounding=float(_ROUNDING) * (dim + 16),
+            tops=tops,
+        )
+
     def _side_error(self, lengths: FloatArray) -> FloatArray:
         """Rounding of the difference of two sides of shadows of these lengths."""
         error: FloatArray = 2 * self._rounding * (lengths + self._farthest) * self._farthest
@@ -103,14 +142,42 @@ class ExactSearcher:
         """
         allowed = len(self.vectors) if exclude is None else int(np.count_nonzero(~exclude))
         queries = checked_queries(queries, self.vectors.shape[1], k, allowed)
+        if len(queries) == 0:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        if k == 1 and self._native and native.available():
+            parts = self._nearest(np.ascontiguousarray(queries), self._native, exclude)
+        else:
+            parts = self._search(queries, k, exclude)
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    def _search(self, queries: FloatArray, k: int, exclude: BoolArray | None) -> list[Neighbours]:
         hidden = None if exclude is None else exclude[self._order]
         with one_blas_thread():
-            parts = [
-                _Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)
-            ]
-        if not parts:
-            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+            return [_Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)]
+
+    def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> list[Neighbours]:
+        """The nearest one, ruled out in C and measured here."""
+        tops = bank.tops_without(exclude)
+        step = max(_LEAST_SHARE, -(-len(queries) // (2 * workers())))
+
+        def share(start: int) -> Neighbours:
+            rows = queries[start : start + step]
+            found = bank.candidates(rows, tops)
+            one = found[:, 0]
+            several = np.flatnonzero((one < 0) | (found[:, 1] >= 0))
+            squared = pair_distances(rows, self.vectors, np.arange(len(rows)), np.maximum(one, 0))
+            distances, indices = np.sqrt(squared)[:, None], one[:, None].astype(np.int64)
+            for row in several:
+                if one[row] < 0:  # more than there was room for: they are as near as rounding can tell
+                    distances[row], indices[row] = self._search(rows[row : row + 1], 1, exclude)[0]
+                else:
+                    numbers = found[row, found[row] >= 0].astype(np.int64)
+                    squared = pair_distances(rows, self.vectors, np.full(len(numbers), row), numbers)
+                    best = int(np.lexsort((numbers, squared))[0])
+                    distances[row], indices[row] = np.sqrt(squared[best]), numbers[best]
+            return distances, indices
+
+        return spread(share, range(0, len(queries), step))
 
 
 class _Search:
@@ -174,7 +241,7 @@ class _Search:
         self.limit[rows] = measured.reshape(-1, k).max(axis=1)
         reach = np.sqrt(self.limit[rows]) * (1 + _ROUNDING * (self.queries.shape[1] + 16)) + self.errors[rows] + _TINY
         own = self.own[rows]
-        self.rows[rows, -1] = own * (1 - bank._rounding) - np.float32(1.02) * np.square(reach)
+        self.rows[rows, -1] = own * (1 - bank._rounding) - np.float32(1.002) * np.square(reach)
         cell, sides = self.cell[rows], self.sides[rows]
         beyond = bank._between[cell]  # (rows, cells)
         beyond *= reach[:, None]
@@ -232,22 +299,22 @@ class _Shadows:
 
     def __init__(self, vectors: FloatArray) -> None:
         dim = vectors.shape[1]
-        self._middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self._rounding = _ROUNDING * (dim + 16)
-        self._axes = _principal_axes(vectors - self._middle, _AXES) if dim > _AXES + 16 else None
+        self.middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.rounding = _ROUNDING * (dim + 16)
+        self.axes = _principal_axes(vectors - self.middle, _AXES) if dim > _AXES + 16 else None
 
     def of(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(n, D) -> shadows (n, S), and bounds of the distances between these and the true ones, (n,)."""
-        centred = vectors - self._middle
+        centred = vectors - self.middle
         squares = _squares(centred)
-        if self._axes is None:
-            return centred, self._rounding * np.sqrt(squares)
-        shadows = np.empty((len(vectors), self._axes.shape[1] + 1), np.float32)
+        if self.axes is None:
+            return centred, self.rounding * np.sqrt(squares)
+        shadows = np.empty((len(vectors), self.axes.shape[1] + 1), np.float32)
         along = shadows[:, :-1]
-        np.matmul(centred, self._axes, out=along)
+        np.matmul(centred, self.axes, out=along)
         rest = np.sqrt(np.maximum(squares - _squares(along), 0))
         shadows[:, -1] = rest
-        rounding = self._rounding * np.float32(1 + along.shape[1] ** 0.5)
+        rounding = self.rounding * np.float32(1 + along.shape[1] ** 0.5)
         errors = rounding * squares  # of the rest's square; of the rest, it is that over the rest, or its root
         errors /= np.maximum(np.maximum(rest, np.sqrt(errors)), _TINY)
         errors += rounding * np.sqrt(squares)

@@ -1,0 +1,117 @@
+/* The nearest bank vector of each query, for exact.py: its search, without NumPy's passes over blocks of products.
+ *
+ * nearest.h is compiled for each instruction set that a processor may have; `patchbank_nearest` takes the best that it
+ * does have. No state, and no Python: ctypes calls it, and other threads run meanwhile. The structs and constants are
+ * those of __init__.py.
+ */
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if !defined(__GNUC__)
+#error "needs GCC or Clang; without this library patchbank searches with NumPy"
+#endif
+
+#define PANEL 32                                      /* columns that are stored together, (dims, PANEL) */
+#define PANELS(n) (((n) + PANEL - 1) / PANEL * PANEL) /* n, filled up to whole panels */
+#define BLOCK 256                                     /* queries that are worked on together: they fit the cache */
+#define KEPT 8                                        /* candidates a query; with more, exact.py searches itself */
+#define TINY 1e-16f                                   /* as in exact.py */
+#define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->dim)
+
+/* The bank's side, made by exact.py. Padding of panels has tops of +infinity. */
+typedef struct {
+    int32_t dim, axes, dims, cells; /* of vectors; of space, 0 = all of it; of shadows; of the bank */
+    const float *middle;            /* (dim) */
+    const float *directions;        /* panels of (dim, PANEL): the axes */
+    const float *pivots, *halves;   /* panels of (dims, PANEL); (cells) their squares, halved */
+    const float *columns;           /* panels of (dims, PANEL): shadows, cell by cell */
+    const int32_t *first;           /* (cells + 1) panels of each cell */
+    const int32_t *numbers;         /* (panels, PANEL) which vectors they are */
+    const float *vectors;           /* (panels * PANEL, dim), in the same order */
+    const float *between, *least;   /* (cells, cells) */
+    float shadow_rounding, rounding, farthest, measure_rounding;
+} Bank;
+
+typedef struct {
+    const float *vector, *shadow;
+    float own, error, bar, reach, best; /* |shadow|^2; of the shadow; squares, distance, square of the nearest so far */
+    int32_t cell, count, numbers[KEPT];
+    float squared[KEPT];
+} Query;
+
+/* A vector was measured: keeps it if it may be the nearest, for all that rounding hides. */
+static inline void note(const Bank *bank, Query *query, size_t slot, float squared)
+{
+    const int32_t number = bank->numbers[slot];
+    const float slack = 1 + 4 * bank->measure_rounding;
+    if (squared > query->best * slack + TINY * TINY)
+        return;
+    if (squared < query->best) {
+        int kept = 0;
+        query->best = squared;
+        query->reach = sqrtf(squared) * (1 + bank->measure_rounding) + query->error + TINY;
+        query->bar = 1.002f * query->reach * query->reach - query->own * (1 - bank->rounding);
+        for (int c = 0; c < query->count && c < KEPT; c++)
+            if (query->squared[c] <= squared * slack + TINY * TINY) {
+                query->squared[kept] = query->squared[c];
+                query->numbers[kept++] = query->numbers[c];
+            }
+        if (query->count <= KEPT)
+            query->count = kept;
+    }
+    if (query->count < KEPT) {
+        query->squared[query->count] = squared;
+        query->numbers[query->count] = number;
+    }
+    if (query->count <= KEPT)
+        query->count++;
+}
+
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx512f,avx512vl,fma")))
+#define LANES 16
+#define ROWS 12
+#define NAME(name) name##_avx512
+#include "nearest.h"
+#undef TARGET
+#undef LANES
+#undef ROWS
+#undef NAME
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 8
+#define ROWS 6
+#define NAME(name) name##_avx2
+#include "nearest.h"
+#undef TARGET
+#undef LANES
+#undef ROWS
+#undef NAME
+#endif
+
+#define TARGET
+#define LANES 4
+#define ROWS 4
+#define NAME(name) name##_any
+#include "nearest.h"
+
+/* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
+ * tops: (panels, PANEL), |shadow|^2 less an allowance for rounding; infinite for vectors that do not count, and padding.
+ * level: 0 = the best instructions that this processor has; 1 = AVX2 at most; 2 = none but those that all have.
+ * Returns 0, or 1 where memory is lacking. */
+int patchbank_nearest(const Bank *bank, const float *tops, const float *queries, int total, int32_t *found, int level)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
+        return search_avx512(bank, tops, queries, total, found);
+    if (level < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return search_avx2(bank, tops, queries, total, found);
+#endif
+    (void)level;
+    return search_any(bank, tops, queries, total, found);
+}
