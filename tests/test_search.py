@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
+import pickle
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +17,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import exact, parallel
+from patchbank import exact, native, parallel
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher
 from patchbank.kcenter import squared_distances
+from patchbank.native import NativeBank
 from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
 
 Array = npt.NDArray[np.float32]
+
+
+@pytest.fixture(params=["", "avx2", "any", "0"], ids=["native", "native, AVX2", "native, any processor", "NumPy"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything must be the same bits in C, on any processor, and in NumPy."""
+    monkeypatch.setenv("PATCHBANK_NATIVE", request.param)
+    if request.param != "0" and not native.available():
+        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+    return str(request.param)
 
 
 def brute(
@@ -34,11 +48,14 @@ def brute(
 
 
 def assert_brute(vectors: Array, queries: Array, k: int, exclude: npt.NDArray[np.bool_] | None = None) -> None:
-    distances, indices = ExactSearcher(vectors).search(queries, k, exclude=exclude)
+    """For k and for 1: the single nearest has a way of its own."""
+    searcher = ExactSearcher(vectors)
     expected, where = brute(vectors, queries, k, exclude)
-    assert (distances.dtype, indices.dtype) == (np.float32, np.int64)
-    assert np.array_equal(indices, where)
-    assert np.array_equal(distances, expected)
+    for n in {k, 1}:
+        distances, indices = searcher.search(queries, n, exclude=exclude)
+        assert (distances.dtype, indices.dtype) == (np.float32, np.int64)
+        assert np.array_equal(indices, where[:, :n])
+        assert np.array_equal(distances, expected[:, :n])
 
 
 def clustered(n: int, d: int, seed: int = 0) -> Array:
@@ -47,6 +64,7 @@ def clustered(n: int, d: int, seed: int = 0) -> Array:
     return (centres[rng.integers(0, 40, n)] + rng.standard_normal((n, d))).astype(np.float32)
 
 
+@pytest.mark.usefixtures("way")
 def test_distances_are_euclidean_ascending_and_found_by_hand() -> None:
     bank = np.array([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]], np.float32)
     distances, indices = ExactSearcher(bank).search(np.array([[0.0, 0.0], [6.0, 9.0]], np.float32), 2)
@@ -58,6 +76,7 @@ def test_distances_are_euclidean_ascending_and_found_by_hand() -> None:
     ("m", "d", "k"),
     [(1, 5, 1), (60, 7, 60), (2048, 20, 1), (2049, 20, 1), (6000, 30, 1), (6000, 30, 5), (6000, 30, 150), (9000, 2, 9)],
 )
+@pytest.mark.usefixtures("way")
 def test_exact_is_brute_force_bit_for_bit(m: int, d: int, k: int) -> None:
     """Banks of one cell and of many, fewer and more neighbours than a cell holds, with an offset that eats digits."""
     bank, queries = clustered(m, d) + 50, clustered(300, d, seed=1) + 50
@@ -66,6 +85,7 @@ def test_exact_is_brute_force_bit_for_bit(m: int, d: int, k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 200])
 @pytest.mark.parametrize("rank", [3, 70, 150])
+@pytest.mark.usefixtures("way")
 def test_exact_in_many_dimensions_whatever_their_share_in_the_variance(rank: int, k: int) -> None:
     """More dimensions than a shadow has: bulk, nothing or noise beyond the leading axes; duplicates and an outlier."""
     rng = np.random.default_rng(rank)
@@ -78,6 +98,7 @@ def test_exact_in_many_dimensions_whatever_their_share_in_the_variance(rank: int
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-18, 1e-15, 1e13])
 @pytest.mark.parametrize("d", [20, 150])
+@pytest.mark.usefixtures("way")
 def test_numbers_of_any_size_are_searched_as_by_brute_force(d: int, scale: float) -> None:
     """Squares of very small differences are 0 in float32: these tie."""
     bank, queries = clustered(1500, d) * np.float32(scale), clustered(40, d, seed=1) * np.float32(scale)
@@ -98,10 +119,12 @@ def test_shadows_are_never_farther_apart_than_their_vectors(scale: float, offset
     assert np.median(shown[true > 0] / true[true > 0]) > 0.8
 
 
+@pytest.mark.usefixtures("way")
 def test_queries_far_from_everything_are_right_too() -> None:
     assert_brute(clustered(5000, 10), clustered(50, 10, seed=1) * 1000, 3)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_bank_with_an_outlier_is_right_too() -> None:
     """One huge vector spoils the products' precision for its own cell only."""
     bank = clustered(5000, 10)
@@ -119,19 +142,23 @@ def test_ties_go_to_the_smallest_index(bank: Array, queries: Array, data: st.Dat
     """A grid full of duplicates and ties, in cells of a few vectors."""
     k = data.draw(st.integers(1, len(bank)))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avx2", "any", "0"])))
         for name, value in {"_ONE_CELL": 8, "_PER_CELL": 4, "_CROWD": 1, "_QUERIES": 5, "_FEW": 1}.items():
             patch.setattr(exact, name, value)
         assert_brute(bank, queries, k) if len(queries) else ExactSearcher(bank).search(queries, k)
 
 
-def test_a_bank_of_one_repeated_vector_answers_with_its_first() -> None:
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.usefixtures("way")
+def test_a_bank_of_one_repeated_vector_answers_with_its_first(k: int) -> None:
     """Blank training images make such banks: everything ties, and candidates must not pile up in memory."""
-    distances, indices = ExactSearcher(np.ones((6000, 3), np.float32)).search(np.zeros((500, 3), np.float32), 2)
-    assert indices.tolist() == [[0, 1]] * 500
-    assert np.array_equal(distances, np.full((500, 2), np.sqrt(np.float32(3))))
+    distances, indices = ExactSearcher(np.ones((6000, 3), np.float32)).search(np.zeros((500, 3), np.float32), k)
+    assert indices.tolist() == [list(range(k))] * 500
+    assert np.array_equal(distances, np.full((500, k), np.sqrt(np.float32(3))))
 
 
 @pytest.mark.parametrize("m", [500, 5000])
+@pytest.mark.usefixtures("way")
 def test_a_bank_vector_is_at_distance_zero_exactly(m: int) -> None:
     bank = clustered(m, 64) + 300
     distances, indices = ExactSearcher(bank).search(bank, 1)
@@ -140,6 +167,7 @@ def test_a_bank_vector_is_at_distance_zero_exactly(m: int) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.usefixtures("way")
 def test_answers_do_not_depend_on_threads_or_company(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same query gives the same bytes alone, among others, again, and whatever the number of threads."""
     bank, queries = clustered(7000, 40), clustered(900, 40, seed=2)
@@ -156,6 +184,7 @@ def test_answers_do_not_depend_on_threads_or_company(k: int, monkeypatch: pytest
     assert alone[1].tobytes() == indices.tobytes()
 
 
+@pytest.mark.usefixtures("way")
 def test_one_searcher_serves_many_threads() -> None:
     searcher = ExactSearcher(clustered(5000, 20))
     batches = [clustered(200, 20, seed=s) for s in range(8)]
@@ -179,6 +208,7 @@ def test_a_forked_process_can_search() -> None:
 
 
 @pytest.mark.parametrize(("m", "k"), [(300, 2), (6000, 1), (6000, 3)])
+@pytest.mark.usefixtures("way")
 def test_excluded_vectors_do_not_count(m: int, k: int) -> None:
     """Whole neighbourhoods are excluded, so that nearest cells run empty."""
     bank = clustered(m, 12)
@@ -305,3 +335,66 @@ def test_arrays_of_wrong_shape_or_content_are_refused() -> None:
 def test_no_queries_no_answers() -> None:
     distances, indices = ExactSearcher(clustered(50, 4)).search(np.empty((0, 4), np.float32), 2)
     assert distances.shape == indices.shape == (0, 2)
+
+
+# --- the compiled part ---
+
+
+def test_the_compiled_part_is_there_where_it_can_be() -> None:
+    """Else a broken build would pass unnoticed: everything works without it, more slowly."""
+    if sys.platform == "win32" or not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("no C compiler here")
+    assert native.available(), "build it: pip install -e ."
+
+
+def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native.available():
+        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+    asked: list[int] = []
+    before = NativeBank.candidates
+
+    def counted(self: NativeBank, queries: Array, tops: Array) -> npt.NDArray[np.int32]:
+        asked.append(len(queries))
+        return before(self, queries, tops)
+
+    monkeypatch.setattr(NativeBank, "candidates", counted)
+    searcher, queries = ExactSearcher(clustered(700, 20)), clustered(300, 20, seed=1)
+    answer = searcher.search(queries, 1)
+    assert sum(asked) == 300
+    searcher.search(queries, 2)
+    monkeypatch.setenv("PATCHBANK_NATIVE", "0")
+    again = searcher.search(queries, 1)
+    assert sum(asked) == 300
+    assert all(np.array_equal(a, b) for a, b in zip(answer, again, strict=True))
+
+
+def test_without_the_library_everything_is_searched_by_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wheel for any platform has none; a damaged one must not stop a line."""
+    damaged = tmp_path / "_nearest.so"
+    damaged.write_bytes(b"no library")
+    for path in (tmp_path / "nothing.so", damaged):
+        monkeypatch.setattr(native, "LIBRARY", path)
+        native.library.cache_clear()
+        try:
+            assert not native.available()
+            assert_brute(clustered(500, 20), clustered(50, 20, seed=1), 1)
+        finally:
+            native.library.cache_clear()
+
+
+def test_few_candidates_a_query_are_left_to_be_measured() -> None:
+    """What the compiled part is for: ruling out. (Everything would be right, and slow, if it ruled out nothing.)"""
+    if not native.available():
+        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+    bank = ExactSearcher(clustered(4000, 100))._native
+    assert bank is not None
+    found = bank.candidates(clustered(500, 100, seed=1), bank.tops)
+    assert (found[:, 0] >= 0).all()
+    assert (found >= 0).sum() <= 520
+
+
+def test_a_searcher_can_be_copied_and_pickled() -> None:
+    """Programs that embed the library send models to other processes."""
+    searcher, queries = ExactSearcher(clustered(700, 20)), clustered(30, 20, seed=1)
+    for twin in (copy.deepcopy(searcher), pickle.loads(pickle.dumps(searcher))):
+        assert np.array_equal(twin.search(queries, 1)[0], searcher.search(queries, 1)[0])

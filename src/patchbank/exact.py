@@ -44,6 +44,7 @@ _MOST_CELLS = 128
 _SAMPLE = 4096  # bank vectors that axes and cells are made from
 _QUERIES = 4096  # queries that are searched together
 _FEW = 16  # queries up to which cells are not worth their overhead
+_THREADS = 2  # of searches with NumPy; 16 took five times as long as one (docs/benchmarks.md)
 _LEAST_SHARE = 128  # queries that are worth a thread's while
 _ROWS = 512  # queries that are prepared together: they fit the cache
 _BLOCK = 1 << 18  # numbers in a block of products: half of a core's cache, where that is 2 MB
@@ -115,7 +116,7 @@ class ExactSearcher:
             cells=len(counts),
             middle=self._shadows.middle,
             directions=panels(axes),
-            pivots=panels(-2 * self._pivots[:-1]),
+            pivots=panels((-2 * self._pivots[:-1]).astype(np.float32)),
             halves=-self._pivots[-1],
             columns=panels(columns),
             first=first.astype(np.int32),
@@ -145,17 +146,17 @@ class ExactSearcher:
         if len(queries) == 0:
             return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
         if k == 1 and self._native and native.available():
-            parts = self._nearest(np.ascontiguousarray(queries), self._native, exclude)
-        else:
-            parts = self._search(queries, k, exclude)
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+            return self._nearest(np.ascontiguousarray(queries), self._native, exclude)
+        return self._search(queries, k, exclude)
 
-    def _search(self, queries: FloatArray, k: int, exclude: BoolArray | None) -> list[Neighbours]:
+    def _search(self, queries: FloatArray, k: int, exclude: BoolArray | None) -> Neighbours:
         hidden = None if exclude is None else exclude[self._order]
         with one_blas_thread():
-            return [_Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)]
+            return _joined(
+                [_Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)]
+            )
 
-    def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> list[Neighbours]:
+    def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> Neighbours:
         """The nearest one, ruled out in C and measured here."""
         tops = bank.tops_without(exclude)
         step = max(_LEAST_SHARE, -(-len(queries) // (2 * workers())))
@@ -163,21 +164,17 @@ class ExactSearcher:
         def share(start: int) -> Neighbours:
             rows = queries[start : start + step]
             found = bank.candidates(rows, tops)
-            one = found[:, 0]
-            several = np.flatnonzero((one < 0) | (found[:, 1] >= 0))
-            squared = pair_distances(rows, self.vectors, np.arange(len(rows)), np.maximum(one, 0))
-            distances, indices = np.sqrt(squared)[:, None], one[:, None].astype(np.int64)
-            for row in several:
-                if one[row] < 0:  # more than there was room for: they are as near as rounding can tell
-                    distances[row], indices[row] = self._search(rows[row : row + 1], 1, exclude)[0]
-                else:
-                    numbers = found[row, found[row] >= 0].astype(np.int64)
-                    squared = pair_distances(rows, self.vectors, np.full(len(numbers), row), numbers)
-                    best = int(np.lexsort((numbers, squared))[0])
-                    distances[row], indices[row] = np.sqrt(squared[best]), numbers[best]
+            over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
+            found[over, 0] = 0
+            row, slot = np.nonzero(found >= 0)
+            numbers = found[row, slot].astype(np.int64)
+            squared = pair_distances(rows, self.vectors, row, numbers)
+            distances, indices = k_smallest(row, numbers, squared, len(rows), 1)
+            if len(over):
+                distances[over], indices[over] = self._search(rows[over], 1, exclude)
             return distances, indices
 
-        return spread(share, range(0, len(queries), step))
+        return _joined(spread(share, range(0, len(queries), step)))
 
 
 class _Search:
@@ -195,9 +192,9 @@ class _Search:
 
     def run(self) -> Neighbours:
         """Distances and indices, (Q, k)."""
-        spread(self._prepare, range(0, len(self.queries), _ROWS))
-        spread(self._bound, self._own_cells())
-        found = spread(self._candidates, _shares(self._blocks()))
+        spread(self._prepare, range(0, len(self.queries), _ROWS), _THREADS)
+        spread(self._bound, self._own_cells(), _THREADS)
+        found = spread(self._candidates, _shares(self._blocks()), _THREADS)
         rows, numbers, squared = (np.concatenate(part) for part in zip(*found, strict=True))
         return k_smallest(rows, numbers, squared, len(self.queries), self.k)
 
@@ -368,10 +365,14 @@ def _blocks(start: int, end: int, rows: IndexArray) -> list[Block]:
 
 
 def _shares(blocks: list[Block]) -> list[list[Block]]:
-    """Lists of blocks, about equal work in each: four for each worker, so that a slow one holds up little."""
+    """Lists of blocks, about equal work in each: four for each thread, so that a slow one holds up little."""
     blocks = sorted(blocks, key=lambda block: -len(block[2]) * (block[1] - block[0]))
-    count = 4 * workers()
+    count = 4 * _THREADS
     return [blocks[share::count] for share in range(min(count, len(blocks)))]
+
+
+def _joined(parts: list[Neighbours]) -> Neighbours:
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def k_smallest(q: IndexArray, numbers: IndexArray, squared: FloatArray, count: int, k: int) -> Neighbours:

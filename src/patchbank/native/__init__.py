@@ -1,9 +1,9 @@
 """The compiled part of the exact search (nearest.c), through ctypes; where it was not built, NumPy does its work.
 
-It only rules vectors out. What is left, seldom more than one a query, is measured by NumPy as everywhere, so the answers
-are the same bits with and without it, and on every processor. The wheel's build (hatch_build.py) compiles it where it
-finds a C compiler. In the environment, PATCHBANK_NATIVE=0 leaves it unused; `avx2` and `any` hold it back from newer
-instructions.
+It only rules vectors out. What is left, seldom more than one a query, is measured by NumPy as everywhere, so the
+answers are the same bits with and without it, and on every processor. The wheel's build (hatch_build.py) compiles it
+where it finds a C compiler. In the environment, PATCHBANK_NATIVE=0 leaves it unused; `avx2` and `any` hold it back from
+newer instructions.
 """
 
 from __future__ import annotations
