@@ -14,7 +14,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("src/patchbank/native")
-LIBRARY = FOLDER / "_nearest.so"
+LIBRARY = FOLDER / "_native.so"
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -38,8 +38,8 @@ def compile_library(root: Path) -> str:
     compiler = next(filter(shutil.which, [*shlex.split(os.environ.get("CC", ""))[:1], "cc", "gcc", "clang"]), None)
     if compiler is None:
         return "no C compiler (cc, gcc, clang)"
-    aside = root / FOLDER / f"_nearest.{os.getpid()}.tmp"
-    command = [compiler, "-O3", "-shared", "-fPIC", "-o", str(aside), str(root / FOLDER / "nearest.c"), "-lm"]
+    aside = root / FOLDER / f"_native.{os.getpid()}.tmp"
+    command = [compiler, "-O3", "-shared", "-fPIC", "-o", str(aside), str(root / FOLDER / "native.c"), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchbank import native
+
 DATA = Path(os.environ.get("PATCHBANK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -24,3 +26,12 @@ def data_root() -> Path:
             f"real images not found in {DATA}; set PATCHBANK_DATA to a folder that holds bottle/, screw/ and mtd/"
         )
     return DATA
+
+
+@pytest.fixture(params=["", "avx2", "any", "0"], ids=["native", "native, AVX2", "native, any processor", "NumPy"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything must be the same bits in C, on any processor, and in NumPy."""
+    monkeypatch.setenv("PATCHBANK_NATIVE", request.param)
+    if request.param != "0" and not native.available():
+        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+    return str(request.param)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -9,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import coreset, kcenter
+from patchbank import coreset, kcenter, native
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.native import measure
 
 Array = npt.NDArray[np.float32]
 
@@ -66,6 +69,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(kcenter, name, value)
 
 
+@pytest.mark.usefixtures("way")
 def test_picks_on_a_line_are_those_found_by_hand() -> None:
     """0, 1, 4, 10: the outlier has the largest row; then the other end; then the widest gap's point."""
     line = np.array([[0.0], [1.0], [4.0], [10.0]], np.float32)
@@ -75,6 +79,7 @@ def test_picks_on_a_line_are_those_found_by_hand() -> None:
     assert picked.covering_radius == 1.0
 
 
+@pytest.mark.usefixtures("way")
 def test_start_distances_count_until_a_pick_is_nearer() -> None:
     line = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
     picked = coreset.greedy_kcenter(line, 3, start_bounds=np.array([5.0, 9.0, 0.25, 1.5]))
@@ -90,6 +95,7 @@ def test_seeds_are_covered_already_and_are_not_picked() -> None:
 
 
 @pytest.mark.parametrize(("n", "d", "m"), [(1, 3, 1), (700, 2, 700), (3000, 16, 500), (40000, 24, 1200)])
+@pytest.mark.usefixtures("way")
 def test_selections_are_the_textbook_loops_bit_for_bit(n: int, d: int, m: int) -> None:
     points = clustered(n, d) + 100  # an offset that would ruin |x|^2 + |y|^2 - 2xy
     first = coreset.greedy_kcenter(points, m)
@@ -111,6 +117,7 @@ def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.Da
     """On a small grid nearly every choice is a tie, and many points are the same."""
     m = data.draw(st.integers(1, len(points)))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avx2", "any", "0"])))
         for name, value in {
             "_CELLS": 4,
             "_CENTRES_PER_CELL": 1,
@@ -125,11 +132,37 @@ def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.Da
     assert picked.covering_radius == pytest.approx(brute_radius(points, points[indices]))
 
 
+@pytest.mark.usefixtures("way")
 def test_every_round_limit_is_crossed_without_a_difference(small_blocks: None) -> None:
     points = clustered(900, 3)
     assert coreset.greedy_kcenter(points, 900).indices.tolist() == textbook(points, 900)[0]
 
 
+@pytest.mark.skipif(not native.available(), reason="the library was not built: pip install -e . with a C compiler")
+@pytest.mark.parametrize(("room", "answered"), [(16, True), (0, False)])
+def test_most_points_are_measured_in_c_and_where_they_have_no_room_in_numpy(
+    room: int, answered: bool, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What C has done before it gives up must not be wrong, or done twice. On a grid most points have several nearest
+    centres."""
+    answers = []
+
+    def watched(*arguments: Any) -> Any:
+        answers.append(measure.measure(*arguments))
+        return answers[-1]
+
+    monkeypatch.setattr(measure, "_ROOM", room)
+    monkeypatch.setattr(kcenter, "measure", watched)
+    points = np.random.default_rng(0).integers(-4, 5, (900, 3)).astype(np.float32)
+    picked = coreset.greedy_kcenter(points, 250)
+    assert picked.indices.tolist() == textbook(points, 250)[0]
+    assert len(answers) > 10
+    assert any(answer is None for answer in answers) != answered
+    if answered:
+        assert 0 < sum(len(answer[0]) for answer in answers) < 8 * len(points)
+
+
+@pytest.mark.usefixtures("way")
 def test_dense_and_sparse_picking_agree(small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether candidates' mutual distances are listed or passed over at each pick is a matter of speed only."""
     points = clustered(600, 4)
@@ -141,6 +174,7 @@ def test_dense_and_sparse_picking_agree(small_blocks: None, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.usefixtures("way")
 def test_the_number_of_threads_changes_nothing(threads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     points = clustered(20000, 12)
     expected = coreset.sample(points, Config(coreset_size=300, projection_dim=6))
@@ -214,6 +248,7 @@ def test_mean_distance_of_few_points_is_the_mean_to_all() -> None:
 
 
 @pytest.mark.parametrize("hint", [None, "wrong", "unknown"])
+@pytest.mark.usefixtures("way")
 def test_covering_radius_does_not_depend_on_the_hint(hint: str | None) -> None:
     points, centres = clustered(5000, 9), clustered(300, 9, seed=1)
     near = {"wrong": np.arange(5000) % 300, "unknown": np.full(5000, -1)}.get(hint or "")
@@ -227,6 +262,7 @@ def test_size_wins_over_ratio_and_is_bounded_by_the_points() -> None:
     assert coreset.coreset_size(5, Config(coreset_size=7)) == 5
 
 
+@pytest.mark.usefixtures("way")
 def test_equal_points_are_taken_in_order() -> None:
     picked = coreset.sample(np.ones((50000, 2), np.float32), Config(sampler="greedy_coreset", coreset_size=4))
     assert (picked.indices.tolist(), picked.covering_radius) == ([0, 1, 2, 3], 0.0)
@@ -283,6 +319,7 @@ def test_features_are_not_changed() -> None:
 
 
 @pytest.mark.realdata
+@pytest.mark.usefixtures("way")
 def test_selections_on_real_features_are_the_textbook_loops(data_root: object) -> None:
     from pathlib import Path
 

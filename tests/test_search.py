@@ -22,19 +22,10 @@ from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher
 from patchbank.kcenter import squared_distances
-from patchbank.native import NativeBank
+from patchbank.native.nearest import NativeBank
 from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
 
 Array = npt.NDArray[np.float32]
-
-
-@pytest.fixture(params=["", "avx2", "any", "0"], ids=["native", "native, AVX2", "native, any processor", "NumPy"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything must be the same bits in C, on any processor, and in NumPy."""
-    monkeypatch.setenv("PATCHBANK_NATIVE", request.param)
-    if request.param != "0" and not native.available():
-        pytest.skip("the library was not built: pip install -e . where a C compiler is")
-    return str(request.param)
 
 
 def brute(
@@ -370,7 +361,7 @@ def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(mo
 
 def test_without_the_library_everything_is_searched_by_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A wheel for any platform has none; a damaged one must not stop a line."""
-    damaged = tmp_path / "_nearest.so"
+    damaged = tmp_path / "_native.so"
     damaged.write_bytes(b"no library")
     for path in (tmp_path / "nothing.so", damaged):
         monkeypatch.setattr(native, "LIBRARY", path)

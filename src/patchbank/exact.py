@@ -25,7 +25,7 @@ import numpy.typing as npt
 from patchbank import native
 from patchbank.errors import ConfigError
 from patchbank.kcenter import pair_distances, take
-from patchbank.native import PANEL, NativeBank, panels
+from patchbank.native.nearest import PANEL, NativeBank, panels
 from patchbank.parallel import one_blas_thread, scratch, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
@@ -99,7 +99,7 @@ class ExactSearcher:
         self._least -= self._between * error + self._side_error(np.sqrt(largest))
 
     def _native_bank(self) -> NativeBank:
-        """The same for nearest.c: vectors in cell order, the first of each cell at the start of a panel."""
+        """The same for native.c: vectors in cell order, the first of each cell at the start of a panel."""
         counts = np.diff(self._starts)
         first = np.concatenate([[0], np.cumsum(-(-counts // PANEL))])
         slots = np.repeat(first[:-1] * PANEL - self._starts[:-1], counts) + np.arange(len(self.vectors))

@@ -16,10 +16,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from patchbank import native
+from patchbank.native.measure import measure
 from patchbank.parallel import scratch, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
@@ -29,9 +32,9 @@ _Group = tuple[int, IndexArray]  # a cell, and points of it
 _CELLS = 96  # at most
 _CENTRES_PER_CELL = 84  # at least: each cell costs some overhead a round, which few centres do not repay
 _POOLS = ((1024, 16384), (math.inf, 12288))  # points that a round refreshes, while there are fewer centres than ...
-_CANDIDATES = 2048  # points that picks are made from, at most
+_CANDIDATES = 4096  # points that picks are made from, at most
 _BLOCK_ROWS = 2048
-_SHARE_ROWS = 4096  # points that a thread measures together
+_SHARE_ROWS = 2048  # points that a thread measures together
 _BLOCK = 1 << 19  # numbers in a block of products
 _MARGIN = 1e-3  # relative, on distances in the triangle inequality: far more than float32's rounding
 _DENSE = 48  # neighbours a candidate, from which on a round measures all candidates at each pick
@@ -286,8 +289,31 @@ class KCenter:
         spread(self._measure_share, shares)
 
     def _measure_share(self, groups: list[_Group]) -> None:
-        """Measures groups of points, each against its cell's centres. What is done for all points at once is done once:
-        threads that do much in a call seldom wait for each other."""
+        """Measures groups of points, each against its cell's centres."""
+        pairs = self._pairs_in_c(groups) if native.available() else None
+        self._settle(*(self._pairs(groups) if pairs is None else pairs))
+
+    def _pairs_in_c(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]] | None:
+        """As `_pairs`; None if that cannot be done."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "points": self.points,
+            "centres": self.centres,
+            "pivots": self._pivots,
+            "to_pivot": self._to_pivot,
+            "met": self._met,
+            "bound": self.bound,
+            "slack": self._slack,
+            "near": self.near,
+        }
+        pairs = measure(arrays, float(self._rounding), groups, self._lists)
+        if pairs is not None:
+            for cell, group in groups:
+                self._met[group] = len(self._lists[cell])
+        return pairs
+
+    def _pairs(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]]:
+        """Pairs (point, centre) that have to be measured; points with a clearly nearest centre get it as their bound.
+        What is done for all points at once is done once: threads that do much in a call seldom wait for each other."""
         members = np.concatenate([group for _, group in groups])
         sizes = [len(group) for _, group in groups]
         vectors = take(self.points, members, "vectors")
@@ -304,25 +330,27 @@ class KCenter:
                 pairs.append((row + start, *pair))
             start += size
         if not pairs:
-            return
+            return np.empty(0, np.int64), np.empty(0, np.int32)
         row, number, product, margin = (np.concatenate(part) for part in zip(*pairs, strict=True))
         # a row's only pair, and clearly nearer than what it met before: the distance can wait until it matters
         upper = product + own[row] + margin
         clear = (upper < bound[row] - self._slack[members[row]]) & (np.bincount(row, minlength=len(members))[row] == 1)
         point = members[row[clear]]
         self.bound[point], self.near[point], self._slack[point] = upper[clear], number[clear], 2 * margin[clear]
-        self._settle(members, vectors, row[~clear], number[~clear])
+        return members[row[~clear]], number[~clear]
 
-    def _settle(self, members: IndexArray, vectors: FloatArray, row: IndexArray, number: npt.NDArray[np.int32]) -> None:
-        """Measures pairs (row, centre) of the members, whose vectors these are; the nearest, if it is nearer, stays."""
-        some = members[np.unique(row)]
+    def _settle(self, point: IndexArray, number: npt.NDArray[np.int32]) -> None:
+        """Measures pairs (point, centre); the nearest, if it is nearer, becomes the point's bound."""
+        if len(point) == 0:
+            return
+        some = np.unique(point)
         self._tighten(some[self._slack[some] > 0])
-        squared = pair_distances(vectors, self.centres, row, number)
-        order = np.lexsort((number, squared, row))
-        nearest = order[np.flatnonzero(np.diff(row[order], prepend=-1))]  # one pair for each row
-        nearest = nearest[squared[nearest] < self.bound[members[row[nearest]]]]
-        self.bound[members[row[nearest]]] = squared[nearest]
-        self.near[members[row[nearest]]] = number[nearest]
+        squared = pair_distances(self.points, self.centres, point, number)
+        order = np.lexsort((number, squared, point))
+        nearest = order[np.flatnonzero(np.diff(point[order], prepend=-1))]  # one pair for each point
+        nearest = nearest[squared[nearest] < self.bound[point[nearest]]]
+        self.bound[point[nearest]] = squared[nearest]
+        self.near[point[nearest]] = number[nearest]
 
     def _could_be_nearest(
         self,
@@ -392,8 +420,8 @@ class _CellList:
     """The centres that matter to a cell's points, in order of addition, with their distances to the cell's pivot."""
 
     def __init__(self) -> None:
-        self._numbers = np.empty(64, np.int32)
-        self._distances = np.empty(64, np.float32)
+        self.numbers = np.empty(64, np.int32)
+        self.distances = np.empty(64, np.float32)
         self._length = 0
 
     def __len__(self) -> int:
@@ -401,17 +429,17 @@ class _CellList:
 
     def extend(self, numbers: IndexArray, distances: FloatArray) -> None:
         end = self._length + len(numbers)
-        if end > len(self._numbers):
-            size = max(end, 2 * len(self._numbers))
-            self._numbers, self._distances = np.resize(self._numbers, size), np.resize(self._distances, size)
-        self._numbers[self._length : end] = numbers
-        self._distances[self._length : end] = distances
+        if end > len(self.numbers):
+            size = max(end, 2 * len(self.numbers))
+            self.numbers, self.distances = np.resize(self.numbers, size), np.resize(self.distances, size)
+        self.numbers[self._length : end] = numbers
+        self.distances[self._length : end] = distances
         self._length = end
 
     def within(self, first: int, reach: float) -> npt.NDArray[np.int32]:
         """Entries from `first` on whose distance to the pivot is at most `reach`, with a margin."""
-        close = self._distances[first : self._length] * np.float32(1 - _MARGIN) <= reach
-        return self._numbers[first : self._length][close]
+        close = self.distances[first : self._length] * np.float32(1 - _MARGIN) <= reach
+        return self.numbers[first : self._length][close]
 
 
 def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:

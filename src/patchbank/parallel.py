@@ -42,8 +42,9 @@ def spread(work: Callable[[T], R], items: Sequence[T], most: int | None = None) 
     """[work(item) for item in items], over all workers, this thread among them. A worker's exception is raised here.
 
     most: workers to use at most. Short NumPy calls wait for each other (for Python's lock): of these, more than two
-    threads get less done than one. Who is free takes the next item. Where the other workers are busy (with another thread's items), this thread does
-    everything itself. Images that are worked on at the same time (`in_order`) share the workers.
+    threads get less done than one. Who is free takes the next item. Where the other workers are busy (with another
+    thread's items), this thread does everything itself. Images that are worked on at the same time (`in_order`) share
+    the workers.
     """
     with one_blas_thread():
         helpers = min(workers() // max(1, _images), len(items), most or len(items)) - 1

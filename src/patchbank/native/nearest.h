@@ -1,42 +1,7 @@
-/* One instruction set's search. Included by nearest.c with TARGET, LANES, ROWS and NAME() defined.
+/* One instruction set's search for the nearest; tile.h comes before it.
  *
  * The scheme and its inequalities are those of exact.py, which also builds the bank's side of it. Names are the same.
  */
-
-typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int NAME(mask) __attribute__((vector_size(4 * LANES), aligned(4)));
-
-#define VECS 2 /* vectors of a panel that a tile takes at once */
-
-/* out[r][c] = rows[r] . column c of the panel, (dims, PANEL): the product that nearly all time goes into. */
-TARGET static inline void NAME(tile)(const float *const rows[ROWS], const float *panel, int dims, float out[][PANEL])
-{
-    for (int first = 0; first < PANEL; first += LANES * VECS) {
-        NAME(vec) sums[ROWS][VECS];
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECS; v++)
-                sums[r][v] = (NAME(vec)){0};
-        const float *column = panel + first;
-        for (int d = 0; d < dims; d++, column += PANEL) {
-            NAME(vec) values[VECS];
-#pragma GCC unroll 4
-            for (int v = 0; v < VECS; v++)
-                values[v] = *(const NAME(vec) *)(column + v * LANES);
-#pragma GCC unroll 16
-            for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-                for (int v = 0; v < VECS; v++)
-                    sums[r][v] += rows[r][d] * values[v];
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECS; v++)
-                *(NAME(vec) *)(out[r] + first + v * LANES) = sums[r][v];
-    }
-}
 
 /* Products of all rows, (count, dims) `stride` apart, with all panels: out (count, panels * PANEL). */
 TARGET static void NAME(products)(
@@ -56,47 +21,6 @@ TARGET static void NAME(products)(
     }
 }
 
-TARGET static float NAME(squared)(const float *a, const float *b, int dim)
-{
-    NAME(vec) sums = {0};
-    int d = 0;
-    for (; d + LANES <= dim; d += LANES) {
-        const NAME(vec) difference = *(const NAME(vec) *)(a + d) - *(const NAME(vec) *)(b + d);
-        sums += difference * difference;
-    }
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        total += sums[lane];
-    for (; d < dim; d++)
-        total += (a[d] - b[d]) * (a[d] - b[d]);
-    return total;
-}
-
-TARGET static float NAME(square)(const float *a, int dim)
-{
-    NAME(vec) sums = {0};
-    int d = 0;
-    for (; d + LANES <= dim; d += LANES)
-        sums += *(const NAME(vec) *)(a + d) * *(const NAME(vec) *)(a + d);
-    float total = 0;
-    for (int lane = 0; lane < LANES; lane++)
-        total += sums[lane];
-    for (; d < dim; d++)
-        total += a[d] * a[d];
-    return total;
-}
-
-/* Whether any of these LANES values is within the bar. */
-TARGET static inline int NAME(any_within)(const float *values, float bar)
-{
-    const NAME(mask) close = *(const NAME(vec) *)values <= (NAME(vec)){0} + bar;
-    long long any = 0, parts[LANES / 2];
-    memcpy(parts, &close, sizeof parts);
-    for (int part = 0; part < LANES / 2; part++)
-        any |= parts[part];
-    return any != 0;
-}
-
 /* Measures the vectors of a panel that may be within the query's reach. */
 TARGET static void NAME(measure)(const Bank *bank, Query *query, size_t slot, float *values)
 {
@@ -109,7 +33,7 @@ TARGET static void NAME(measure)(const Bank *bank, Query *query, size_t slot, fl
         values[best] = INFINITY;
     }
     for (int first = 0; first < PANEL; first += LANES)
-        if (NAME(any_within)(values + first, query->bar))
+        if (NAME(any_within)(values + first, LANES, query->bar))
             for (int c = first; c < first + LANES; c++)
                 if (values[c] <= query->bar)
                     note(bank, query, slot + c, NAME(squared)(query->vector, VECTOR(bank, slot + c), bank->dim));
@@ -131,10 +55,7 @@ TARGET static void NAME(visit)(const Bank *bank, const float *tops, Query *const
                 Query *query = queries[start + r];
                 for (int c = 0; c < PANEL; c++)
                     found[r][c] = top[c] - 2 * found[r][c];
-                int any = 0;
-                for (int c = 0; c < PANEL; c += LANES)
-                    any |= NAME(any_within)(found[r] + c, query->bar);
-                if (any)
+                if (NAME(any_within)(found[r], PANEL, query->bar))
                     NAME(measure)(bank, query, (size_t)p * PANEL, found[r]);
             }
         }
@@ -244,5 +165,3 @@ TARGET static int NAME(search)(const Bank *bank, const float *tops, const float 
     free(needed);
     return failed;
 }
-
-#undef VECS

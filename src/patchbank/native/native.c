@@ -1,8 +1,8 @@
-/* The nearest bank vector of each query, for exact.py: its search, without NumPy's passes over blocks of products.
+/* What exact.py and kcenter.py do most of their time, without NumPy's passes over blocks of products.
  *
- * nearest.h is compiled for each instruction set that a processor may have; `patchbank_nearest` takes the best that it
- * does have. No state, and no Python: ctypes calls it, and other threads run meanwhile. The structs and constants are
- * those of __init__.py.
+ * nearest.h and measure.h are compiled for each instruction set that a processor may have; the functions at the end take
+ * the best that it does have. No state, and no Python: ctypes calls them, and other threads run meanwhile. The structs
+ * and constants are those of nearest.py and measure.py.
  */
 
 #include <float.h>
@@ -13,13 +13,15 @@
 #include <string.h>
 
 #if !defined(__GNUC__)
-#error "needs GCC or Clang; without this library patchbank searches with NumPy"
+#error "needs GCC or Clang; without this library patchbank uses NumPy"
 #endif
 
 #define PANEL 32                                      /* columns that are stored together, (dims, PANEL) */
 #define PANELS(n) (((n) + PANEL - 1) / PANEL * PANEL) /* n, filled up to whole panels */
 #define BLOCK 256                                     /* queries that are worked on together: they fit the cache */
 #define KEPT 8                                        /* candidates a query; with more, exact.py searches itself */
+#define VECS 2                                        /* vectors of a panel that a tile takes at once */
+#define MARGIN 1e-3f                                  /* as in kcenter.py */
 #define TINY 1e-16f                                   /* as in exact.py */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->dim)
 
@@ -72,12 +74,37 @@ static inline void note(const Bank *bank, Query *query, size_t slot, float squar
         query->count++;
 }
 
+/* A traversal of kcenter.py's. points (N, dim), centres, pivots; the other arrays are (N). */
+typedef struct {
+    int32_t dim;
+    float rounding;
+    const float *points, *centres, *pivots, *to_pivot;
+    const int32_t *met;
+    float *bound, *slack;
+    int32_t *near;
+} Traversal;
+
+/* Points of one cell, and its list of centres with their distances to the pivot. */
+typedef struct {
+    int32_t cell, count, length;
+    const int64_t *points;
+    const int32_t *numbers;
+    const float *distances;
+} Group;
+
+typedef struct {
+    int64_t count, room, *points;
+    int32_t *numbers;
+} Pairs;
+
 #if defined(__x86_64__)
 #define TARGET __attribute__((target("avx512f,avx512vl,fma")))
 #define LANES 16
 #define ROWS 12
 #define NAME(name) name##_avx512
+#include "tile.h"
 #include "nearest.h"
+#include "measure.h"
 #undef TARGET
 #undef LANES
 #undef ROWS
@@ -86,32 +113,53 @@ static inline void note(const Bank *bank, Query *query, size_t slot, float squar
 #define LANES 8
 #define ROWS 6
 #define NAME(name) name##_avx2
+#include "tile.h"
 #include "nearest.h"
+#include "measure.h"
 #undef TARGET
 #undef LANES
 #undef ROWS
 #undef NAME
 #endif
-
 #define TARGET
 #define LANES 4
 #define ROWS 4
 #define NAME(name) name##_any
+#include "tile.h"
 #include "nearest.h"
+#include "measure.h"
+
+/* level: 0 = the best instructions that this processor has; 1 = AVX2 at most; 2 = none but those that all have. */
+#if defined(__x86_64__)
+static int has_avx512(int level)
+{
+    return level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+}
+
+static int has_avx2(int level)
+{
+    return level < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+#define BEST(name, level) (has_avx512(level) ? name##_avx512 : has_avx2(level) ? name##_avx2 : name##_any)
+#else
+#define BEST(name, level) ((void)(level), name##_any)
+#endif
 
 /* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
  * tops: (panels, PANEL), |shadow|^2 less an allowance for rounding; infinite for vectors that do not count, and padding.
- * level: 0 = the best instructions that this processor has; 1 = AVX2 at most; 2 = none but those that all have.
  * Returns 0, or 1 where memory is lacking. */
 int patchbank_nearest(const Bank *bank, const float *tops, const float *queries, int total, int32_t *found, int level)
 {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl"))
-        return search_avx512(bank, tops, queries, total, found);
-    if (level < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return search_avx2(bank, tops, queries, total, found);
-#endif
-    (void)level;
-    return search_any(bank, tops, queries, total, found);
+    return BEST(search, level)(bank, tops, queries, total, found);
+}
+
+/* Lowers the bounds of the groups' points that have a clearly nearest centre; finds the pairs of the others. Returns 0; 1
+ * where the pairs have no room; 2 where memory is lacking. */
+int patchbank_measure(const Traversal *all, const Group *groups, int count, Pairs *pairs, int level)
+{
+    int failed = 0;
+    for (int g = 0; g < count && !failed; g++)
+        failed = BEST(measure_group, level)(all, groups + g, pairs);
+    return failed;
 }
