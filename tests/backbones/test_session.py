@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from patchbank.backbones import BackboneInfo, Layer, load_backbone, restore_backbone
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.backbones.session import DEVICES, OnnxBackbone, available_cpus, reject_external_data
+from patchbank.backbones.session import CPU, DEVICES, OnnxBackbone, available_cpus, reject_external_data
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
 
@@ -185,7 +185,7 @@ def test_a_device_that_is_installed_but_does_not_start_is_an_error(monkeypatch: 
 
     class Session:
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            assert keywords["providers"] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+            assert [p[0] if isinstance(p, tuple) else p for p in keywords["providers"]] == ["CUDAExecutionProvider", CPU]
 
         def disable_fallback(self) -> None:
             pass
@@ -199,6 +199,32 @@ def test_a_device_that_is_installed_but_does_not_start_is_an_error(monkeypatch: 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     with pytest.raises(BackboneError, match="does not start here"):
         fake(device="cuda")
+
+
+def test_cuda_computes_as_the_cpu_does_and_finds_the_libraries_that_pip_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thresholds may come from a CPU: no TF32. And what the preparation prints must not get among JSON lines."""
+    import onnxruntime
+
+    given: dict[str, Any] = {}
+
+    def session(*arguments: Any, **keywords: Any) -> Any:
+        given.update(dict(p for p in keywords["providers"] if isinstance(p, tuple)))
+        raise RuntimeError("no driver")
+
+    def preload() -> None:
+        print("Failed to load libcudart.so")
+        given["preloaded"] = True
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    with pytest.raises(BackboneError, match="no driver"):
+        fake(device="cuda")
+    assert given["preloaded"]
+    assert given["CUDAExecutionProvider"]["use_tf32"] == "0"
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("threads", "expected"), [(0, available_cpus()), (1, 1), (3, 3)])

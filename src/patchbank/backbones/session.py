@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -18,13 +20,19 @@ from patchbank.errors import BackboneError
 # device -> (execution provider, how to install an ONNX Runtime that has it)
 DEVICES = {
     "cpu": ("CPUExecutionProvider", "pip install onnxruntime"),
-    "cuda": ("CUDAExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-gpu"),
-    "tensorrt": ("TensorrtExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-gpu"),
+    "cuda": ("CUDAExecutionProvider", "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+    "tensorrt": (
+        "TensorrtExecutionProvider",
+        "pip uninstall onnxruntime && pip install 'onnxruntime-gpu[cuda,cudnn]' tensorrt",
+    ),
     "openvino": ("OpenVINOExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-openvino"),
     "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime (on macOS)"),
     "directml": ("DmlExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-directml (on Windows)"),
 }
-CPU = DEVICES["cpu"][0]
+CPU, CUDA, TENSORRT = (DEVICES[device][0] for device in ("cpu", "cuda", "tensorrt"))
+# CUDA's TF32 keeps 10 bits of each factor: scores would differ from the CPU's, which thresholds may come from. A search
+# for the fastest convolution, the default, is repeated for each size of image.
+_OPTIONS = {CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 
 
 class OnnxBackbone:
@@ -125,8 +133,11 @@ def make_session(onnx: bytes, runtime: Runtime) -> Any:
     settings.log_severity_level = 4  # what is wrong comes as an exception
     settings.add_session_config_entry("session.load_model_format", "ONNX")
     fallback = [] if provider == CPU else [CPU]  # for operators that the device lacks
+    if provider in (CUDA, TENSORRT):
+        _load_cuda(onnxruntime)
     try:
-        session = onnxruntime.InferenceSession(onnx, settings, providers=[provider, *fallback])
+        providers = [(provider, _OPTIONS[provider]) if provider in _OPTIONS else provider, *fallback]
+        session = onnxruntime.InferenceSession(onnx, settings, providers=providers)
         session.disable_fallback()
     except Exception as error:
         raise BackboneError(f"ONNX Runtime cannot load the network: {_first_line(error)}") from error
@@ -136,6 +147,13 @@ def make_session(onnx: bytes, runtime: Runtime) -> Any:
             "check its driver and libraries, or use device 'cpu'"
         )
     return session
+
+
+def _load_cuda(onnxruntime: Any) -> None:
+    """Loads the CUDA libraries that pip installed, which the system's loader does not find by itself."""
+    if hasattr(onnxruntime, "preload_dlls"):  # it prints what is missing; a session that does not start is our error
+        with contextlib.redirect_stdout(io.StringIO()):
+            onnxruntime.preload_dlls()
 
 
 def available_cpus() -> int:
