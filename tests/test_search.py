@@ -168,11 +168,11 @@ def test_answers_do_not_depend_on_threads_or_company(k: int, monkeypatch: pytest
         again = searcher.search(queries[rows], k)
         assert again[0].tobytes() == distances[rows].tobytes()
         assert again[1].tobytes() == indices[rows].tobytes()
-    for module in (exact, parallel):
-        monkeypatch.setattr(module, "workers", lambda: 1)
-    alone = ExactSearcher(bank.copy()).search(queries, k)
-    assert alone[0].tobytes() == distances.tobytes()
-    assert alone[1].tobytes() == indices.tobytes()
+    for threads in (1, 7):
+        monkeypatch.setattr(parallel, "workers", lambda threads=threads: threads)
+        other = ExactSearcher(bank.copy()).search(queries, k)
+        assert other[0].tobytes() == distances.tobytes()
+        assert other[1].tobytes() == indices.tobytes()
 
 
 @pytest.mark.usefixtures("way")
@@ -344,9 +344,9 @@ def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(mo
     asked: list[int] = []
     before = NativeBank.candidates
 
-    def counted(self: NativeBank, queries: Array, tops: Array) -> npt.NDArray[np.int32]:
+    def counted(self: NativeBank, queries: Array, tops: Array, threads: int) -> npt.NDArray[np.int32]:
         asked.append(len(queries))
-        return before(self, queries, tops)
+        return before(self, queries, tops, threads)
 
     monkeypatch.setattr(NativeBank, "candidates", counted)
     searcher, queries = ExactSearcher(clustered(700, 20)), clustered(300, 20, seed=1)
@@ -379,7 +379,7 @@ def test_few_candidates_a_query_are_left_to_be_measured() -> None:
         pytest.skip("the library was not built: pip install -e . where a C compiler is")
     bank = ExactSearcher(clustered(4000, 100))._native
     assert bank is not None
-    found = bank.candidates(clustered(500, 100, seed=1), bank.tops)
+    found = bank.candidates(clustered(500, 100, seed=1), bank.tops, 2)
     assert (found[:, 0] >= 0).all()
     assert (found >= 0).sum() <= 520
 

@@ -26,7 +26,7 @@ from patchbank import native
 from patchbank.errors import ConfigError
 from patchbank.kcenter import pair_distances, take
 from patchbank.native.nearest import PANEL, NativeBank, panels
-from patchbank.parallel import one_blas_thread, scratch, spread, workers
+from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -45,7 +45,6 @@ _SAMPLE = 4096  # bank vectors that axes and cells are made from
 _QUERIES = 4096  # queries that are searched together
 _FEW = 16  # queries up to which cells are not worth their overhead
 _THREADS = 2  # of searches with NumPy; 16 took five times as long as one (docs/benchmarks.md)
-_LEAST_SHARE = 128  # queries that are worth a thread's while
 _ROWS = 512  # queries that are prepared together: they fit the cache
 _BLOCK = 1 << 18  # numbers in a block of products: half of a core's cache, where that is 2 MB
 _CROWD = 64  # candidates a neighbour, from which on a block is thinned at once
@@ -152,29 +151,23 @@ class ExactSearcher:
     def _search(self, queries: FloatArray, k: int, exclude: BoolArray | None) -> Neighbours:
         hidden = None if exclude is None else exclude[self._order]
         with one_blas_thread():
-            return _joined(
-                [_Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)]
-            )
+            parts = [
+                _Search(self, queries[a : a + _QUERIES], k, hidden).run() for a in range(0, len(queries), _QUERIES)
+            ]
+        return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
     def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> Neighbours:
         """The nearest one, ruled out in C and measured here."""
-        tops = bank.tops_without(exclude)
-        step = max(_LEAST_SHARE, -(-len(queries) // (2 * workers())))
-
-        def share(start: int) -> Neighbours:
-            rows = queries[start : start + step]
-            found = bank.candidates(rows, tops)
-            over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
-            found[over, 0] = 0
-            row, slot = np.nonzero(found >= 0)
-            numbers = found[row, slot].astype(np.int64)
-            squared = pair_distances(rows, self.vectors, row, numbers)
-            distances, indices = k_smallest(row, numbers, squared, len(rows), 1)
-            if len(over):
-                distances[over], indices[over] = self._search(rows[over], 1, exclude)
-            return distances, indices
-
-        return _joined(spread(share, range(0, len(queries), step)))
+        found = bank.candidates(queries, bank.tops_without(exclude), share_of_workers())
+        over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
+        found[over, 0] = 0
+        row, slot = np.nonzero(found >= 0)
+        numbers = found[row, slot].astype(np.int64)
+        squared = pair_distances(queries, self.vectors, row, numbers)
+        distances, indices = k_smallest(row, numbers, squared, len(queries), 1)
+        if len(over):
+            distances[over], indices[over] = self._search(queries[over], 1, exclude)
+        return distances, indices
 
 
 class _Search:
@@ -369,10 +362,6 @@ def _shares(blocks: list[Block]) -> list[list[Block]]:
     blocks = sorted(blocks, key=lambda block: -len(block[2]) * (block[1] - block[0]))
     count = 4 * _THREADS
     return [blocks[share::count] for share in range(min(count, len(blocks)))]
-
-
-def _joined(parts: list[Neighbours]) -> Neighbours:
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def k_smallest(q: IndexArray, numbers: IndexArray, squared: FloatArray, count: int, k: int) -> Neighbours:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from patchbank import native
 from patchbank.native.measure import measure
-from patchbank.parallel import scratch, spread, workers
+from patchbank.parallel import scratch, share_of_workers, spread, workers
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -276,22 +276,16 @@ class KCenter:
         cuts = np.flatnonzero(np.diff(key)) + 1
         edges = np.concatenate([[0], cuts, [len(pool)]]).tolist()
         cells = cell[edges[:-1]].tolist()
-        shares: list[list[_Group]] = [[]]
-        held = 0
-        for c, start, end in zip(cells, edges[:-1], edges[1:], strict=True):
-            for first in range(start, end, _SHARE_ROWS):
-                if held >= _SHARE_ROWS:
-                    shares.append([])
-                    held = 0
-                last = min(first + _SHARE_ROWS, end)
-                shares[-1].append((c, pool[first:last]))
-                held += last - first
-        spread(self._measure_share, shares)
-
-    def _measure_share(self, groups: list[_Group]) -> None:
-        """Measures groups of points, each against its cell's centres."""
+        groups = [
+            (c, pool[first : min(first + _SHARE_ROWS, end)])
+            for c, start, end in zip(cells, edges[:-1], edges[1:], strict=True)
+            for first in range(start, end, _SHARE_ROWS)
+        ]
         pairs = self._pairs_in_c(groups) if native.available() else None
-        self._settle(*(self._pairs(groups) if pairs is None else pairs))
+        if pairs is None:
+            spread(lambda share: self._settle(*self._pairs(share)), _shares(groups))
+        else:
+            self._settle(*pairs)
 
     def _pairs_in_c(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]] | None:
         """As `_pairs`; None if that cannot be done."""
@@ -305,7 +299,7 @@ class KCenter:
             "slack": self._slack,
             "near": self.near,
         }
-        pairs = measure(arrays, float(self._rounding), groups, self._lists)
+        pairs = measure(arrays, float(self._rounding), groups, self._lists, share_of_workers())
         if pairs is not None:
             for cell, group in groups:
                 self._met[group] = len(self._lists[cell])
@@ -440,6 +434,19 @@ class _CellList:
         """Entries from `first` on whose distance to the pivot is at most `reach`, with a margin."""
         close = self.distances[first : self._length] * np.float32(1 - _MARGIN) <= reach
         return self.numbers[first : self._length][close]
+
+
+def _shares(groups: list[_Group]) -> list[list[_Group]]:
+    """The groups, in lists of about `_SHARE_ROWS` points."""
+    shares: list[list[_Group]] = [[]]
+    held = 0
+    for group in groups:
+        if held >= _SHARE_ROWS:
+            shares.append([])
+            held = 0
+        shares[-1].append(group)
+        held += len(group[1])
+    return shares
 
 
 def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:

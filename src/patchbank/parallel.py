@@ -38,6 +38,11 @@ def workers() -> int:
     return max(1, min(usable, int(wanted))) if wanted.isdigit() and int(wanted) else usable
 
 
+def share_of_workers() -> int:
+    """Threads for one image's work: all workers, or what images that are worked on at the same time leave it."""
+    return max(1, workers() // max(1, _images))
+
+
 def spread(work: Callable[[T], R], items: Sequence[T], most: int | None = None) -> list[R]:
     """[work(item) for item in items], over all workers, this thread among them. A worker's exception is raised here.
 
@@ -47,7 +52,7 @@ def spread(work: Callable[[T], R], items: Sequence[T], most: int | None = None) 
     the workers.
     """
     with one_blas_thread():
-        helpers = min(workers() // max(1, _images), len(items), most or len(items)) - 1
+        helpers = min(share_of_workers(), len(items), most or len(items)) - 1
         if helpers < 1:
             return [work(item) for item in items]
         results: dict[int, R] = {}

@@ -185,7 +185,10 @@ def test_a_device_that_is_installed_but_does_not_start_is_an_error(monkeypatch: 
 
     class Session:
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            assert [p[0] if isinstance(p, tuple) else p for p in keywords["providers"]] == ["CUDAExecutionProvider", CPU]
+            assert [p[0] if isinstance(p, tuple) else p for p in keywords["providers"]] == [
+                "CUDAExecutionProvider",
+                CPU,
+            ]
 
         def disable_fallback(self) -> None:
             pass

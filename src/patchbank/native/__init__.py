@@ -35,8 +35,9 @@ def library() -> Any:
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
         pointer = ctypes.c_void_p
-        loaded.patchbank_nearest.argtypes = [pointer, pointer, pointer, ctypes.c_int, pointer, ctypes.c_int]
-        loaded.patchbank_measure.argtypes = [pointer, pointer, ctypes.c_int, pointer, ctypes.c_int]
+        number = ctypes.c_int
+        loaded.patchbank_nearest.argtypes = [pointer, pointer, pointer, number, pointer, number, number]
+        loaded.patchbank_measure.argtypes = [pointer, pointer, number, pointer, number, number]
     except (OSError, AttributeError):
         return None
     return loaded

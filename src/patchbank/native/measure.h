@@ -64,11 +64,12 @@ TARGET static int NAME(judge)(
         all->slack[point] = 2 * margin;
         return 0;
     }
-    if (pairs->count + kept > pairs->room)
+    const int64_t at = __atomic_fetch_add(&pairs->count, kept, __ATOMIC_RELAXED);
+    if (at + kept > pairs->room)
         return 1;
     for (int i = 0; i < kept; i++) {
-        pairs->points[pairs->count] = point;
-        pairs->numbers[pairs->count++] = numbers[close[i]];
+        pairs->points[at + i] = point;
+        pairs->numbers[at + i] = numbers[close[i]];
     }
     return 0;
 }

@@ -54,6 +54,7 @@ def measure(
     rounding: float,
     groups: Sequence[tuple[int, IndexArray]],
     lists: Sequence[Entries],
+    threads: int,
 ) -> tuple[IndexArray, IntArray] | None:
     """Measures groups of points (a cell, and some of its points) against the centres of the cells' lists.
 
@@ -76,6 +77,6 @@ def measure(
     )
     pairs = _Pairs(0, len(points), points.ctypes.data, numbers.ctypes.data)
     addresses = (ctypes.addressof(traversal), table.ctypes.data)
-    if library().patchbank_measure(*addresses, len(table), ctypes.addressof(pairs), level()):
+    if library().patchbank_measure(*addresses, len(table), ctypes.addressof(pairs), threads, level()):
         return None
     return points[: pairs.count], numbers[: pairs.count]

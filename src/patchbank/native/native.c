@@ -7,6 +7,7 @@
 
 #include <float.h>
 #include <math.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,8 +20,10 @@
 #define PANEL 32                                      /* columns that are stored together, (dims, PANEL) */
 #define PANELS(n) (((n) + PANEL - 1) / PANEL * PANEL) /* n, filled up to whole panels */
 #define BLOCK 256                                     /* queries that are worked on together: they fit the cache */
+#define LEAST 64                                      /* queries that are worth a thread's while */
 #define KEPT 8                                        /* candidates a query; with more, exact.py searches itself */
 #define VECS 2                                        /* vectors of a panel that a tile takes at once */
+#define MOST_THREADS 64
 #define MARGIN 1e-3f                                  /* as in kcenter.py */
 #define TINY 1e-16f                                   /* as in exact.py */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->dim)
@@ -93,9 +96,38 @@ typedef struct {
 } Group;
 
 typedef struct {
-    int64_t count, room, *points;
+    int64_t count, room, *points; /* count: of pairs that there are; they have been written only while it is <= room */
     int32_t *numbers;
 } Pairs;
+
+/* Items of work, which threads take one by one. */
+typedef struct {
+    void (*work)(const void *task, int item);
+    const void *task;
+    int count, next;
+} Items;
+
+static void *take_items(void *shared)
+{
+    Items *items = shared;
+    for (int item; (item = __atomic_fetch_add(&items->next, 1, __ATOMIC_RELAXED)) < items->count;)
+        items->work(items->task, item);
+    return NULL;
+}
+
+/* Does all items, in this thread and in up to `threads` - 1 others; in fewer, if the system gives no more. */
+static void spread(void (*work)(const void *, int), const void *task, int count, int threads)
+{
+    pthread_t others[MOST_THREADS];
+    int started = 0;
+    Items items = {work, task, count, 0};
+    while (started < threads - 1 && started < count - 1 && started < MOST_THREADS &&
+           pthread_create(others + started, NULL, take_items, &items) == 0)
+        started++;
+    take_items(&items);
+    while (started)
+        pthread_join(others[--started], NULL);
+}
 
 #if defined(__x86_64__)
 #define TARGET __attribute__((target("avx512f,avx512vl,fma")))
@@ -146,20 +178,58 @@ static int has_avx2(int level)
 #define BEST(name, level) ((void)(level), name##_any)
 #endif
 
+typedef struct {
+    const Bank *bank;
+    const float *tops, *queries;
+    int total, step, level, *failed;
+    int32_t *found;
+} Search;
+
+static void search_some(const void *task, int item)
+{
+    const Search *all = task;
+    const int start = item * all->step, left = all->total - start, count = left < all->step ? left : all->step;
+    const float *queries = all->queries + (size_t)start * all->bank->dim;
+    if (BEST(search, all->level)(all->bank, all->tops, queries, count, all->found + (size_t)start * KEPT))
+        __atomic_store_n(all->failed, 1, __ATOMIC_RELAXED);
+}
+
 /* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
  * tops: (panels, PANEL), |shadow|^2 less an allowance for rounding; infinite for vectors that do not count, and padding.
  * Returns 0, or 1 where memory is lacking. */
-int patchbank_nearest(const Bank *bank, const float *tops, const float *queries, int total, int32_t *found, int level)
+int patchbank_nearest(
+    const Bank *bank, const float *tops, const float *queries, int total, int32_t *found, int threads, int level)
 {
-    return BEST(search, level)(bank, tops, queries, total, found);
+    const int even = (total + 2 * threads - 1) / (2 * threads);
+    const int step = even < LEAST ? LEAST : even > BLOCK ? BLOCK : even;
+    int failed = 0;
+    const Search all = {bank, tops, queries, total, step, level, &failed, found};
+    spread(search_some, &all, (total + step - 1) / step, threads);
+    return failed;
 }
 
-/* Lowers the bounds of the groups' points that have a clearly nearest centre; finds the pairs of the others. Returns 0; 1
- * where the pairs have no room; 2 where memory is lacking. */
-int patchbank_measure(const Traversal *all, const Group *groups, int count, Pairs *pairs, int level)
+typedef struct {
+    const Traversal *all;
+    const Group *groups;
+    Pairs *pairs;
+    int level, *failed;
+} Measuring;
+
+static void measure_some(const void *task, int item)
+{
+    const Measuring *measuring = task;
+    const int failed =
+        BEST(measure_group, measuring->level)(measuring->all, measuring->groups + item, measuring->pairs);
+    if (failed)
+        __atomic_store_n(measuring->failed, failed, __ATOMIC_RELAXED);
+}
+
+/* Lowers the bounds of the groups' points that have a clearly nearest centre; finds the pairs of the others, in any
+ * order. Groups have no point in common. Returns 0; 1 where the pairs have no room; 2 where memory is lacking. */
+int patchbank_measure(const Traversal *all, const Group *groups, int count, Pairs *pairs, int threads, int level)
 {
     int failed = 0;
-    for (int g = 0; g < count && !failed; g++)
-        failed = BEST(measure_group, level)(all, groups + g, pairs);
+    const Measuring measuring = {all, groups, pairs, level, &failed};
+    spread(measure_some, &measuring, count, threads);
     return failed;
 }

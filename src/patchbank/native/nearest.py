@@ -60,10 +60,10 @@ class NativeBank:
             return self.tops
         return np.where((self.numbers >= 0) & hidden[self.numbers], np.float32(np.inf), self.tops)
 
-    def candidates(self, queries: FloatArray, tops: FloatArray) -> IntArray:
+    def candidates(self, queries: FloatArray, tops: FloatArray, threads: int) -> IntArray:
         """(Q, dim) float32, contiguous -> (Q, KEPT): which bank vectors may be each query's nearest, -1 for none.
 
-        A first of -1: more than KEPT may be.
+        A first of -1: more than KEPT may be. threads: how many may work on it; they do not need Python's lock.
         """
         found = np.empty((len(queries), KEPT), np.int32)
         bank = _Struct(
@@ -71,7 +71,7 @@ class NativeBank:
             **{name: getattr(self, name).ctypes.data for name in _ARRAYS},
         )
         addresses = (ctypes.addressof(bank), tops.ctypes.data, queries.ctypes.data)
-        if library().patchbank_nearest(*addresses, len(queries), found.ctypes.data, level()):
+        if library().patchbank_nearest(*addresses, len(queries), found.ctypes.data, threads, level()):
             raise MemoryError("the search needs a few megabytes, which the system did not give")
         return found
 
