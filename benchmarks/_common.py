@@ -42,6 +42,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         **{name: _version(name) for name in ("faiss-cpu", "onnxruntime", "patchbank")},
+        "compiled part": _native(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         "date": time.strftime("%Y-%m-%d"),
     }
@@ -110,6 +111,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _native() -> bool:
+    from patchbank import native
+
+    return native.available()
 
 
 def _once(call: Callable[[], object]) -> float:

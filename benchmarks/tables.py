@@ -146,6 +146,26 @@ def predict(results: dict[str, Any]) -> str:
     )
 
 
+def devices(results: dict[str, Any]) -> str:
+    """The network's device: what the stages take there, and by how much the scores differ."""
+    header = [
+        "data set",
+        "device",
+        "fit, s",
+        "first image, ms",
+        "network, ms",
+        "whole, ms",
+        "stream, ms",
+        "scores differ by",
+    ]
+    cells = []
+    for row in results["rows"]:
+        name = results["gpu"] if row["device"] == "cuda" else f"CPU, {results['machine']['cores']} processors"
+        times = [row["fit_s"], row["first_ms"], row["stages_ms"]["backbone"], row["whole_ms"], row["stream_ms"]]
+        cells.append([SETS[row["set"]], name, *times, f"{row['largest_relative_difference']:.1e}"])
+    return table(header, cells)
+
+
 def search(results: dict[str, Any]) -> str:
     columns = {
         "patchbank_ms": "patchbank, ms",
@@ -375,6 +395,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "quality": quality,
     "predict": predict,
     "search": search,
+    "devices": devices,
     "fit": fit,
     "memory": memory,
     "chunks": chunks,

@@ -31,7 +31,8 @@ def look_at(image: npt.NDArray[Any], size: tuple[int, int], inside: npt.NDArray[
         image.astype(np.float32), np.full((1, channels), 1 / channels, np.float32)
     )  # (H, W, C) -> (H, W)
     small, small_inside = _reduced(grey, inside, (min(_SIDE, height), min(_SIDE, width)))
-    coarse, coarse_inside = _reduced(grey, inside, (max(height // _COARSER, 2), max(width // _COARSER, 2)))
+    sides = (max(height // _COARSER, 2), max(width // _COARSER, 2))
+    coarse, coarse_inside = (small, small_inside) if small.shape == sides else _reduced(grey, inside, sides)
     counted = small if small_inside is None else small[small_inside]
     sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
     return Look(float(np.median(counted)), float(sharpness), *size)

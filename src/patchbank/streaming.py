@@ -36,7 +36,7 @@ CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample 
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS, _SEARCHED_ROWS = 4096, 16384
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
 
@@ -339,10 +339,15 @@ class PatchStream:
         return np.sort(joining) if len(joining) < room else None
 
     def _distances_to_net(self, fresh: FloatArray) -> FloatArray:
-        """(n,) each patch's distance to the nearest of the net."""
-        searcher, step = ExactSearcher(self._features[: self.net]), 4096
-        parts = [searcher.search(fresh[a : a + step], 1)[0][:, 0] for a in range(0, len(fresh), step)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        """(n,) each patch's distance to the nearest of the net. In parts, because a searcher takes as much memory as
+        what it searches."""
+        nearest = np.full(len(fresh), np.inf, np.float32)
+        for first in range(0, self.net, _SEARCHED_ROWS):
+            searcher = ExactSearcher(self._features[first : min(first + _SEARCHED_ROWS, self.net)])
+            for a in range(0, len(fresh), _BLOCK_ROWS):
+                part = nearest[a : a + _BLOCK_ROWS]
+                np.minimum(part, searcher.search(fresh[a : a + _BLOCK_ROWS], 1)[0][:, 0], out=part)
+        return nearest
 
     def _net_size(self) -> int:
         """How many patches the net may hold: a multiple of the final coreset, as far as that can be foreseen."""
