@@ -125,7 +125,8 @@ def main() -> int:
         rows = [compare(source, points[:8000], [points[-1600:]], 10)]
     else:
         source = f"{Config().backbone} features of real images at {SIZE} px"
-        rows = [row for name in ("bottle", "screw", "mtd") for row in real(name, "mean", (1000, 5000, 10000))]
+        sets = [name for name in ("bottle", "screw", "mtd") if training_images(name)]
+        rows = [row for name in sets for row in real(name, "mean", (1000, 5000, 10000))]
         rows += real("bottle", "reference", (1000, 5000))
     save(options.out, "search", {"features": source, "threads": workers(), "rows": rows})
     plot(rows, options.out / "search.png")

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from patchbank import native
 from patchbank.errors import ConfigError
-from patchbank.kcenter import pair_distances, take
+from patchbank.kcenter import pair_distances, squared_distances, take
 from patchbank.native.nearest import PANEL, NativeBank, panels
 from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
 
@@ -159,6 +159,14 @@ class ExactSearcher:
     def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> Neighbours:
         """The nearest one, ruled out in C and measured here."""
         found = bank.candidates(queries, bank.tops_without(exclude), share_of_workers())
+        if found[:, 0].min() >= 0 and found[:, 1].max() < 0:  # one for each, as nearly always
+            numbers, step = found[:, 0].astype(np.int64), 2 * _ROWS
+
+            def measure(a: int) -> FloatArray:
+                return squared_distances(queries[a : a + step], self.vectors[numbers[a : a + step]])
+
+            squared = np.concatenate(spread(measure, range(0, len(queries), step), _THREADS))
+            return np.sqrt(squared)[:, None], numbers[:, None]
         over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
         found[over, 0] = 0
         row, slot = np.nonzero(found >= 0)

@@ -168,6 +168,15 @@ def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=64)
+def averaging_matrix(n: int, size: int) -> FloatArray:
+    """(size, n): `adaptive_average_pool` along one axis."""
+    start, stop = _pool_windows(n, size)
+    places = np.arange(n)
+    inside = (places >= start[:, None]) & (places < stop[:, None])
+    return _frozen(inside / (stop - start)[:, None])
+
+
+@functools.lru_cache(maxsize=64)
 def bilinear_matrix(size: int, target: int) -> FloatArray:
     """(target, size): bilinear interpolation along one axis, half-pixel centres, no corner alignment, no
     antialiasing."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from patchbank.calibration import Support, support, threshold_of
 from patchbank.config import Config
-from patchbank.patches import Patches, adaptive_average_pool
+from patchbank.patches import Patches, averaging_matrix
 
 FloatArray = npt.NDArray[np.float32]
 _Ranges = npt.NDArray[np.float64]
@@ -236,10 +236,11 @@ def described(patches: Patches, distances: FloatArray, projection: FloatArray) -
     small = patches.features @ projection  # (n, D) -> (n, d)
     full = np.zeros((height * width, small.shape[1] + 1), np.float32)
     full[patches.place, :-1], full[patches.place, -1] = small, 1  # the last column counts
-    down = adaptive_average_pool(full.T.reshape(-1, height, width).swapaxes(1, 2), GRID)  # -> (d + 1, w, GRID)
-    pooled = adaptive_average_pool(down.swapaxes(1, 2), GRID).reshape(len(down), -1)  # -> (d + 1, GRID * GRID)
+    down = averaging_matrix(height, GRID) @ full.reshape(height, -1)  # (GRID, h) @ (h, w (d + 1))
+    pooled = averaging_matrix(width, GRID) @ down.reshape(GRID, width, -1)  # (GRID, w) @ (GRID, w, d + 1)
+    pooled = pooled.reshape(GRID * GRID, -1)  # (GRID, GRID, d + 1) -> (GRID * GRID, d + 1)
     with np.errstate(invalid="ignore"):
-        return values, np.ascontiguousarray((pooled[:-1] / pooled[-1]).T)
+        return values, pooled[:, :-1] / pooled[:, -1:]
 
 
 def leave_one_out_deviations(measures: FloatArray) -> FloatArray:
