@@ -394,6 +394,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "cost": cost,
     "quality": quality,
     "predict": predict,
+    "predict_16": predict,
     "search": search,
     "devices": devices,
     "fit": fit,

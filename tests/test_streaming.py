@@ -48,7 +48,7 @@ def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=T
 
 def budget_for(images_at_once, sampler="approx_greedy_coreset"):
     row = 4 * (DIMS + (PROJECTED if sampler == "approx_greedy_coreset" else 0)) + streaming._ROW_OVERHEAD
-    return int(images_at_once * 100 * row / (1 - streaming.CALIBRATION_SHARE)) + row
+    return int(images_at_once * 100 * row / (1 - streaming.WORK_SHARE - streaming.CALIBRATION_SHARE)) + row
 
 
 def radius(everything, vectors):

@@ -269,7 +269,8 @@ class KCenter:
         pool, cell, met = pool[behind], cell[behind], met[behind]
         if len(pool) == 0:
             return
-        key = 2 * cell + (met >= self._lengths[cell])  # who was there last time has only the last round's picks to meet
+        # who was there last time has only the last round's picks to meet; 16 bits, because these are sorted at once
+        key = (2 * cell + (met >= self._lengths[cell])).astype(np.uint16)
         self._lengths = lengths
         order = np.argsort(key, kind="stable")
         pool, cell, key = pool[order], cell[order], key[order]

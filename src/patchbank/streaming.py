@@ -36,7 +36,8 @@ CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample 
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
-_BLOCK_ROWS, _SEARCHED_ROWS = 4096, 16384
+WORK_SHARE, WORK_BYTES = 0.15, 40e6  # of the memory budget, and at most, for what reducing takes beside the chunk
+_BLOCK_ROWS, _SEARCHED_ROWS = 4096, 8192
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
 
@@ -236,21 +237,27 @@ class PatchStream:
         if projected and config.sampler == "approx_greedy_coreset":
             dims += config.projection_dim
         copies = 2 if config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
-        share = 1 - CALIBRATION_SHARE - (PICTURE_SHARE if config.thumbnail_size else 0)
+        share = (
+            1
+            - min(WORK_SHARE, WORK_BYTES / self.budget)
+            - CALIBRATION_SHARE
+            - (PICTURE_SHARE if config.thumbnail_size else 0)
+        )
         share -= SAMPLE_SHARE if config.distance_scaling else 0
         return int(share * self.budget / (copies * (4 * dims + _ROW_OVERHEAD)))
 
     def _reserve(self, rows: int) -> None:
         if rows <= len(self._features):
             return
-        size = min(self._capacity, max(rows, 2 * len(self._features)))
-        for name in ("_features", "_image", "_place"):
-            old = getattr(self, name)
-            new = np.empty((size, *old.shape[1:]), old.dtype)
-            new[: self.used] = old[: self.used]
+        self._reallocate(min(self._capacity, max(rows, 2 * len(self._features))))
+
+    def _reallocate(self, size: int) -> None:
+        for name in ("_features", "_image", "_place", *(["_key"] if self.config.sampler == "random" else [])):
+            kept = getattr(self, name)[: self.used].copy()
+            setattr(self, name, kept)  # frees what there was, before the new pages are taken
+            new = np.empty((size, *kept.shape[1:]), kept.dtype)
+            new[: self.used] = kept
             setattr(self, name, new)
-        if self.config.sampler == "random":
-            self._key = np.concatenate([self._key, np.empty(size - len(self._key))])
 
     def _offer(self, held: CalibrationPatches) -> None:
         """Keeps a uniform random sample of the images offered (reservoir sampling; Vitter 1985, algorithm R)."""
@@ -281,6 +288,8 @@ class PatchStream:
         else:
             self._reduce_greedy()
         self.net = self.used
+        if len(self._features) < self._capacity:  # now, while there is little to copy
+            self._reallocate(self._capacity)
 
     def _keep(self, rows: npt.NDArray[np.int64]) -> None:
         """Drops all of the buffer's patches but these, which are sorted: in place, without a copy of all."""
