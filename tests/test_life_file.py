@@ -120,7 +120,7 @@ def test_an_unknown_covering_radius_is_null(tmp_path):
     rng = np.random.default_rng(0)
     config = Config(image_size=256, sampler="random", coreset_size=30, thumbnail_size=0, distance_scaling=0)
     images = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
-    model = PatchCore.fit(images, config, backbone=FakeBackbone(), runtime=Runtime(memory="1MB"))
+    model = PatchCore.fit(images, config, backbone=FakeBackbone(), runtime=Runtime(memory="2MB"))
     assert np.isnan(model.bank.covering_radius)
     model.update([striped(rng)]).save(tmp_path / "m")
     manifest = ModelFile(tmp_path / "m").manifest

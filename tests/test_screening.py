@@ -118,13 +118,13 @@ def test_dropping_with_every_calibration(folder, tmp_path, monkeypatch, calibrat
 
 
 def test_dropping_embeds_again_what_does_not_fit_twice(rng):
-    """The first fit holds all patches in 5 MB, but not beside the second's."""
+    """The first fit holds all patches in 7 MB, but not beside the second's."""
     images = [striped(rng, defect=number == 50, size=SIZE) for number in range(60)]
     small, large = Counting(), Counting()
     config = dropping(coreset_ratio=0.05)
     tight, wide = (
         PatchCore.fit(images, config, runtime=Runtime(memory=memory), backbone=backbone)
-        for memory, backbone in (("5MB", small), ("100MB", large))
+        for memory, backbone in (("7MB", small), ("100MB", large))
     )
     assert len(tight.calibration.images) == len(tight.bank.images)
     assert small.seen >= 60 + len(tight.bank.images)

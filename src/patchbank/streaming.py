@@ -11,6 +11,7 @@ was kept (composable coresets; Indyk et al. 2014, and the r-net of Gonzalez 1985
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,7 +37,7 @@ CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample 
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
-WORK_SHARE, WORK_BYTES = 0.15, 40e6  # of the memory budget, and at most, for what reducing takes beside the chunk
+WORK_SHARE, WORK_BYTES = 0.15, 60e6  # of the memory budget, and at most, for what reducing takes beside the chunk
 _BLOCK_ROWS, _SEARCHED_ROWS = 4096, 8192
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
@@ -79,8 +80,8 @@ class PatchStream:
         image, count = len(self.grids), len(patches.place)
         if image == 0:
             self._allocate(count, patches.features.shape[1])
-        self.grids.append(patches.grid)
-        self.input_sizes.append(patches.input_size)
+        for sizes, size in ((self.grids, patches.grid), (self.input_sizes, patches.input_size)):
+            sizes.append(sizes[-1] if sizes and sizes[-1] == size else size)  # one object for all that are equal
         self.looks.append(patches.look)
         if self.held_out(image):
             self._offer(CalibrationPatches(image, patches))
@@ -220,10 +221,8 @@ class PatchStream:
         if self.expected_images * patches > self._capacity:
             self._capacity = self._rows_within_budget(projected=False)
         if self._capacity < 4 * patches:
-            needed = 4 * patches / self._capacity * self.budget / 1e6
-            raise ConfigError(
-                f"memory: expected at least {needed:.0f} MB for images of {patches} patches; raise memory"
-            )
+            needed = math.ceil(4 * patches / self._capacity * self.budget / 1e6)
+            raise ConfigError(f"memory: expected at least {needed} MB for images of {patches} patches; raise memory")
         self._rng = np.random.default_rng([self.config.seed, 1])
         rows = min(self._capacity, (self.expected_images or 8) * patches)
         self._features = np.empty((rows, dims), np.float32)  # pages are taken from the system as they are written
