@@ -222,6 +222,10 @@ def chunks(results: dict[str, Any]) -> str:
         ]
         for r in results["quality"]
     ]
+    cells += [
+        [SETS[r["set"]], f"auto, seed {r['seed']}", f"{r['covering_radius']:.2f}", "-", "-", percent(r["image_auroc"])]
+        for r in results.get("seeds", [])
+    ]
     return table(header, cells)
 
 
