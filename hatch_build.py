@@ -39,17 +39,8 @@ def compile_library(root: Path) -> str:
     if compiler is None:
         return "no C compiler (cc, gcc, clang)"
     aside = root / FOLDER / f"_native.{os.getpid()}.tmp"
-    command = [
-        compiler,
-        "-O3",
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        "-o",
-        str(aside),
-        str(root / FOLDER / "native.c"),
-        "-lm",
-    ]
+    flags = ["-O3", "-shared", "-fPIC", "-pthread"]
+    command = [compiler, *flags, "-o", str(aside), str(root / FOLDER / "native.c"), "-lm"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:

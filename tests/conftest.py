@@ -28,10 +28,17 @@ def data_root() -> Path:
     return DATA
 
 
+@pytest.fixture
+def built() -> None:
+    """The compiled part, or a skip that says why; tests/test_search.py fails where it could have been built."""
+    if not native.available():
+        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+
+
 @pytest.fixture(params=["", "avx2", "any", "0"], ids=["native", "native, AVX2", "native, any processor", "NumPy"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything must be the same bits in C, on any processor, and in NumPy."""
     monkeypatch.setenv("PATCHBANK_NATIVE", request.param)
-    if request.param != "0" and not native.available():
-        pytest.skip("the library was not built: pip install -e . where a C compiler is")
+    if request.param != "0":
+        request.getfixturevalue("built")
     return str(request.param)

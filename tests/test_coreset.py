@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import coreset, kcenter, native
+from patchbank import coreset, kcenter
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.native import measure
@@ -138,7 +138,7 @@ def test_every_round_limit_is_crossed_without_a_difference(small_blocks: None) -
     assert coreset.greedy_kcenter(points, 900).indices.tolist() == textbook(points, 900)[0]
 
 
-@pytest.mark.skipif(not native.available(), reason="the library was not built: pip install -e . with a C compiler")
+@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(("room", "answered"), [(16, True), (0, False)])
 def test_most_points_are_measured_in_c_and_where_they_have_no_room_in_numpy(
     room: int, answered: bool, small_blocks: None, monkeypatch: pytest.MonkeyPatch

@@ -338,9 +338,8 @@ def test_the_compiled_part_is_there_where_it_can_be() -> None:
     assert native.available(), "build it: pip install -e ."
 
 
+@pytest.mark.usefixtures("built")
 def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not native.available():
-        pytest.skip("the library was not built: pip install -e . where a C compiler is")
     asked: list[int] = []
     before = NativeBank.candidates
 
@@ -373,10 +372,9 @@ def test_without_the_library_everything_is_searched_by_numpy(monkeypatch: pytest
             native.library.cache_clear()
 
 
+@pytest.mark.usefixtures("built")
 def test_few_candidates_a_query_are_left_to_be_measured() -> None:
     """What the compiled part is for: ruling out. (Everything would be right, and slow, if it ruled out nothing.)"""
-    if not native.available():
-        pytest.skip("the library was not built: pip install -e . where a C compiler is")
     bank = ExactSearcher(clustered(4000, 100))._native
     assert bank is not None
     found = bank.candidates(clustered(500, 100, seed=1), bank.tops, 2)

@@ -236,12 +236,8 @@ class PatchStream:
         if projected and config.sampler == "approx_greedy_coreset":
             dims += config.projection_dim
         copies = 2 if config.calibration == "cross_fit" else 1  # a fold's bank is made from a copy of the others
-        share = (
-            1
-            - min(WORK_SHARE, WORK_BYTES / self.budget)
-            - CALIBRATION_SHARE
-            - (PICTURE_SHARE if config.thumbnail_size else 0)
-        )
+        share = 1 - min(WORK_SHARE, WORK_BYTES / self.budget) - CALIBRATION_SHARE
+        share -= PICTURE_SHARE if config.thumbnail_size else 0
         share -= SAMPLE_SHARE if config.distance_scaling else 0
         return int(share * self.budget / (copies * (4 * dims + _ROW_OVERHEAD)))
 

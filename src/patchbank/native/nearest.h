@@ -124,40 +124,42 @@ TARGET static void NAME(prepare)(
     }
 }
 
-TARGET static int NAME(search)(const Bank *bank, const float *tops, const float *vectors, int total, int32_t *found)
+/* Shows each cell to the queries that need it. needed: (count, cells) 1 or 0. some: room for `count` of them. */
+TARGET static void NAME(visit_needed)(
+    const Bank *bank, const float *tops, Query *queries, int count, const uint8_t *needed, Query **some)
+{
+    for (int cell = 0; cell < bank->cells; cell++) {
+        int number = 0;
+        for (int q = 0; q < count; q++)
+            if (needed[(size_t)q * bank->cells + cell])
+                some[number++] = queries + q;
+        NAME(visit)(bank, tops, some, number, cell);
+    }
+}
+
+/* A few queries, which fit the cache together: their own cells first, for a reach; then what they need within that. */
+TARGET static int NAME(search)(const Bank *bank, const float *tops, const float *vectors, int count, int32_t *found)
 {
     const int cells = PANELS(bank->cells), widest = cells > PANELS(bank->axes) ? cells : PANELS(bank->axes);
-    Query *queries = malloc(BLOCK * sizeof *queries);
-    Query **some = malloc(BLOCK * sizeof *some);
-    float *shadows = malloc(sizeof *shadows * BLOCK * ((size_t)bank->dims + widest + bank->dim));
-    uint8_t *needed = malloc((size_t)BLOCK * bank->cells);
+    Query *queries = malloc(count * sizeof *queries);
+    Query **some = malloc(count * sizeof *some);
+    float *shadows = malloc(sizeof *shadows * count * ((size_t)bank->dims + widest + bank->dim));
+    uint8_t *needed = calloc(count, bank->cells);
     const int failed = !queries || !some || !shadows || !needed;
-    for (int start = 0; start < total && !failed; start += BLOCK) {
-        const int count = total - start < BLOCK ? total - start : BLOCK;
-        float *sides = shadows + (size_t)BLOCK * bank->dims, *centred = sides + (size_t)BLOCK * widest;
-        NAME(prepare)(bank, vectors + (size_t)start * bank->dim, count, queries, shadows, sides, centred);
-        for (int cell = 0; cell < bank->cells; cell++) {
-            int number = 0;
-            for (int q = 0; q < count; q++)
-                if (queries[q].cell == cell)
-                    some[number++] = queries + q;
-            NAME(visit)(bank, tops, some, number, cell);
-        }
+    if (!failed) {
+        float *sides = shadows + (size_t)count * bank->dims, *centred = sides + (size_t)count * widest;
+        NAME(prepare)(bank, vectors, count, queries, shadows, sides, centred);
+        for (int q = 0; q < count; q++)
+            needed[(size_t)q * bank->cells + queries[q].cell] = 1;
+        NAME(visit_needed)(bank, tops, queries, count, needed, some);
         for (int q = 0; q < count; q++)
             NAME(needs)(bank, queries + q, sides + (size_t)q * cells, needed + (size_t)q * bank->cells);
-        for (int cell = 0; cell < bank->cells; cell++) {
-            int number = 0;
-            for (int q = 0; q < count; q++)
-                if (needed[(size_t)q * bank->cells + cell])
-                    some[number++] = queries + q;
-            NAME(visit)(bank, tops, some, number, cell);
-        }
-        for (int q = 0; q < count; q++)
+        NAME(visit_needed)(bank, tops, queries, count, needed, some);
+        for (int q = 0; q < count; q++) {
+            const int kept = queries[q].count <= KEPT ? queries[q].count : 0; /* none where there are too many */
             for (int c = 0; c < KEPT; c++)
-                found[(size_t)(start + q) * KEPT + c] = c < queries[q].count ? queries[q].numbers[c] : -1;
-        for (int q = 0; q < count; q++)
-            if (queries[q].count > KEPT)
-                found[(size_t)(start + q) * KEPT] = -1;
+                found[(size_t)q * KEPT + c] = c < kept ? queries[q].numbers[c] : -1;
+        }
     }
     free(queries);
     free(some);
