@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import exact, native, parallel
+from patchbank import exact, native, parallel, shadows
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher
 from patchbank.kcenter import squared_distances
-from patchbank.native.nearest import NativeBank
+from patchbank.native.nearest import NativeBank, coded
 from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
+from patchbank.shadows import Shadows
 
 Array = npt.NDArray[np.float32]
 
@@ -102,12 +103,38 @@ def test_shadows_are_never_farther_apart_than_their_vectors(scale: float, offset
     """But for the stated errors; a shadow has fewer dimensions, and loses little of a distance along its axes."""
     vectors = ((clustered(300, 120) + offset) * scale).astype(np.float32)
     vectors[100:] = vectors[:1] + (vectors[100:] - vectors[:1]) * np.geomspace(1e-6, 1, 200, dtype=np.float32)[:, None]
-    shadows, errors = exact._Shadows(vectors).of(vectors)
-    assert shadows.shape == (300, exact._AXES + 1)
-    true, shown = (np.linalg.norm(np.diff(x.astype(np.float64), axis=0), axis=1) for x in (vectors, shadows))
+    shown_by = Shadows(vectors)
+    cast, errors = shown_by.of(vectors)
+    assert shown_by.axes is not None
+    assert cast.shape == (300, shown_by.axes.shape[1] + 1)
+    true, shown = (np.linalg.norm(np.diff(x.astype(np.float64), axis=0), axis=1) for x in (vectors, cast))
     assert (shown <= true + errors[1:] + errors[:-1]).all()
     assert (errors <= 1e-2 * scale * (offset + 100)).all()
     assert np.median(shown[true > 0] / true[true > 0]) > 0.8
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1.0, 1e12])
+def test_codes_tell_squared_distances_as_native_c_reads_them(scale: float) -> None:
+    """The identity that its limits rest on: with codes b of the bank at one step, and u of a query at two steps,
+    starts + (u + 64) . b = u . b - |b|^2 / 4, but for rounding down; and what coding changes is as stated."""
+    cast = (clustered(70, 78) * scale).astype(np.float32)
+    slots = np.concatenate([np.arange(40), np.arange(64, 94)])
+    codes, starts, step, wrong = coded(cast, slots, 96)
+    assert codes.shape == (3, 20, 32, 4)
+    assert starts.shape == (96,)
+    by_place = codes.transpose(0, 2, 1, 3).reshape(96, 80)
+    b = by_place[slots].astype(np.int64)
+    assert scale == 0 or np.abs(b).max() == 127
+    assert (by_place[np.setdiff1d(np.arange(96), slots)] == 0).all()
+    assert (starts[np.setdiff1d(np.arange(96), slots)] == -2_000_000_000).all()
+    true = np.linalg.norm(cast - b[:, :78] * step, axis=1)
+    assert (true <= wrong + 1e-30).all()
+    assert (wrong <= 1.01 * true + 1e-30).all()
+    u = np.random.default_rng(0).integers(-63, 64, 80)
+    told = starts[slots] + b @ (u + 64)
+    exactly = (4 * (u @ u) - ((2 * u - b) ** 2).sum(axis=1)) / 4
+    assert (told >= exactly).all()
+    assert (told < exactly + 1).all()
 
 
 @pytest.mark.usefixtures("way")
@@ -134,7 +161,9 @@ def test_ties_go_to_the_smallest_index(bank: Array, queries: Array, data: st.Dat
     k = data.draw(st.integers(1, len(bank)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avx2", "any", "0"])))
-        for name, value in {"_ONE_CELL": 8, "_PER_CELL": 4, "_CROWD": 1, "_QUERIES": 5, "_FEW": 1}.items():
+        patch.setattr(shadows, "_ONE_CELL", 8)
+        patch.setattr(shadows, "_PER_CELL", 4)
+        for name, value in {"_CROWD": 1, "_QUERIES": 5, "_FEW": 1}.items():
             patch.setattr(exact, name, value)
         assert_brute(bank, queries, k) if len(queries) else ExactSearcher(bank).search(queries, k)
 
@@ -343,9 +372,9 @@ def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(mo
     asked: list[int] = []
     before = NativeBank.candidates
 
-    def counted(self: NativeBank, queries: Array, tops: Array, threads: int) -> npt.NDArray[np.int32]:
+    def counted(self: NativeBank, queries: Array, starts: Array, threads: int) -> npt.NDArray[np.int32]:
         asked.append(len(queries))
-        return before(self, queries, tops, threads)
+        return before(self, queries, starts, threads)
 
     monkeypatch.setattr(NativeBank, "candidates", counted)
     searcher, queries = ExactSearcher(clustered(700, 20)), clustered(300, 20, seed=1)
@@ -377,7 +406,7 @@ def test_few_candidates_a_query_are_left_to_be_measured() -> None:
     """What the compiled part is for: ruling out. (Everything would be right, and slow, if it ruled out nothing.)"""
     bank = ExactSearcher(clustered(4000, 100))._native
     assert bank is not None
-    found = bank.candidates(clustered(500, 100, seed=1), bank.tops, 2)
+    found = bank.candidates(clustered(500, 100, seed=1), bank.starts, 2)
     assert (found[:, 0] >= 0).all()
     assert (found >= 0).sum() <= 520
 

@@ -25,8 +25,9 @@ import numpy.typing as npt
 from patchbank import native
 from patchbank.errors import ConfigError
 from patchbank.kcenter import pair_distances, squared_distances, take
-from patchbank.native.nearest import PANEL, NativeBank, panels
+from patchbank.native.nearest import PANEL, NativeBank, coded, in_panels, panels, wider
 from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
+from patchbank.shadows import ROUNDING, TINY, Shadows, in_cells, squares_of
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -37,11 +38,6 @@ Block = tuple[
     int, int, IndexArray
 ]  # bank vectors start:end, in cell order, and the queries that they are compared with
 
-_AXES = 78  # more make products dearer, fewer leave more candidates to be measured
-_ONE_CELL = 256  # banks up to this size are one cell
-_PER_CELL = 100  # bank vectors in a cell, about
-_MOST_CELLS = 128
-_SAMPLE = 4096  # bank vectors that axes and cells are made from
 _QUERIES = 4096  # queries that are searched together
 _FEW = 16  # queries up to which cells are not worth their overhead
 _THREADS = 2  # of searches with NumPy: with 16 they wait for Python's lock most of the time (docs/adr/0012)
@@ -49,8 +45,6 @@ _ROWS = 512  # queries that are prepared together: they fit the cache
 _BLOCK = 1 << 18  # numbers in a block of products: half of a core's cache, where that is 2 MB
 _CROWD = 64  # candidates a neighbour, from which on a block is thinned at once
 _LARGEST = 1e15  # squares of larger values, summed, leave float32's range
-_ROUNDING = np.float32(2.0**-23)  # twice float32's unit: twice the error of each term of a sum
-_TINY = np.float32(1e-16)  # a distance: squares of smaller ones leave float32's range
 
 
 class ExactSearcher:
@@ -62,14 +56,14 @@ class ExactSearcher:
             self._build()
 
     def _build(self) -> None:
-        self._shadows = _Shadows(self.vectors)
+        self._shadows = Shadows(self.vectors)
         shadows, errors = self._shadows.of(self.vectors)  # (M, S), (M,)
-        pivots, cell = _cells(shadows)
+        pivots, cell = in_cells(shadows)
         self._order = np.argsort(cell, kind="stable")  # (M,) the bank's vectors, cell by cell
         shadows, errors, cell = shadows[self._order], errors[self._order], cell[self._order]
         self._starts = np.searchsorted(cell, np.arange(len(pivots) + 1))
-        self._rounding = _ROUNDING * (shadows.shape[1] + 18)  # of a product of shadows, as a share of its terms
-        squares = _squares(shadows)
+        self._rounding = ROUNDING * (shadows.shape[1] + 18)  # of a product of shadows, as a share of its terms
+        squares = squares_of(shadows)
         largest, error = (np.maximum.reduceat(values, self._starts[:-1]) for values in (squares, errors))  # (cells,)
         # columns [b, |b|^2 - allowance, 1]: with rows [-2q, 1, |q|^2 - bar], products are 0 or less for candidates
         allowance = 1002 * np.square(error) + self._rounding * largest
@@ -78,7 +72,7 @@ class ExactSearcher:
         self._columns[-2] = squares - allowance[cell]
         self._columns[-1] = 1
         self._slabs(shadows, cell, pivots, largest, error)
-        self._native = self._native_bank() if native.available() else None
+        self._native = self._native_bank(shadows, errors) if native.available() else None
 
     def _slabs(
         self, shadows: FloatArray, cell: IndexArray, pivots: FloatArray, largest: FloatArray, error: FloatArray
@@ -87,7 +81,7 @@ class ExactSearcher:
 
         Sides are measured as b . p_j - |p_j|^2 / 2: the largest is that of the nearest pivot.
         """
-        squares = _squares(pivots)
+        squares = squares_of(pivots)
         self._pivots = np.vstack([-pivots.T / 2, -squares / 2])  # (S + 1, cells): rows [-2q, 1] yield sides
         sides = shadows @ pivots.T - squares / 2  # (M, cells)
         own = sides[np.arange(len(cell)), cell]
@@ -97,37 +91,43 @@ class ExactSearcher:
         self._least = np.minimum.reduceat(own[:, None] - sides, self._starts[:-1], axis=0).T.copy()
         self._least -= self._between * error + self._side_error(np.sqrt(largest))
 
-    def _native_bank(self) -> NativeBank:
-        """The same for native.c: vectors in cell order, the first of each cell at the start of a panel."""
-        counts = np.diff(self._starts)
-        first = np.concatenate([[0], np.cumsum(-(-counts // PANEL))])
-        slots = np.repeat(first[:-1] * PANEL - self._starts[:-1], counts) + np.arange(len(self.vectors))
-        places, dim = int(first[-1]) * PANEL, self.vectors.shape[1]
-        columns, tops = np.zeros((len(self._columns) - 2, places), np.float32), np.full(places, np.inf, np.float32)
-        columns[:, slots], tops[slots] = self._columns[:-2], self._columns[-2]
-        numbers, vectors = np.full(places, -1, np.int32), np.zeros((places, dim), np.float32)
-        numbers[slots], vectors[slots] = self._order, self.vectors[self._order]
+    def _native_bank(self, shadows: FloatArray, errors: FloatArray) -> NativeBank:
+        """The same for native.c, of shadows in the order of cells, and their errors."""
+        dim = self.vectors.shape[1]
         axes = np.empty((dim, 0), np.float32) if self._shadows.axes is None else self._shadows.axes
+        first, slots = in_panels(self._starts)
+        numbers, vectors = (
+            np.full(first[-1] * PANEL, -1, np.int32),
+            np.zeros((first[-1] * PANEL, -(-dim // 16) * 16), np.float32),
+        )
+        numbers[slots], vectors[slots, :dim] = self._order, self.vectors[self._order]
+        codes, starts, step, wrong = coded(shadows, slots, len(numbers))
         return NativeBank(
             dim=dim,
+            width=vectors.shape[1],
             axes=axes.shape[1],
-            dims=len(columns),
-            cells=len(counts),
+            dims=shadows.shape[1],
+            cells=len(first) - 1,
+            groups=codes.shape[1],
             middle=self._shadows.middle,
             directions=panels(axes),
             pivots=panels((-2 * self._pivots[:-1]).astype(np.float32)),
             halves=-self._pivots[-1],
-            columns=panels(columns),
-            first=first.astype(np.int32),
+            codes=codes,
+            wrong=np.maximum.reduceat(wrong + errors, self._starts[:-1]),
+            first=first,
             numbers=numbers,
             vectors=vectors,
-            between=self._between,
-            least=self._least,
+            between=wider(self._between, 0),
+            least=wider(self._least, np.inf),
+            step=step,
+            half_step=0.5 / step,
+            rest=float(self._shadows.rest),
             shadow_rounding=float(self._shadows.rounding),
             rounding=float(self._rounding),
             farthest=float(self._farthest),
-            measure_rounding=float(_ROUNDING) * (dim + 16),
-            tops=tops,
+            measure_rounding=float(ROUNDING) * (dim + 16),
+            starts=starts,
         )
 
     def _side_error(self, lengths: FloatArray) -> FloatArray:
@@ -158,7 +158,7 @@ class ExactSearcher:
 
     def _nearest(self, queries: FloatArray, bank: NativeBank, exclude: BoolArray | None) -> Neighbours:
         """The nearest one, ruled out in C and measured here."""
-        found = bank.candidates(queries, bank.tops_without(exclude), share_of_workers())
+        found = bank.candidates(queries, bank.starts_without(exclude), share_of_workers())
         if found[:, 0].min() >= 0 and found[:, 1].max() < 0:  # one for each, as nearly always
             numbers, step = found[:, 0].astype(np.int64), 2 * _ROWS
 
@@ -204,7 +204,7 @@ class _Search:
         block = slice(a, a + _ROWS)
         shadows, self.errors[block] = self.bank._shadows.of(self.queries[block])
         rows = self.rows[block]
-        self.own[block] = _squares(shadows)
+        self.own[block] = squares_of(shadows)
         np.multiply(shadows, -2, out=rows[:, :-2])
         rows[:, -2], rows[:, -1] = 1, 0
         np.matmul(rows[:, :-1], self.bank._pivots, out=self.sides[block])
@@ -237,7 +237,7 @@ class _Search:
         rows = np.concatenate([block[2] for block in blocks])
         measured = self._measure(np.repeat(rows, k), np.concatenate(numbers).ravel())
         self.limit[rows] = measured.reshape(-1, k).max(axis=1)
-        reach = np.sqrt(self.limit[rows]) * (1 + _ROUNDING * (self.queries.shape[1] + 16)) + self.errors[rows] + _TINY
+        reach = np.sqrt(self.limit[rows]) * (1 + ROUNDING * (self.queries.shape[1] + 16)) + self.errors[rows] + TINY
         own = self.own[rows]
         self.rows[rows, -1] = own * (1 - bank._rounding) - np.float32(1.002) * np.square(reach)
         cell, sides = self.cell[rows], self.sides[rows]
@@ -292,73 +292,6 @@ class _Search:
         return pair_distances(self.queries, self.bank.vectors, rows, numbers)
 
 
-class _Shadows:
-    """Where vectors cast their shadows: the bank's leading principal axes, or all of space if it has few dimensions."""
-
-    def __init__(self, vectors: FloatArray) -> None:
-        dim = vectors.shape[1]
-        self.middle = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.rounding = _ROUNDING * (dim + 16)
-        self.axes = _principal_axes(vectors - self.middle, _AXES) if dim > _AXES + 16 else None
-
-    def of(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(n, D) -> shadows (n, S), and bounds of the distances between these and the true ones, (n,)."""
-        centred = vectors - self.middle
-        squares = _squares(centred)
-        if self.axes is None:
-            return centred, self.rounding * np.sqrt(squares)
-        shadows = np.empty((len(vectors), self.axes.shape[1] + 1), np.float32)
-        along = shadows[:, :-1]
-        np.matmul(centred, self.axes, out=along)
-        rest = np.sqrt(np.maximum(squares - _squares(along), 0))
-        shadows[:, -1] = rest
-        rounding = self.rounding * np.float32(1 + along.shape[1] ** 0.5)
-        errors = rounding * squares  # of the rest's square; of the rest, it is that over the rest, or its root
-        errors /= np.maximum(np.maximum(rest, np.sqrt(errors)), _TINY)
-        errors += rounding * np.sqrt(squares)
-        return shadows, errors
-
-
-def _principal_axes(centred: FloatArray, count: int) -> FloatArray:
-    """(D, count) orthonormal axes, about the leading principal ones, by subspace iteration; fewer for a tiny bank."""
-    sample = centred[:: -(-len(centred) // _SAMPLE)]
-    sample = sample / max(float(np.abs(sample).max()), float(_TINY))
-    axes = sample[:: max(1, len(sample) // count)][:count].T
-    for _ in range(4):
-        axes = np.linalg.qr((sample.T @ (sample @ axes)).astype(np.float64))[0].astype(np.float32)
-    return axes
-
-
-def _cells(shadows: FloatArray) -> tuple[FloatArray, IndexArray]:
-    """(cells, S) pivots and (M,) the cell of each shadow; no cell is empty."""
-    m = len(shadows)
-    if m <= _ONE_CELL:
-        return shadows.mean(axis=0, keepdims=True), np.zeros(m, np.int64)
-    count = max(1, min(_MOST_CELLS, m // _PER_CELL))
-    sample = shadows[:: -(-m // _SAMPLE)]
-    pivots = sample[:: max(1, len(sample) // count)][:count]
-    for _ in range(4):  # Lloyd's iterations (k-means)
-        cell = _nearest_pivot(sample, pivots)
-        used, cell = np.unique(cell, return_inverse=True)
-        order = np.argsort(cell, kind="stable")
-        starts = np.searchsorted(cell[order], np.arange(len(used)))
-        sums = np.add.reduceat(sample[order].astype(np.float64), starts, axis=0)
-        pivots = (sums / np.bincount(cell)[:, None]).astype(np.float32)
-    used, cell = np.unique(_nearest_pivot(shadows, pivots), return_inverse=True)
-    return pivots[used], cell
-
-
-def _nearest_pivot(shadows: FloatArray, pivots: FloatArray) -> IndexArray:
-    """(M,) the nearest pivot, but for rounding."""
-    half = _squares(pivots) / 2
-
-    def block(a: int) -> IndexArray:
-        nearest: IndexArray = (shadows[a : a + 1024] @ pivots.T - half).argmax(axis=1)
-        return nearest
-
-    return np.concatenate(spread(block, range(0, len(shadows), 1024)))
-
-
 def _blocks(start: int, end: int, rows: IndexArray) -> list[Block]:
     """Blocks whose products fit the cache."""
     step = max(32, _BLOCK // (end - start))
@@ -380,12 +313,6 @@ def k_smallest(q: IndexArray, numbers: IndexArray, squared: FloatArray, count: i
     best = np.minimum.reduceat(key, first)[:, None] if k == 1 else key[first[:, None] + np.arange(k)]  # (Q, k)
     distances = np.sqrt((best >> np.uint64(32)).astype(np.uint32).view(np.float32))
     return distances, (best & np.uint64(0xFFFFFFFF)).astype(np.int64)
-
-
-def _squares(rows: FloatArray) -> FloatArray:
-    """(n, D) -> (n,) squared norms."""
-    result: FloatArray = np.einsum("ij,ij->i", rows, rows)
-    return result
 
 
 def checked(name: str, array: FloatArray) -> FloatArray:

@@ -12,6 +12,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if !defined(__GNUC__)
 #error "needs GCC or Clang; without this library patchbank uses NumPy"
@@ -26,41 +29,71 @@
 #define MOST_THREADS 64
 #define MARGIN 1e-3f                                  /* as in kcenter.py */
 #define TINY 1e-16f                                   /* as in exact.py */
-#define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->dim)
+#define MOST_GROUPS 32                                /* words of codes */
+#define MIDDLE 64                                     /* of the codes of queries, 1 to 127 */
+#define HIDDEN (-2000000000)                          /* the start of what does not count, and of padding */
+#define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->width)
 
-/* The bank's side, made by exact.py. Padding of panels has tops of +infinity. */
+typedef float four __attribute__((vector_size(16)));
+
+typedef int four_ints __attribute__((vector_size(16), aligned(4)));
+
+static inline uint32_t reaching_four(four_ints mask)
+{
+    const four_ints bits = mask & (four_ints){1, 2, 4, 8};
+    return (uint32_t)(bits[0] | bits[1] | bits[2] | bits[3]);
+}
+
+/* The bank's side, made by nearest.py. */
 typedef struct {
-    int32_t dim, axes, dims, cells; /* of vectors; of space, 0 = all of it; of shadows; of the bank */
-    const float *middle;            /* (dim) */
-    const float *directions;        /* panels of (dim, PANEL): the axes */
-    const float *pivots, *halves;   /* panels of (dims, PANEL); (cells) their squares, halved */
-    const float *columns;           /* panels of (dims, PANEL): shadows, cell by cell */
-    const int32_t *first;           /* (cells + 1) panels of each cell */
-    const int32_t *numbers;         /* (panels, PANEL) which vectors they are */
-    const float *vectors;           /* (panels * PANEL, dim), in the same order */
-    const float *between, *least;   /* (cells, cells) */
-    float shadow_rounding, rounding, farthest, measure_rounding;
+    int32_t dim, width, axes, dims, cells, groups;
+    const float *middle;                    /* (dim) */
+    const float *directions;                /* panels of (dim, PANEL): the axes */
+    const float *pivots, *halves;           /* panels of (dims, PANEL); (cells) their squares, halved */
+    const int8_t *codes;                    /* panels of (groups, PANEL) words of four: shadows / step, cell by cell */
+    const float *wrong;                     /* (cells) what codes are wrong by, at most */
+    const int32_t *first;                   /* (cells + 1) panels of each cell */
+    const int32_t *numbers;                 /* (panels, PANEL) which vectors they are */
+    const float *vectors;                   /* (panels * PANEL, dim), in the same order */
+    const float *between, *least;           /* (cells, panels of cells * PANEL) */
+    float step, half_step, rest, shadow_rounding, rounding, farthest, measure_rounding;
 } Bank;
 
+/* Codes of queries are shadows / (2 step) + MIDDLE: 7 bits, so that sums of two products fit 16 bits. */
 typedef struct {
-    const float *vector, *shadow;
-    float own, error, bar, reach, best; /* |shadow|^2; of the shadow; squares, distance, square of the nearest so far */
-    int32_t cell, count, numbers[KEPT];
+    const float *vector;
+    const void *codes;
+    float error, wrong;   /* of the shadow; of the codes beside it */
+    float length, squares; /* of the shadow; of the codes */
+    float reach, best;    /* distance, for shadows; square of the nearest so far */
+    int32_t cell, promise, limit, count, numbers[KEPT];
+    int64_t promising;
     float squared[KEPT];
 } Query;
 
-/* A vector was measured: keeps it if it may be the nearest, for all that rounding hides. */
-static inline void note(const Bank *bank, Query *query, size_t slot, float squared)
+/* For each cell, the numbers of the queries that it is to be shown to. */
+typedef struct {
+    int32_t *lengths;  /* (cells) */
+    uint16_t *numbers; /* (cells, BLOCK) */
+} Lists;
+
+static inline void list(const Lists *lists, int cell, int number)
+{
+    lists->numbers[(size_t)cell * BLOCK + lists->lengths[cell]++] = (uint16_t)number;
+}
+
+/* A vector was measured: keeps it if it may be the nearest, for all that rounding hides. Returns 1 if it is nearer. */
+static inline int note(const Bank *bank, Query *query, size_t slot, float squared)
 {
     const int32_t number = bank->numbers[slot];
     const float slack = 1 + 4 * bank->measure_rounding;
+    const int nearer = squared < query->best;
     if (squared > query->best * slack + TINY * TINY)
-        return;
-    if (squared < query->best) {
+        return 0;
+    if (nearer) {
         int kept = 0;
         query->best = squared;
         query->reach = sqrtf(squared) * (1 + bank->measure_rounding) + query->error + TINY;
-        query->bar = 1.002f * query->reach * query->reach - query->own * (1 - bank->rounding);
         for (int c = 0; c < query->count && c < KEPT; c++)
             if (query->squared[c] <= squared * slack + TINY * TINY) {
                 query->squared[kept] = query->squared[c];
@@ -75,6 +108,16 @@ static inline void note(const Bank *bank, Query *query, size_t slot, float squar
     }
     if (query->count <= KEPT)
         query->count++;
+    return nearer;
+}
+
+/* What starts + codes . codes has at least where a vector of the cell is within the query's reach. With u and b for the
+ * query's and the vector's codes, the square of their distance is step^2 (4 u.u + b.b - 4 u.b). */
+static inline int32_t limit(const Bank *bank, const Query *query, float wrong)
+{
+    const float within = (query->reach + query->wrong + wrong) * bank->half_step;
+    const float least = query->squares - 1.00001f * within * within;
+    return least > HIDDEN / 2 ? (int32_t)least - 2 : HIDDEN / 2;
 }
 
 /* A traversal of kcenter.py's. points (N, dim), centres, pivots; the other arrays are (N). */
@@ -130,7 +173,10 @@ static void spread(void (*work)(const void *, int), const void *task, int count,
 }
 
 #if defined(__x86_64__)
-#define TARGET __attribute__((target("avx512f,avx512vl,fma")))
+#define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512vnni,fma")))
+#define DOT(sums, codes, words) _mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(codes), (__m512i)(words))
+#define REACHING(values, limits) (uint32_t)_mm512_cmpge_epi32_mask((__m512i)(values), (__m512i)(limits))
+#define ABOVE(values, limits) (uint32_t)_mm512_cmp_ps_mask((__m512)(values), (__m512)(limits), _CMP_GE_OQ)
 #define LANES 16
 #define ROWS 12
 #define NAME(name) name##_avx512
@@ -138,10 +184,19 @@ static void spread(void (*work)(const void *, int), const void *task, int count,
 #include "nearest.h"
 #include "measure.h"
 #undef TARGET
+#undef DOT
+#undef REACHING
+#undef ABOVE
 #undef LANES
 #undef ROWS
 #undef NAME
 #define TARGET __attribute__((target("avx2,fma")))
+#define DOT(sums, codes, words) \
+    _mm256_add_epi32((__m256i)(sums), \
+                     _mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)(codes), (__m256i)(words)), _mm256_set1_epi16(1)))
+#define REACHING(values, limits) \
+    (uint32_t)_mm256_movemask_ps((__m256)_mm256_cmpgt_epi32((__m256i)(values), (__m256i)((limits) - 1)))
+#define ABOVE(values, limits) (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(values), (__m256)(limits), _CMP_GE_OQ))
 #define LANES 8
 #define ROWS 6
 #define NAME(name) name##_avx2
@@ -149,11 +204,16 @@ static void spread(void (*work)(const void *, int), const void *task, int count,
 #include "nearest.h"
 #include "measure.h"
 #undef TARGET
+#undef DOT
+#undef REACHING
+#undef ABOVE
 #undef LANES
 #undef ROWS
 #undef NAME
 #endif
 #define TARGET
+#define REACHING(values, limits) reaching_four((values) >= (limits))
+#define ABOVE(values, limits) reaching_four((values) >= (limits))
 #define LANES 4
 #define ROWS 4
 #define NAME(name) name##_any
@@ -165,7 +225,8 @@ static void spread(void (*work)(const void *, int), const void *task, int count,
 #if defined(__x86_64__)
 static int has_avx512(int level)
 {
-    return level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+    return level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
 }
 
 static int has_avx2(int level)
@@ -180,7 +241,8 @@ static int has_avx2(int level)
 
 typedef struct {
     const Bank *bank;
-    const float *tops, *queries;
+    const int32_t *starts;
+    const float *queries;
     int total, step, level, *failed;
     int32_t *found;
 } Search;
@@ -190,20 +252,20 @@ static void search_some(const void *task, int item)
     const Search *all = task;
     const int start = item * all->step, left = all->total - start, count = left < all->step ? left : all->step;
     const float *queries = all->queries + (size_t)start * all->bank->dim;
-    if (BEST(search, all->level)(all->bank, all->tops, queries, count, all->found + (size_t)start * KEPT))
+    if (BEST(search, all->level)(all->bank, all->starts, queries, count, all->found + (size_t)start * KEPT))
         __atomic_store_n(all->failed, 1, __ATOMIC_RELAXED);
 }
 
 /* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
- * tops: (panels, PANEL), |shadow|^2 less an allowance for rounding; infinite for vectors that do not count, and padding.
+ * starts: (panels, PANEL), what codes' products start from; HIDDEN for vectors that do not count, and padding.
  * Returns 0, or 1 where memory is lacking. */
 int patchbank_nearest(
-    const Bank *bank, const float *tops, const float *queries, int total, int32_t *found, int threads, int level)
+    const Bank *bank, const int32_t *starts, const float *queries, int total, int32_t *found, int threads, int level)
 {
     const int even = (total + 2 * threads - 1) / (2 * threads);
     const int step = even < LEAST ? LEAST : even > BLOCK ? BLOCK : even;
     int failed = 0;
-    const Search all = {bank, tops, queries, total, step, level, &failed, found};
+    const Search all = {bank, starts, queries, total, step, level, &failed, found};
     spread(search_some, &all, (total + step - 1) / step, threads);
     return failed;
 }

@@ -1,6 +1,7 @@
 /* One instruction set's search for the nearest; tile.h comes before it.
  *
- * The scheme and its inequalities are those of exact.py, which also builds the bank's side of it. Names are the same.
+ * The scheme is that of exact.py, but for the comparison of shadows: codes of shadows are compared, which are whole
+ * numbers of one byte. The distance of two codes is wrong by no more than what coding changed of the two.
  */
 
 /* Products of all rows, (count, dims) `stride` apart, with all panels: out (count, panels * PANEL). */
@@ -21,70 +22,130 @@ TARGET static void NAME(products)(
     }
 }
 
-/* Measures the vectors of a panel that may be within the query's reach. */
-TARGET static void NAME(measure)(const Bank *bank, Query *query, size_t slot, float *values)
+/* The codes of a panel of the bank beside those of some queries; `used` rows of `found` are theirs. */
+TARGET static inline void NAME(compare)(
+    const NAME(panel_code) *panel, const int32_t *starts, int groups, Query *const *queries, int used,
+    int32_t found[][PANEL])
 {
-    if (query->count == 0) { /* the most promising first: it lowers the bar for all others */
-        int best = 0;
-        for (int c = 1; c < PANEL; c++)
-            if (values[c] < values[best])
-                best = c;
-        note(bank, query, slot + best, NAME(squared)(query->vector, VECTOR(bank, slot + best), bank->dim));
-        values[best] = INFINITY;
-    }
-    for (int first = 0; first < PANEL; first += LANES)
-        if (NAME(any_within)(values + first, LANES, query->bar))
-            for (int c = first; c < first + LANES; c++)
-                if (values[c] <= query->bar)
-                    note(bank, query, slot + c, NAME(squared)(query->vector, VECTOR(bank, slot + c), bank->dim));
+    const NAME(code) *rows[ROWS];
+    for (int r = 0; r < ROWS; r++)
+        rows[r] = queries[r < used ? r : 0]->codes;
+    NAME(coded_tile)(rows, panel, starts, groups, found);
 }
 
-/* Shows the vectors of a cell to queries. */
-TARGET static void NAME(visit)(const Bank *bank, const float *tops, Query *const *queries, int count, int cell)
+/* Notes the most promising vector of a panel for each query: the nearest by code. */
+TARGET static void NAME(promise)(
+    const Bank *bank, const NAME(panel_code) *panel, const int32_t *starts, Query *const *queries, int count, int64_t slot)
 {
     for (int start = 0; start < count; start += ROWS) {
-        const float *rows[ROWS];
-        float found[ROWS][PANEL];
+        int32_t found[ROWS][PANEL];
         const int used = count - start < ROWS ? count - start : ROWS;
-        for (int r = 0; r < ROWS; r++)
-            rows[r] = queries[start + (r < used ? r : 0)]->shadow;
-        for (int p = bank->first[cell]; p < bank->first[cell + 1]; p++) {
-            NAME(tile)(rows, bank->columns + (size_t)p * bank->dims * PANEL, bank->dims, found);
-            const float *top = tops + (size_t)p * PANEL;
-            for (int r = 0; r < used; r++) {
-                Query *query = queries[start + r];
-                for (int c = 0; c < PANEL; c++)
-                    found[r][c] = top[c] - 2 * found[r][c];
-                if (NAME(any_within)(found[r], PANEL, query->bar))
-                    NAME(measure)(bank, query, (size_t)p * PANEL, found[r]);
+        NAME(compare)(panel, starts, bank->groups, queries + start, used, found);
+        for (int r = 0; r < used; r++) {
+            Query *query = queries[start + r];
+            for (uint32_t bits = NAME(reaching)(found[r], query->promise); bits; bits &= bits - 1) {
+                const int c = __builtin_ctz(bits);
+                if (found[r][c] >= query->promise) {
+                    query->promise = found[r][c] + 1;
+                    query->promising = slot + c;
+                }
             }
         }
     }
 }
 
-/* Which cells a query needs: 1 or 0 for each. */
-TARGET static void NAME(needs)(const Bank *bank, const Query *query, const float *sides, uint8_t *needed)
+/* Measures the vectors of a panel that may be within the queries' reach. */
+TARGET static void NAME(measure)(
+    const Bank *bank, const NAME(panel_code) *panel, const int32_t *starts, Query *const *queries, int count, int64_t slot,
+    float wrong)
 {
-    const float *between = bank->between + (size_t)query->cell * bank->cells;
-    const float *least = bank->least + (size_t)query->cell * bank->cells;
-    const float slack = 2 * bank->rounding * (sqrtf(query->own) + bank->farthest) * bank->farthest;
-    const float limit = sides[query->cell] - slack, reach = query->reach;
-    for (int c = 0; c < bank->cells; c++)
-        needed[c] = sides[c] + reach * between[c] - least[c] >= limit;
-    if (query->count == 0) /* all of its own cell is hidden */
-        memset(needed, 1, bank->cells);
-    needed[query->cell] = 0; /* seen */
+    for (int start = 0; start < count; start += ROWS) {
+        int32_t found[ROWS][PANEL];
+        const int used = count - start < ROWS ? count - start : ROWS;
+        NAME(compare)(panel, starts, bank->groups, queries + start, used, found);
+        for (int r = 0; r < used; r++) {
+            Query *query = queries[start + r];
+            for (uint32_t bits = NAME(reaching)(found[r], query->limit); bits; bits &= bits - 1) {
+                const int c = __builtin_ctz(bits);
+                if (found[r][c] >= query->limit && slot + c != query->promising &&
+                    note(bank, query, slot + c, NAME(squared)(query->vector, VECTOR(bank, slot + c), bank->width)))
+                    query->limit = limit(bank, query, wrong);
+            }
+        }
+    }
 }
 
-/* Shadows, their errors, sides and own cells of a block of queries. */
+/* Puts a query on the lists of the cells that it needs. */
+TARGET static void NAME(need)(const Bank *bank, const Query *query, int number, const float *sides, const Lists *lists)
+{
+    const int cells = PANELS(bank->cells);
+    const float *between = bank->between + (size_t)query->cell * cells;
+    const float *least = bank->least + (size_t)query->cell * cells;
+    const float slack = 2 * bank->rounding * (query->length + bank->farthest) * bank->farthest;
+    const float bar = query->count ? sides[query->cell] - slack : -FLT_MAX; /* all, where nothing was measured */
+    for (int first = 0; first < cells; first += LANES) {
+        const NAME(vec) most = *(const NAME(vec) *)(sides + first) + query->reach * *(const NAME(vec) *)(between + first) -
+                               *(const NAME(vec) *)(least + first);
+        for (uint32_t bits = ABOVE(most, (NAME(vec)){0} + bar); bits; bits &= bits - 1)
+            list(lists, first + __builtin_ctz(bits), number);
+    }
+}
+
+/* The codes of a shadow, and what they are wrong by. */
+TARGET static void NAME(encode)(const Bank *bank, Query *query, const float *shadow, float *room, NAME(code) *codes)
+{
+    const float step = 2 * bank->step, most = MIDDLE - 1;
+    const int dims = bank->dims;
+    for (int d = dims; d < 4 * bank->groups; d++)
+        codes[d] = MIDDLE;
+    for (int d = 0; d < dims; d++) {
+        const float scaled = shadow[d] / step;
+        const float clipped = scaled < -most ? -most : scaled > most ? most : scaled;
+        room[d] = (clipped + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23: rounds to a whole number */
+    }
+    for (int d = 0; d < dims; d++)
+        codes[d] = (NAME(code))(MIDDLE + (int)room[d]);
+    query->squares = NAME(square)(room, dims);
+    for (int d = 0; d < dims; d++)
+        room[d] *= step;
+    query->codes = codes;
+    query->wrong = 1.001f * sqrtf(NAME(squared)(shadow, room, dims)) + bank->rounding * query->length + TINY;
+}
+
+/* The first of the largest of `count` values. */
+TARGET static int NAME(largest)(const float *values, int count)
+{
+    float most = -INFINITY;
+    int place = 0, c = 0;
+    if (count >= LANES) {
+        NAME(vec) best = *(const NAME(vec) *)values;
+        for (c = LANES; c + LANES <= count; c += LANES) {
+            const NAME(vec) some = *(const NAME(vec) *)(values + c);
+            const NAME(mask) larger = some > best;
+            best = (NAME(vec))(((NAME(mask))some & larger) | ((NAME(mask))best & ~larger));
+        }
+        for (int lane = 0; lane < LANES; lane++)
+            most = best[lane] > most ? best[lane] : most;
+    }
+    for (; c < count; c++)
+        most = values[c] > most ? values[c] : most;
+    while (place < count - 1 && values[place] != most)
+        place++;
+    return place;
+}
+
+/* Shadows, their codes and errors, sides and own cells of a block of queries. */
 TARGET static void NAME(prepare)(
-    const Bank *bank, const float *vectors, int count, Query *queries, float *shadows, float *sides, float *centred)
+    const Bank *bank, const float *vectors, int count, Query *queries, float *filled, float *shadows, float *sides,
+    float *centred, NAME(code) *codes)
 {
     const int width = PANELS(bank->axes), cells = PANELS(bank->cells);
     for (int q = 0; q < count; q++) {
         float *row = centred + (size_t)q * bank->dim;
         for (int d = 0; d < bank->dim; d++)
             row[d] = vectors[(size_t)q * bank->dim + d] - bank->middle[d];
+        memset(filled + (size_t)q * bank->width, 0, bank->width * sizeof *filled);
+        memcpy(filled + (size_t)q * bank->width, vectors + (size_t)q * bank->dim, bank->dim * sizeof *filled);
     }
     if (bank->axes)
         NAME(products)(centred, bank->dim, count, bank->directions, width / PANEL, bank->dim, sides);
@@ -94,67 +155,83 @@ TARGET static void NAME(prepare)(
         const float squares = NAME(square)(row, bank->dim);
         if (bank->axes) {
             memcpy(shadow, sides + (size_t)q * width, bank->axes * sizeof *shadow);
-            const float along = NAME(square)(shadow, bank->axes);
-            const float rest = sqrtf(fmaxf(squares - along, 0));
+            const float rest = sqrtf(fmaxf(squares - NAME(square)(shadow, bank->axes), 0));
             const float error = bank->shadow_rounding * squares;
-            shadow[bank->axes] = rest;
+            shadow[bank->axes] = rest - bank->rest;
             queries[q].error = error / fmaxf(fmaxf(rest, sqrtf(error)), TINY) + bank->shadow_rounding * sqrtf(squares);
-            queries[q].own = along + rest * rest;
         } else {
             memcpy(shadow, row, bank->dims * sizeof *shadow);
             queries[q].error = bank->shadow_rounding * sqrtf(squares);
-            queries[q].own = squares;
         }
-        queries[q].vector = vectors + (size_t)q * bank->dim;
-        queries[q].shadow = shadow;
+        queries[q].length = sqrtf(NAME(square)(shadow, bank->dims));
+        queries[q].vector = filled + (size_t)q * bank->width;
         queries[q].count = 0;
         queries[q].best = INFINITY;
-        queries[q].bar = FLT_MAX; /* less than what hidden vectors and the padding of panels have */
         queries[q].reach = FLT_MAX;
+        queries[q].promise = HIDDEN / 2;
+        queries[q].promising = -1;
+        NAME(encode)(bank, queries + q, shadow, centred + (size_t)q * bank->dim, codes + (size_t)q * bank->groups * 4);
     }
     NAME(products)(shadows, bank->dims, count, bank->pivots, cells / PANEL, bank->dims, sides);
     for (int q = 0; q < count; q++) {
         float *side = sides + (size_t)q * cells;
-        queries[q].cell = 0;
-        for (int c = 0; c < bank->cells; c++) {
+        for (int c = 0; c < bank->cells; c++)
             side[c] -= bank->halves[c];
-            if (side[c] > side[queries[q].cell])
-                queries[q].cell = c;
+        queries[q].cell = NAME(largest)(side, bank->cells);
+    }
+}
+
+/* Shows each cell to the queries on its list, for a first candidate or for all. some: room for all queries. */
+TARGET static void NAME(visit)(
+    const Bank *bank, const int32_t *starts, Query *queries, const Lists *lists, Query **some, int all)
+{
+    NAME(panel_code) room[4 * MOST_GROUPS * PANEL];
+    for (int cell = 0; cell < bank->cells; cell++) {
+        const int count = lists->lengths[cell];
+        const float wrong = bank->wrong[cell];
+        for (int i = 0; i < count; i++) {
+            some[i] = queries + lists->numbers[(size_t)cell * BLOCK + i];
+            some[i]->limit = limit(bank, some[i], wrong);
+        }
+        for (int64_t p = bank->first[cell]; count && p < bank->first[cell + 1]; p++) {
+            const int8_t *codes = bank->codes + p * bank->groups * PANEL * 4;
+            const NAME(panel_code) *panel = NAME(unpacked)(codes, bank->groups, room);
+            if (all)
+                NAME(measure)(bank, panel, starts + p * PANEL, some, count, p * PANEL, wrong);
+            else
+                NAME(promise)(bank, panel, starts + p * PANEL, some, count, p * PANEL);
         }
     }
 }
 
-/* Shows each cell to the queries that need it. needed: (count, cells) 1 or 0. some: room for `count` of them. */
-TARGET static void NAME(visit_needed)(
-    const Bank *bank, const float *tops, Query *queries, int count, const uint8_t *needed, Query **some)
-{
-    for (int cell = 0; cell < bank->cells; cell++) {
-        int number = 0;
-        for (int q = 0; q < count; q++)
-            if (needed[(size_t)q * bank->cells + cell])
-                some[number++] = queries + q;
-        NAME(visit)(bank, tops, some, number, cell);
-    }
-}
-
 /* A few queries, which fit the cache together: their own cells first, for a reach; then what they need within that. */
-TARGET static int NAME(search)(const Bank *bank, const float *tops, const float *vectors, int count, int32_t *found)
+TARGET static int NAME(search)(const Bank *bank, const int32_t *starts, const float *vectors, int count, int32_t *found)
 {
     const int cells = PANELS(bank->cells), widest = cells > PANELS(bank->axes) ? cells : PANELS(bank->axes);
     Query *queries = malloc(count * sizeof *queries);
     Query **some = malloc(count * sizeof *some);
-    float *shadows = malloc(sizeof *shadows * count * ((size_t)bank->dims + widest + bank->dim));
-    uint8_t *needed = calloc(count, bank->cells);
-    const int failed = !queries || !some || !shadows || !needed;
+    float *shadows = malloc(sizeof *shadows * count * ((size_t)bank->dims + widest + bank->dim + bank->width));
+    NAME(code) *codes = malloc(sizeof *codes * count * 4 * bank->groups);
+    int32_t *lengths = malloc(cells * (sizeof *lengths + BLOCK * sizeof(uint16_t)));
+    const int failed = !queries || !some || !shadows || !codes || !lengths;
     if (!failed) {
+        const Lists lists = {lengths, (uint16_t *)(lengths + cells)};
         float *sides = shadows + (size_t)count * bank->dims, *centred = sides + (size_t)count * widest;
-        NAME(prepare)(bank, vectors, count, queries, shadows, sides, centred);
+        float *filled = centred + (size_t)count * bank->dim;
+        NAME(prepare)(bank, vectors, count, queries, filled, shadows, sides, centred, codes);
+        memset(lengths, 0, cells * sizeof *lengths);
         for (int q = 0; q < count; q++)
-            needed[(size_t)q * bank->cells + queries[q].cell] = 1;
-        NAME(visit_needed)(bank, tops, queries, count, needed, some);
-        for (int q = 0; q < count; q++)
-            NAME(needs)(bank, queries + q, sides + (size_t)q * cells, needed + (size_t)q * bank->cells);
-        NAME(visit_needed)(bank, tops, queries, count, needed, some);
+            list(&lists, queries[q].cell, q);
+        NAME(visit)(bank, starts, queries, &lists, some, 0);
+        memset(lengths, 0, cells * sizeof *lengths);
+        for (int q = 0; q < count; q++) {
+            Query *query = queries + q;
+            if (query->promising >= 0)
+                note(bank, query, query->promising,
+                     NAME(squared)(query->vector, VECTOR(bank, query->promising), bank->width));
+            NAME(need)(bank, query, q, sides + (size_t)q * cells, &lists);
+        }
+        NAME(visit)(bank, starts, queries, &lists, some, 1);
         for (int q = 0; q < count; q++) {
             const int kept = queries[q].count <= KEPT ? queries[q].count : 0; /* none where there are too many */
             for (int c = 0; c < KEPT; c++)
@@ -164,6 +241,7 @@ TARGET static int NAME(search)(const Bank *bank, const float *tops, const float 
     free(queries);
     free(some);
     free(shadows);
-    free(needed);
+    free(codes);
+    free(lengths);
     return failed;
 }
