@@ -13,54 +13,124 @@ static int NAME(within)(const Group *group, int first, float reach, int32_t *num
     return count;
 }
 
-/* Centres relative to the pivot, as panels, and their squares: infinite for the last panel's padding. Returns the largest
- * of the others. */
-TARGET static float NAME(pack)(
-    const Traversal *all, const float *pivot, const int32_t *numbers, int count, float *columns, float *squares)
+/* Centres beside a point: relative to the pivot, their squares, and their codes in panels. */
+typedef struct {
+    int count, groups;
+    const int32_t *numbers;
+    float *rows, *squares; /* (count, dim), (count) */
+    int8_t *codes;         /* panels of (groups, PANEL) words of four */
+    int32_t *starts;       /* (panels, PANEL) */
+    float widest, step, wrong;
+} NAME(Centres);
+
+/* Fills in what follows from numbers and count. room: (2 dim + 3). */
+TARGET static void NAME(pack)(const Traversal *all, const float *pivot, NAME(Centres) *centres, float *room)
 {
-    const int dim = all->dim;
-    float largest = 0;
-    for (int k = 0; k < PANELS(count); k++) {
-        const float *centre = k < count ? all->centres + (size_t)numbers[k] * dim : pivot;
-        float *column = columns + (size_t)(k / PANEL) * dim * PANEL + k % PANEL;
-        for (int d = 0; d < dim; d++)
-            column[(size_t)d * PANEL] = centre[d] - pivot[d];
-        squares[k] = k < count ? NAME(squared)(centre, pivot, dim) : INFINITY;
-        if (k < count && squares[k] > largest)
-            largest = squares[k];
+    const int dim = all->dim, groups = centres->groups;
+    float largest = TINY;
+    centres->widest = centres->wrong = 0;
+    for (int k = 0; k < centres->count; k++) {
+        const float *centre = all->centres + (size_t)centres->numbers[k] * dim;
+        float *row = centres->rows + (size_t)k * dim;
+        NAME(vec) most = {0};
+        int d = 0;
+        for (; d + LANES <= dim; d += LANES) {
+            const NAME(vec) values = *(const NAME(vec) *)(centre + d) - *(const NAME(vec) *)(pivot + d);
+            const NAME(mask) sizes = (NAME(mask))values & 0x7fffffff, larger = sizes > (NAME(mask))most;
+            *(NAME(vec) *)(row + d) = values;
+            most = (NAME(vec))((sizes & larger) | ((NAME(mask))most & ~larger));
+        }
+        for (; d < dim; d++) {
+            row[d] = centre[d] - pivot[d];
+            largest = fabsf(row[d]) > largest ? fabsf(row[d]) : largest;
+        }
+        for (int lane = 0; lane < LANES; lane++)
+            largest = most[lane] > largest ? most[lane] : largest;
+        centres->squares[k] = NAME(square)(row, dim);
+        centres->widest = centres->squares[k] > centres->widest ? centres->squares[k] : centres->widest;
     }
+    centres->step = largest / 127;
+    for (int k = 0; k < PANELS(centres->count); k++) {
+        int8_t *panel = centres->codes + (size_t)(k / PANEL) * groups * PANEL * 4 + k % PANEL * 4;
+        int8_t *bytes = (int8_t *)(room + dim);
+        int32_t sum = 0;
+        float squares = 0;
+        memset(bytes, 0, groups * 4);
+        if (k < centres->count) {
+            const float wrong = NAME(whole)(centres->rows + (size_t)k * dim, dim, centres->step, 127, room, &squares);
+            centres->wrong = wrong > centres->wrong ? wrong : centres->wrong;
+            for (int d = 0; d < dim; d++) {
+                const int32_t code = (int32_t)room[d];
+                bytes[d] = (int8_t)code;
+                sum += code;
+            }
+        }
+        centres->starts[k] = k < centres->count ? -((int32_t)(squares / 4) + MIDDLE * sum) : HIDDEN;
+        for (int g = 0; g < groups; g++)
+            memcpy(panel + (size_t)g * PANEL * 4, bytes + 4 * g, 4);
+    }
+}
+
+/* The largest of a point's values, and its place. width: of whole panels. */
+TARGET static int32_t NAME(most_of)(const int32_t *values, int width, int *place)
+{
+    NAME(ints) most = *(const NAME(ints) *)values;
+    for (int c = LANES; c < width; c += LANES) {
+        const NAME(ints) some = *(const NAME(ints) *)(values + c);
+        const NAME(mask) larger = some > most;
+        most = (some & larger) | (most & ~larger);
+    }
+    int32_t largest = most[0];
+    for (int lane = 1; lane < LANES; lane++)
+        largest = most[lane] > largest ? most[lane] : largest;
+    uint32_t bits = 0;
+    for (*place = -PANEL; !bits;) {
+        *place += PANEL;
+        bits = NAME(reaching)(values + *place, largest);
+    }
+    *place += __builtin_ctz(bits);
     return largest;
 }
 
-/* One point, whose squared distances to `count` centres, less its own to the pivot, are `values`: a clear nearest one
- * becomes its bound; what may be its nearest otherwise goes to the pairs. Returns 0, or 1 without room for these. */
+/* One point, `row` relative to the pivot. values: its codes' products with all centres' codes, from their starts. A clear
+ * nearest centre becomes its bound; what may be its nearest otherwise goes to the pairs. close, near: room for all
+ * centres. Returns 0, or 1 without room for the pairs. */
 TARGET static int NAME(judge)(
-    const Traversal *all, int64_t point, float own, float margin, const int32_t *numbers, const float *values, int count,
-    int32_t *close, Pairs *pairs)
+    const Traversal *all, int64_t point, const float *row, float squares, float wrong, const NAME(Centres) *centres,
+    const int32_t *values, int32_t *close, float *near, Pairs *pairs)
 {
-    const float bound = all->bound[point] - own;
-    int found = 0;
-    float least = INFINITY;
-    for (int first = 0; first < count; first += PANEL) {
-        if (!NAME(any_within)(values + first, PANEL, bound + margin))
-            continue;
-        for (int k = first; k < first + PANEL && k < count; k++)
-            if (values[k] <= bound + margin) {
-                close[found++] = k;
-                least = values[k] < least ? values[k] : least;
-            }
-    }
+    const float own = all->to_pivot[point] * all->to_pivot[point], half_step = 0.5f / centres->step;
+    const float margin = all->rounding * (own + centres->widest), bound = all->bound[point] - own;
+    const int width = PANELS(centres->count);
+    float reach = sqrtf(fminf(all->bound[point], FLT_MAX / 4) + 2 * margin) + wrong + centres->wrong;
+    int place, found = 0;
+    if (NAME(most_of)(values, width, &place) < least_code(squares, reach * half_step))
+        return 0;
+    float least = centres->squares[place] - 2 * NAME(dot)(row, centres->rows + (size_t)place * all->dim, all->dim);
+    if (least + margin < bound)
+        reach = sqrtf(fmaxf(least + own, 0) + 3 * margin) + wrong + centres->wrong;
+    const int32_t limit = least_code(squares, reach * half_step);
+    for (int first = 0; first < width; first += PANEL)
+        for (uint32_t bits = NAME(reaching)(values + first, limit); bits; bits &= bits - 1) {
+            const int k = first + __builtin_ctz(bits);
+            const float value = centres->squares[k] - 2 * NAME(dot)(row, centres->rows + (size_t)k * all->dim, all->dim);
+            if (value > bound + margin)
+                continue;
+            near[found] = value;
+            close[found++] = k;
+            least = value < least ? value : least;
+        }
     if (found == 0)
         return 0;
     const float bar = (least + margin < bound ? least + margin : bound) + margin;
     int kept = 0;
     for (int i = 0; i < found; i++)
-        if (values[close[i]] <= bar)
+        if (near[i] <= bar)
             close[kept++] = close[i];
     const float upper = least + own + margin;
     if (kept == 1 && upper < all->bound[point] - all->slack[point]) {
         all->bound[point] = upper;
-        all->near[point] = numbers[close[0]];
+        all->near[point] = centres->numbers[close[0]];
         all->slack[point] = 2 * margin;
         return 0;
     }
@@ -69,17 +139,51 @@ TARGET static int NAME(judge)(
         return 1;
     for (int i = 0; i < kept; i++) {
         pairs->points[at + i] = point;
-        pairs->numbers[at + i] = numbers[close[i]];
+        pairs->numbers[at + i] = centres->numbers[close[i]];
     }
     return 0;
 }
 
-/* Measures a group of points of one cell. Returns 0; 1 without room for the pairs; 2 without memory. */
-TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, Pairs *pairs)
+/* Some points of a group, ROWS at most, against its centres. */
+TARGET static int NAME(measure_rows)(
+    const Traversal *all, const int64_t *points, int used, const float *pivot, const NAME(Centres) *centres, float *rows,
+    NAME(code) *codes, int32_t *values, int32_t *close, float *near, NAME(panel_code) *room, Pairs *pairs)
 {
-    const int dim = all->dim;
+    const int dim = all->dim, groups = centres->groups, panels = PANELS(centres->count) / PANEL;
+    const size_t width = (size_t)panels * PANEL;
+    const NAME(code) *some[ROWS];
+    float squares[ROWS], wrong[ROWS];
+    int failed = 0;
+    for (int r = 0; r < ROWS; r++)
+        some[r] = codes + (size_t)(r < used ? r : 0) * groups * 4;
+    for (int r = 0; r < used; r++) {
+        const float *point = all->points + (size_t)points[r] * dim;
+        float *row = rows + (size_t)r * dim;
+        for (int d = 0; d < dim; d++)
+            row[d] = point[d] - pivot[d];
+        wrong[r] = NAME(encode)(
+            row, dim, groups, centres->step, rows + (size_t)ROWS * dim, codes + (size_t)r * groups * 4, squares + r);
+    }
+    for (int p = 0; p < panels; p++) {
+        int32_t found[ROWS][PANEL];
+        const NAME(panel_code) *panel = NAME(unpacked)(centres->codes + (size_t)p * groups * PANEL * 4, groups, room);
+        NAME(coded_tile)(some, panel, centres->starts + (size_t)p * PANEL, groups, found);
+        for (int r = 0; r < used; r++)
+            memcpy(values + r * width + (size_t)p * PANEL, found[r], sizeof found[r]);
+    }
+    for (int r = 0; r < used && !failed; r++)
+        failed = NAME(judge)(
+            all, points[r], rows + (size_t)r * dim, squares[r], wrong[r], centres, values + r * width, close, near, pairs);
+    return failed;
+}
+
+/* Measures a group of points of one cell. arena: for what is needed meanwhile. Returns 0; 1 without room for the pairs; 2
+ * without memory. */
+TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, Pairs *pairs, Arena *arena)
+{
+    const int dim = all->dim, groups = (dim + 3) / 4;
     const float *pivot = all->pivots + (size_t)group->cell * dim;
-    int first = INT32_MAX, failed = 2;
+    int first = INT32_MAX, failed = 0;
     float farthest = 0, largest = 0;
     for (int i = 0; i < group->count; i++) {
         const int64_t point = group->points[i];
@@ -87,42 +191,30 @@ TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, 
         farthest = all->to_pivot[point] > farthest ? all->to_pivot[point] : farthest;
         largest = all->bound[point] > largest ? all->bound[point] : largest;
     }
-    const size_t most = PANELS(group->length > first ? group->length - first : 0);
-    int32_t *numbers = malloc(2 * most * sizeof *numbers), *close = numbers + most;
-    const int count = numbers ? NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), numbers) : 0;
-    const int panels = PANELS(count) / PANEL;
-    const size_t width = (size_t)panels * PANEL;
-    float *columns = malloc(sizeof *columns * (width * dim + width + ROWS * (dim + width)));
-    if (!numbers || !columns)
-        goto end;
-    float *squares = columns + width * dim, *rows = squares + width, *values = rows + (size_t)ROWS * dim;
-    failed = 0;
-    const float widest = NAME(pack)(all, pivot, numbers, count, columns, squares);
-    for (int start = 0; start < group->count && count && !failed; start += ROWS) {
-        const int used = group->count - start < ROWS ? group->count - start : ROWS;
-        const float *some[ROWS];
-        for (int r = 0; r < ROWS; r++) {
-            const float *point = all->points + (size_t)group->points[start + (r < used ? r : 0)] * dim;
-            some[r] = rows + (size_t)r * dim;
-            for (int d = 0; d < dim; d++)
-                rows[(size_t)r * dim + d] = point[d] - pivot[d];
-        }
-        for (int p = 0; p < panels; p++) {
-            float found[ROWS][PANEL];
-            NAME(tile)(some, columns + (size_t)p * dim * PANEL, dim, found);
-            for (int r = 0; r < used; r++)
-                for (int c = 0; c < PANEL; c++)
-                    values[r * width + p * PANEL + c] = squares[p * PANEL + c] - 2 * found[r][c];
-        }
-        for (int r = 0; r < used && !failed; r++) {
-            const int64_t point = group->points[start + r];
-            const float own = all->to_pivot[point] * all->to_pivot[point];
-            const float margin = all->rounding * (own + widest);
-            failed = NAME(judge)(all, point, own, margin, numbers, values + r * width, count, close, pairs);
-        }
+    const size_t most = group->length > first ? PANELS((size_t)(group->length - first)) : 0;
+    const size_t row = (size_t)groups * 4;
+    if (prepare_arena(arena, 4 * (most * (dim + 6 + ROWS) + (ROWS + 2) * (size_t)dim + (PANEL + ROWS) * row) + most * row))
+        return 2;
+    int32_t *numbers = (void *)arena->bytes, *values = numbers + most, *close = values + most * ROWS;
+    float *near = (void *)(close + most), *own = near + most;
+    NAME(panel_code) *room = (void *)(own + (ROWS + 2) * (size_t)dim);
+    NAME(code) *codes = (void *)(room + PANEL * row);
+    NAME(Centres) centres = {.groups = groups, .numbers = numbers};
+    centres.rows = (void *)((char *)arena->bytes + 4 * (most * (3 + ROWS) + (ROWS + 2) * (size_t)dim + (PANEL + ROWS) * row));
+    centres.squares = centres.rows + most * dim;
+    centres.starts = (void *)(centres.squares + most);
+    centres.codes = (void *)(centres.starts + most);
+    centres.count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), numbers);
+    if (centres.count == 0)
+        return 0;
+    NAME(pack)(all, pivot, &centres, own);
+    for (int start = 0; start < group->count && !failed; start += ROWS) {
+        const int left = group->count - start, used = left < ROWS ? left : ROWS;
+        for (int i = start + ROWS; i < start + 2 * ROWS && i < group->count; i++)
+            for (int d = 0; d < dim; d += 16)
+                __builtin_prefetch(all->points + (size_t)group->points[i] * dim + d);
+        failed = NAME(measure_rows)(
+            all, group->points + start, used, pivot, &centres, own, codes, values, close, near, room, pairs);
     }
-end:
-    free(numbers);
-    free(columns);
     return failed;
 }

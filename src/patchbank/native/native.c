@@ -29,10 +29,20 @@
 #define MOST_THREADS 64
 #define MARGIN 1e-3f                                  /* as in kcenter.py */
 #define TINY 1e-16f                                   /* as in exact.py */
-#define MOST_GROUPS 32                                /* words of codes */
+#define MOST_GROUPS 32                                /* words of codes of a shadow */
+#define EXACT_GROUPS 256                              /* words whose products floats hold exactly, summed */
 #define MIDDLE 64                                     /* of the codes of queries, 1 to 127 */
 #define HIDDEN (-2000000000)                          /* the start of what does not count, and of padding */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->width)
+
+/* What starts + codes . codes has at least where a distance is at most `within`, as a multiple of 2 steps. With u and b for
+ * the codes of the query (whose squares' sum is `squares`) and the vector, the square of their distance is
+ * step^2 (4 u.u + b.b - 4 u.b). */
+static inline int32_t least_code(float squares, float within)
+{
+    const float least = squares - 1.00001f * within * within;
+    return least > HIDDEN / 2 ? (int32_t)least - 2 : HIDDEN / 2;
+}
 
 typedef float four __attribute__((vector_size(16)));
 
@@ -111,13 +121,9 @@ static inline int note(const Bank *bank, Query *query, size_t slot, float square
     return nearer;
 }
 
-/* What starts + codes . codes has at least where a vector of the cell is within the query's reach. With u and b for the
- * query's and the vector's codes, the square of their distance is step^2 (4 u.u + b.b - 4 u.b). */
 static inline int32_t limit(const Bank *bank, const Query *query, float wrong)
 {
-    const float within = (query->reach + query->wrong + wrong) * bank->half_step;
-    const float least = query->squares - 1.00001f * within * within;
-    return least > HIDDEN / 2 ? (int32_t)least - 2 : HIDDEN / 2;
+    return least_code(query->squares, (query->reach + query->wrong + wrong) * bank->half_step);
 }
 
 /* A traversal of kcenter.py's. points (N, dim), centres, pivots; the other arrays are (N). */
@@ -143,9 +149,26 @@ typedef struct {
     int32_t *numbers;
 } Pairs;
 
+/* Memory that a thread keeps from one item of work to the next. */
+typedef struct {
+    void *bytes;
+    size_t size;
+} Arena;
+
+/* Makes it as large as asked for; what it held is lost. Returns 0, or 1 where memory is lacking. */
+static int prepare_arena(Arena *arena, size_t size)
+{
+    if (size <= arena->size)
+        return 0;
+    free(arena->bytes);
+    arena->bytes = malloc(size);
+    arena->size = arena->bytes ? size : 0;
+    return !arena->bytes;
+}
+
 /* Items of work, which threads take one by one. */
 typedef struct {
-    void (*work)(const void *task, int item);
+    void (*work)(const void *task, int item, Arena *arena);
     const void *task;
     int count, next;
 } Items;
@@ -153,13 +176,15 @@ typedef struct {
 static void *take_items(void *shared)
 {
     Items *items = shared;
+    Arena arena = {NULL, 0};
     for (int item; (item = __atomic_fetch_add(&items->next, 1, __ATOMIC_RELAXED)) < items->count;)
-        items->work(items->task, item);
+        items->work(items->task, item, &arena);
+    free(arena.bytes);
     return NULL;
 }
 
 /* Does all items, in this thread and in up to `threads` - 1 others; in fewer, if the system gives no more. */
-static void spread(void (*work)(const void *, int), const void *task, int count, int threads)
+static void spread(void (*work)(const void *, int, Arena *), const void *task, int count, int threads)
 {
     pthread_t others[MOST_THREADS];
     int started = 0;
@@ -247,12 +272,12 @@ typedef struct {
     int32_t *found;
 } Search;
 
-static void search_some(const void *task, int item)
+static void search_some(const void *task, int item, Arena *arena)
 {
     const Search *all = task;
     const int start = item * all->step, left = all->total - start, count = left < all->step ? left : all->step;
     const float *queries = all->queries + (size_t)start * all->bank->dim;
-    if (BEST(search, all->level)(all->bank, all->starts, queries, count, all->found + (size_t)start * KEPT))
+    if (BEST(search, all->level)(all->bank, all->starts, queries, count, all->found + (size_t)start * KEPT, arena))
         __atomic_store_n(all->failed, 1, __ATOMIC_RELAXED);
 }
 
@@ -277,11 +302,11 @@ typedef struct {
     int level, *failed;
 } Measuring;
 
-static void measure_some(const void *task, int item)
+static void measure_some(const void *task, int item, Arena *arena)
 {
     const Measuring *measuring = task;
     const int failed =
-        BEST(measure_group, measuring->level)(measuring->all, measuring->groups + item, measuring->pairs);
+        BEST(measure_group, measuring->level)(measuring->all, measuring->groups + item, measuring->pairs, arena);
     if (failed)
         __atomic_store_n(measuring->failed, failed, __ATOMIC_RELAXED);
 }

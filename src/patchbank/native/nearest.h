@@ -91,27 +91,6 @@ TARGET static void NAME(need)(const Bank *bank, const Query *query, int number, 
     }
 }
 
-/* The codes of a shadow, and what they are wrong by. */
-TARGET static void NAME(encode)(const Bank *bank, Query *query, const float *shadow, float *room, NAME(code) *codes)
-{
-    const float step = 2 * bank->step, most = MIDDLE - 1;
-    const int dims = bank->dims;
-    for (int d = dims; d < 4 * bank->groups; d++)
-        codes[d] = MIDDLE;
-    for (int d = 0; d < dims; d++) {
-        const float scaled = shadow[d] / step;
-        const float clipped = scaled < -most ? -most : scaled > most ? most : scaled;
-        room[d] = (clipped + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23: rounds to a whole number */
-    }
-    for (int d = 0; d < dims; d++)
-        codes[d] = (NAME(code))(MIDDLE + (int)room[d]);
-    query->squares = NAME(square)(room, dims);
-    for (int d = 0; d < dims; d++)
-        room[d] *= step;
-    query->codes = codes;
-    query->wrong = 1.001f * sqrtf(NAME(squared)(shadow, room, dims)) + bank->rounding * query->length + TINY;
-}
-
 /* The first of the largest of `count` values. */
 TARGET static int NAME(largest)(const float *values, int count)
 {
@@ -170,7 +149,12 @@ TARGET static void NAME(prepare)(
         queries[q].reach = FLT_MAX;
         queries[q].promise = HIDDEN / 2;
         queries[q].promising = -1;
-        NAME(encode)(bank, queries + q, shadow, centred + (size_t)q * bank->dim, codes + (size_t)q * bank->groups * 4);
+        NAME(code) *own = codes + (size_t)q * bank->groups * 4;
+        float *room = centred + (size_t)q * bank->dim;
+        queries[q].codes = own;
+        queries[q].wrong =
+            NAME(encode)(shadow, bank->dims, bank->groups, bank->step, room, own, &queries[q].squares) +
+            bank->rounding * queries[q].length + TINY;
     }
     NAME(products)(shadows, bank->dims, count, bank->pivots, cells / PANEL, bank->dims, sides);
     for (int q = 0; q < count; q++) {
@@ -204,44 +188,38 @@ TARGET static void NAME(visit)(
     }
 }
 
-/* A few queries, which fit the cache together: their own cells first, for a reach; then what they need within that. */
-TARGET static int NAME(search)(const Bank *bank, const int32_t *starts, const float *vectors, int count, int32_t *found)
+/* A few queries, which fit the cache together: their own cells first, for a reach; then what they need within that.
+ * Returns 0, or 1 where memory is lacking. */
+TARGET static int NAME(search)(
+    const Bank *bank, const int32_t *starts, const float *vectors, int count, int32_t *found, Arena *arena)
 {
     const int cells = PANELS(bank->cells), widest = cells > PANELS(bank->axes) ? cells : PANELS(bank->axes);
-    Query *queries = malloc(count * sizeof *queries);
-    Query **some = malloc(count * sizeof *some);
-    float *shadows = malloc(sizeof *shadows * count * ((size_t)bank->dims + widest + bank->dim + bank->width));
-    NAME(code) *codes = malloc(sizeof *codes * count * 4 * bank->groups);
-    int32_t *lengths = malloc(cells * (sizeof *lengths + BLOCK * sizeof(uint16_t)));
-    const int failed = !queries || !some || !shadows || !codes || !lengths;
-    if (!failed) {
-        const Lists lists = {lengths, (uint16_t *)(lengths + cells)};
-        float *sides = shadows + (size_t)count * bank->dims, *centred = sides + (size_t)count * widest;
-        float *filled = centred + (size_t)count * bank->dim;
-        NAME(prepare)(bank, vectors, count, queries, filled, shadows, sides, centred, codes);
-        memset(lengths, 0, cells * sizeof *lengths);
-        for (int q = 0; q < count; q++)
-            list(&lists, queries[q].cell, q);
-        NAME(visit)(bank, starts, queries, &lists, some, 0);
-        memset(lengths, 0, cells * sizeof *lengths);
-        for (int q = 0; q < count; q++) {
-            Query *query = queries + q;
-            if (query->promising >= 0)
-                note(bank, query, query->promising,
-                     NAME(squared)(query->vector, VECTOR(bank, query->promising), bank->width));
-            NAME(need)(bank, query, q, sides + (size_t)q * cells, &lists);
-        }
-        NAME(visit)(bank, starts, queries, &lists, some, 1);
-        for (int q = 0; q < count; q++) {
-            const int kept = queries[q].count <= KEPT ? queries[q].count : 0; /* none where there are too many */
-            for (int c = 0; c < KEPT; c++)
-                found[(size_t)q * KEPT + c] = c < kept ? queries[q].numbers[c] : -1;
-        }
+    const size_t row = (size_t)bank->groups * 4, floats = (size_t)bank->dims + widest + bank->dim + bank->width;
+    if (prepare_arena(arena, count * (sizeof(Query) + sizeof(Query *) + 4 * floats + sizeof(NAME(code)) * row) +
+                                 cells * (sizeof(int32_t) + BLOCK * sizeof(uint16_t))))
+        return 1;
+    Query *queries = arena->bytes, **some = (void *)(queries + count);
+    float *shadows = (void *)(some + count), *sides = shadows + (size_t)count * bank->dims;
+    float *centred = sides + (size_t)count * widest, *filled = centred + (size_t)count * bank->dim;
+    int32_t *lengths = (void *)(filled + (size_t)count * bank->width);
+    const Lists lists = {lengths, (void *)(lengths + cells)};
+    NAME(prepare)(bank, vectors, count, queries, filled, shadows, sides, centred, (void *)(lists.numbers + (size_t)cells * BLOCK));
+    memset(lengths, 0, cells * sizeof *lengths);
+    for (int q = 0; q < count; q++)
+        list(&lists, queries[q].cell, q);
+    NAME(visit)(bank, starts, queries, &lists, some, 0);
+    memset(lengths, 0, cells * sizeof *lengths);
+    for (int q = 0; q < count; q++) {
+        Query *query = queries + q;
+        if (query->promising >= 0)
+            note(bank, query, query->promising, NAME(squared)(query->vector, VECTOR(bank, query->promising), bank->width));
+        NAME(need)(bank, query, q, sides + (size_t)q * cells, &lists);
     }
-    free(queries);
-    free(some);
-    free(shadows);
-    free(codes);
-    free(lengths);
-    return failed;
+    NAME(visit)(bank, starts, queries, &lists, some, 1);
+    for (int q = 0; q < count; q++) {
+        const int kept = queries[q].count <= KEPT ? queries[q].count : 0; /* none where there are too many */
+        for (int c = 0; c < KEPT; c++)
+            found[(size_t)q * KEPT + c] = c < kept ? queries[q].numbers[c] : -1;
+    }
+    return 0;
 }

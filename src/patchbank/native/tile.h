@@ -65,6 +65,20 @@ TARGET static inline float NAME(squared)(const float *a, const float *b, int dim
     return total;
 }
 
+TARGET static inline float NAME(dot)(const float *a, const float *b, int dim)
+{
+    NAME(vec) sums = {0}, others = {0};
+    int d = 0;
+    for (; d + 2 * LANES <= dim; d += 2 * LANES) {
+        sums += *(const NAME(vec) *)(a + d) * *(const NAME(vec) *)(b + d);
+        others += *(const NAME(vec) *)(a + d + LANES) * *(const NAME(vec) *)(b + d + LANES);
+    }
+    float total = NAME(total)(sums + others);
+    for (; d < dim; d++)
+        total += a[d] * b[d];
+    return total;
+}
+
 TARGET static float NAME(square)(const float *a, int dim)
 {
     NAME(vec) sums = {0};
@@ -98,6 +112,29 @@ TARGET static inline uint32_t NAME(reaching)(const int32_t *values, int32_t limi
     for (int c = 0; c < PANEL; c += LANES)
         bits |= REACHING(*(const NAME(ints) *)(values + c), (NAME(ints)){0} + limit) << c;
     return bits;
+}
+
+/* values / step as whole numbers of at most `most`, and their squares' sum. Returns how far the values are from them. */
+TARGET static float NAME(whole)(
+    const float *values, int dims, float step, float most, float *numbers, float *squares)
+{
+    const float per_step = 1 / step;
+    NAME(vec) sums = {0};
+    int d = 0;
+    for (int i = 0; i < dims; i++) {
+        const float scaled = values[i] * per_step;
+        const float clipped = scaled < -most ? -most : scaled > most ? most : scaled;
+        numbers[i] = (clipped + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23: rounds to a whole number */
+    }
+    for (; d + LANES <= dims; d += LANES) {
+        const NAME(vec) difference = *(const NAME(vec) *)(values + d) - *(const NAME(vec) *)(numbers + d) * step;
+        sums += difference * difference;
+    }
+    float total = NAME(total)(sums);
+    for (; d < dims; d++)
+        total += (values[d] - numbers[d] * step) * (values[d] - numbers[d] * step);
+    *squares = NAME(square)(numbers, dims);
+    return 1.001f * sqrtf(total);
 }
 
 /* A panel's codes, (groups, PANEL) words of four, beside those of some rows, which are of type code:
@@ -160,10 +197,31 @@ static const float *NAME(unpacked)(const int8_t *panel, int groups, float *room)
 TARGET static inline void NAME(coded_tile)(
     const float *const rows[ROWS], const float *panel, const int32_t *starts, int groups, int32_t out[][PANEL])
 {
-    float found[ROWS][PANEL];
-    NAME(tile)(rows, panel, 4 * groups, found);
     for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < PANEL; c++)
-            out[r][c] = starts[c] + (int32_t)found[r][c];
+        memcpy(out[r], starts, PANEL * sizeof *starts);
+    for (int first = 0; first < groups; first += EXACT_GROUPS) {
+        const float *some[ROWS];
+        float found[ROWS][PANEL];
+        const int used = groups - first < EXACT_GROUPS ? groups - first : EXACT_GROUPS;
+        for (int r = 0; r < ROWS; r++)
+            some[r] = rows[r] + 4 * first;
+        NAME(tile)(some, panel + (size_t)4 * first * PANEL, 4 * used, found);
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < PANEL; c++)
+                out[r][c] += (int32_t)found[r][c];
+    }
 }
 #endif
+
+/* The codes of a query, or of a point: values / (2 step) + MIDDLE, filled up to whole words. room: `dims` numbers. Returns
+ * how far the values are from them; squares: of the codes without MIDDLE. */
+TARGET static float NAME(encode)(
+    const float *values, int dims, int groups, float step, float *room, NAME(code) *codes, float *squares)
+{
+    const float wrong = NAME(whole)(values, dims, 2 * step, MIDDLE - 1, room, squares);
+    for (int d = 0; d < dims; d++)
+        codes[d] = (NAME(code))(MIDDLE + (int)room[d]);
+    for (int d = dims; d < 4 * groups; d++)
+        codes[d] = MIDDLE;
+    return wrong;
+}
