@@ -12,7 +12,8 @@ Three inequalities leave few vectors to be measured:
 Products of matrices then compare shadows; what is under the bound, but for the rounding of all this, is measured by
 direct differences in float32. So the answers are those of brute force, bit for bit.
 
-The single nearest, which all scores but one need, is found by the same scheme in C (`native`), where that was compiled.
+The single nearest, which all scores but one need, is found by the same scheme in C (`native`), where that was compiled;
+there, codes of shadows are compared, of one byte a coordinate.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample 
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
-WORK_SHARE, WORK_BYTES = 0.15, 60e6  # of the memory budget, and at most, for what reducing takes beside the chunk
+WORK_SHARE, WORK_BYTES = 0.165, 66e6  # of the memory budget, and at most, for what reducing takes beside the chunk
 _BLOCK_ROWS, _SEARCHED_ROWS = 4096, 8192
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 

@@ -144,45 +144,74 @@ TARGET static int NAME(judge)(
     return 0;
 }
 
-/* Some points of a group, ROWS at most, against its centres. */
-TARGET static int NAME(measure_rows)(
-    const Traversal *all, const int64_t *points, int used, const float *pivot, const NAME(Centres) *centres, float *rows,
-    NAME(code) *codes, int32_t *values, int32_t *close, float *near, NAME(panel_code) *room, Pairs *pairs)
+/* What measuring a group needs beside it. most: centres, in whole panels. */
+typedef struct {
+    int32_t *numbers, *values, *close; /* (most), (ROWS, most), (most) */
+    float *near, *rows, *whole;        /* (most), (ROWS, dim), (2 dim + 3) */
+    NAME(code) *codes;                 /* (ROWS, groups * 4) */
+    NAME(panel_code) *unpacked;        /* (groups * 4, PANEL) */
+    NAME(Centres) centres;
+} NAME(Desk);
+
+/* Lays it out from an address on. Returns its size. */
+static size_t NAME(measure_room)(size_t dim, size_t most, uintptr_t start, NAME(Desk) *desk)
 {
-    const int dim = all->dim, groups = centres->groups, panels = PANELS(centres->count) / PANEL;
-    const size_t width = (size_t)panels * PANEL;
+    const size_t groups = (dim + 3) / 4;
+    uintptr_t next = start;
+    desk->numbers = cut(&next, most, sizeof *desk->numbers);
+    desk->values = cut(&next, most * ROWS, sizeof *desk->values);
+    desk->close = cut(&next, most, sizeof *desk->close);
+    desk->near = cut(&next, most, sizeof *desk->near);
+    desk->rows = cut(&next, ROWS * dim, sizeof *desk->rows);
+    desk->whole = cut(&next, 2 * dim + 3, sizeof *desk->whole);
+    desk->codes = cut(&next, ROWS * groups * 4, sizeof *desk->codes);
+    desk->unpacked = cut(&next, PANEL * groups * 4, sizeof *desk->unpacked);
+    desk->centres.rows = cut(&next, most * dim, sizeof *desk->centres.rows);
+    desk->centres.squares = cut(&next, most, sizeof *desk->centres.squares);
+    desk->centres.starts = cut(&next, most, sizeof *desk->centres.starts);
+    desk->centres.codes = cut(&next, most * groups * 4, sizeof *desk->centres.codes);
+    desk->centres.numbers = desk->numbers;
+    desk->centres.groups = (int)groups;
+    return next - start;
+}
+
+/* Some points of a group, ROWS at most, against its centres. Returns 0, or 1 without room for the pairs. */
+TARGET static int NAME(measure_rows)(
+    const Traversal *all, const int64_t *points, int used, const float *pivot, const NAME(Desk) *desk, Pairs *pairs)
+{
+    const NAME(Centres) *centres = &desk->centres;
+    const size_t dim = all->dim, row = (size_t)centres->groups * 4, width = PANELS(centres->count);
     const NAME(code) *some[ROWS];
     float squares[ROWS], wrong[ROWS];
     int failed = 0;
     for (int r = 0; r < ROWS; r++)
-        some[r] = codes + (size_t)(r < used ? r : 0) * groups * 4;
+        some[r] = desk->codes + (r < used ? r : 0) * row;
     for (int r = 0; r < used; r++) {
-        const float *point = all->points + (size_t)points[r] * dim;
-        float *row = rows + (size_t)r * dim;
-        for (int d = 0; d < dim; d++)
-            row[d] = point[d] - pivot[d];
-        wrong[r] = NAME(encode)(
-            row, dim, groups, centres->step, rows + (size_t)ROWS * dim, codes + (size_t)r * groups * 4, squares + r);
+        const float *point = all->points + points[r] * dim;
+        float *relative = desk->rows + r * dim;
+        for (size_t d = 0; d < dim; d++)
+            relative[d] = point[d] - pivot[d];
+        wrong[r] =
+            NAME(encode)(relative, dim, centres->groups, centres->step, desk->whole, desk->codes + r * row, squares + r);
     }
-    for (int p = 0; p < panels; p++) {
+    for (size_t first = 0; first < width; first += PANEL) {
         int32_t found[ROWS][PANEL];
-        const NAME(panel_code) *panel = NAME(unpacked)(centres->codes + (size_t)p * groups * PANEL * 4, groups, room);
-        NAME(coded_tile)(some, panel, centres->starts + (size_t)p * PANEL, groups, found);
+        const NAME(panel_code) *panel = NAME(unpacked)(centres->codes + first * row, centres->groups, desk->unpacked);
+        NAME(coded_tile)(some, panel, centres->starts + first, centres->groups, found);
         for (int r = 0; r < used; r++)
-            memcpy(values + r * width + (size_t)p * PANEL, found[r], sizeof found[r]);
+            memcpy(desk->values + r * width + first, found[r], sizeof found[r]);
     }
     for (int r = 0; r < used && !failed; r++)
         failed = NAME(judge)(
-            all, points[r], rows + (size_t)r * dim, squares[r], wrong[r], centres, values + r * width, close, near, pairs);
+            all, points[r], desk->rows + r * dim, squares[r], wrong[r], centres, desk->values + r * width, desk->close,
+            desk->near, pairs);
     return failed;
 }
 
-/* Measures a group of points of one cell. arena: for what is needed meanwhile. Returns 0; 1 without room for the pairs; 2
- * without memory. */
+/* Measures a group of points of one cell. Returns 0; 1 without room for the pairs; 2 without memory. */
 TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, Pairs *pairs, Arena *arena)
 {
-    const int dim = all->dim, groups = (dim + 3) / 4;
-    const float *pivot = all->pivots + (size_t)group->cell * dim;
+    const float *pivot = all->pivots + (size_t)group->cell * all->dim;
     int first = INT32_MAX, failed = 0;
     float farthest = 0, largest = 0;
     for (int i = 0; i < group->count; i++) {
@@ -191,30 +220,22 @@ TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, 
         farthest = all->to_pivot[point] > farthest ? all->to_pivot[point] : farthest;
         largest = all->bound[point] > largest ? all->bound[point] : largest;
     }
-    const size_t most = group->length > first ? PANELS((size_t)(group->length - first)) : 0;
-    const size_t row = (size_t)groups * 4;
-    if (prepare_arena(arena, 4 * (most * (dim + 6 + ROWS) + (ROWS + 2) * (size_t)dim + (PANEL + ROWS) * row) + most * row))
+    const int most = group->length > first ? PANELS(group->length - first) : 0;
+    NAME(Desk) desk;
+    const void *bytes = reserve(arena, NAME(measure_room)(all->dim, most, 0, &desk));
+    if (!bytes)
         return 2;
-    int32_t *numbers = (void *)arena->bytes, *values = numbers + most, *close = values + most * ROWS;
-    float *near = (void *)(close + most), *own = near + most;
-    NAME(panel_code) *room = (void *)(own + (ROWS + 2) * (size_t)dim);
-    NAME(code) *codes = (void *)(room + PANEL * row);
-    NAME(Centres) centres = {.groups = groups, .numbers = numbers};
-    centres.rows = (void *)((char *)arena->bytes + 4 * (most * (3 + ROWS) + (ROWS + 2) * (size_t)dim + (PANEL + ROWS) * row));
-    centres.squares = centres.rows + most * dim;
-    centres.starts = (void *)(centres.squares + most);
-    centres.codes = (void *)(centres.starts + most);
-    centres.count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), numbers);
-    if (centres.count == 0)
+    NAME(measure_room)(all->dim, most, (uintptr_t)bytes, &desk);
+    desk.centres.count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), desk.numbers);
+    if (desk.centres.count == 0)
         return 0;
-    NAME(pack)(all, pivot, &centres, own);
+    NAME(pack)(all, pivot, &desk.centres, desk.whole);
     for (int start = 0; start < group->count && !failed; start += ROWS) {
-        const int left = group->count - start, used = left < ROWS ? left : ROWS;
+        const int left = group->count - start;
         for (int i = start + ROWS; i < start + 2 * ROWS && i < group->count; i++)
-            for (int d = 0; d < dim; d += 16)
-                __builtin_prefetch(all->points + (size_t)group->points[i] * dim + d);
-        failed = NAME(measure_rows)(
-            all, group->points + start, used, pivot, &centres, own, codes, values, close, near, room, pairs);
+            for (int d = 0; d < all->dim; d += 16)
+                __builtin_prefetch(all->points + (size_t)group->points[i] * all->dim + d);
+        failed = NAME(measure_rows)(all, group->points + start, left < ROWS ? left : ROWS, pivot, &desk, pairs);
     }
     return failed;
 }

@@ -81,6 +81,31 @@ typedef struct {
     float squared[KEPT];
 } Query;
 
+/* Memory that a thread keeps from one item of work to the next. */
+typedef struct {
+    void *bytes;
+    size_t size;
+} Arena;
+
+/* Makes it as large as asked for; what it held is lost. Returns its bytes, or NULL where memory is lacking. */
+static void *reserve(Arena *arena, size_t size)
+{
+    if (size > arena->size) {
+        free(arena->bytes);
+        arena->bytes = malloc(size);
+        arena->size = arena->bytes ? size : 0;
+    }
+    return arena->bytes;
+}
+
+/* The next piece of memory that is laid out from an address on, for `count` things of a size. */
+static void *cut(uintptr_t *next, size_t count, size_t size)
+{
+    void *piece = (void *)*next;
+    *next += (count * size + 63) / 64 * 64;
+    return piece;
+}
+
 /* For each cell, the numbers of the queries that it is to be shown to. */
 typedef struct {
     int32_t *lengths;  /* (cells) */
@@ -148,23 +173,6 @@ typedef struct {
     int64_t count, room, *points; /* count: of pairs that there are; they have been written only while it is <= room */
     int32_t *numbers;
 } Pairs;
-
-/* Memory that a thread keeps from one item of work to the next. */
-typedef struct {
-    void *bytes;
-    size_t size;
-} Arena;
-
-/* Makes it as large as asked for; what it held is lost. Returns 0, or 1 where memory is lacking. */
-static int prepare_arena(Arena *arena, size_t size)
-{
-    if (size <= arena->size)
-        return 0;
-    free(arena->bytes);
-    arena->bytes = malloc(size);
-    arena->size = arena->bytes ? size : 0;
-    return !arena->bytes;
-}
 
 /* Items of work, which threads take one by one. */
 typedef struct {

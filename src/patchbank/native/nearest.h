@@ -113,73 +113,95 @@ TARGET static int NAME(largest)(const float *values, int count)
     return place;
 }
 
-/* Shadows, their codes and errors, sides and own cells of a block of queries. */
-TARGET static void NAME(prepare)(
-    const Bank *bank, const float *vectors, int count, Query *queries, float *filled, float *shadows, float *sides,
-    float *centred, NAME(code) *codes)
+/* What a search of some queries needs beside them. */
+typedef struct {
+    Query *queries, **some;
+    float *filled, *centred, *shadows, *sides; /* (count, width), (count, dim), (count, dims), (count, cells or axes) */
+    NAME(code) *codes;                         /* (count, groups * 4) */
+    Lists lists;
+} NAME(Room);
+
+/* Lays it out from an address on. Returns its size. */
+static size_t NAME(search_room)(const Bank *bank, size_t count, uintptr_t start, NAME(Room) *room)
 {
-    const int width = PANELS(bank->axes), cells = PANELS(bank->cells);
+    const size_t cells = PANELS(bank->cells), axes = PANELS(bank->axes);
+    uintptr_t next = start;
+    room->queries = cut(&next, count, sizeof *room->queries);
+    room->some = cut(&next, count, sizeof *room->some);
+    room->filled = cut(&next, count * bank->width, sizeof *room->filled);
+    room->centred = cut(&next, count * bank->dim, sizeof *room->centred);
+    room->shadows = cut(&next, count * bank->dims, sizeof *room->shadows);
+    room->sides = cut(&next, count * (cells > axes ? cells : axes), sizeof *room->sides);
+    room->codes = cut(&next, count * bank->groups * 4, sizeof *room->codes);
+    room->lists.lengths = cut(&next, cells, sizeof *room->lists.lengths);
+    room->lists.numbers = cut(&next, cells * BLOCK, sizeof *room->lists.numbers);
+    return next - start;
+}
+
+/* Shadows, their codes and errors, sides and own cells of a block of queries. */
+TARGET static void NAME(prepare)(const Bank *bank, const float *vectors, int count, const NAME(Room) *room)
+{
+    const int axes = PANELS(bank->axes), cells = PANELS(bank->cells);
+    const size_t dim = bank->dim, dims = bank->dims, width = bank->width;
     for (int q = 0; q < count; q++) {
-        float *row = centred + (size_t)q * bank->dim;
-        for (int d = 0; d < bank->dim; d++)
-            row[d] = vectors[(size_t)q * bank->dim + d] - bank->middle[d];
-        memset(filled + (size_t)q * bank->width, 0, bank->width * sizeof *filled);
-        memcpy(filled + (size_t)q * bank->width, vectors + (size_t)q * bank->dim, bank->dim * sizeof *filled);
+        float *centred = room->centred + q * dim, *filled = room->filled + q * width;
+        for (size_t d = 0; d < dim; d++)
+            centred[d] = vectors[q * dim + d] - bank->middle[d];
+        memcpy(filled, vectors + q * dim, dim * sizeof *filled);
+        memset(filled + dim, 0, (width - dim) * sizeof *filled);
     }
-    if (bank->axes)
-        NAME(products)(centred, bank->dim, count, bank->directions, width / PANEL, bank->dim, sides);
+    if (axes)
+        NAME(products)(room->centred, dim, count, bank->directions, axes / PANEL, dim, room->sides);
     for (int q = 0; q < count; q++) {
-        const float *row = centred + (size_t)q * bank->dim;
-        float *shadow = shadows + (size_t)q * bank->dims;
-        const float squares = NAME(square)(row, bank->dim);
-        if (bank->axes) {
-            memcpy(shadow, sides + (size_t)q * width, bank->axes * sizeof *shadow);
+        Query *query = room->queries + q;
+        float *centred = room->centred + q * dim, *shadow = room->shadows + q * dims;
+        NAME(code) *codes = room->codes + (size_t)q * bank->groups * 4;
+        const float squares = NAME(square)(centred, dim);
+        if (axes) {
+            memcpy(shadow, room->sides + (size_t)q * axes, bank->axes * sizeof *shadow);
             const float rest = sqrtf(fmaxf(squares - NAME(square)(shadow, bank->axes), 0));
             const float error = bank->shadow_rounding * squares;
             shadow[bank->axes] = rest - bank->rest;
-            queries[q].error = error / fmaxf(fmaxf(rest, sqrtf(error)), TINY) + bank->shadow_rounding * sqrtf(squares);
+            query->error = error / fmaxf(fmaxf(rest, sqrtf(error)), TINY) + bank->shadow_rounding * sqrtf(squares);
         } else {
-            memcpy(shadow, row, bank->dims * sizeof *shadow);
-            queries[q].error = bank->shadow_rounding * sqrtf(squares);
+            memcpy(shadow, centred, dims * sizeof *shadow);
+            query->error = bank->shadow_rounding * sqrtf(squares);
         }
-        queries[q].length = sqrtf(NAME(square)(shadow, bank->dims));
-        queries[q].vector = filled + (size_t)q * bank->width;
-        queries[q].count = 0;
-        queries[q].best = INFINITY;
-        queries[q].reach = FLT_MAX;
-        queries[q].promise = HIDDEN / 2;
-        queries[q].promising = -1;
-        NAME(code) *own = codes + (size_t)q * bank->groups * 4;
-        float *room = centred + (size_t)q * bank->dim;
-        queries[q].codes = own;
-        queries[q].wrong =
-            NAME(encode)(shadow, bank->dims, bank->groups, bank->step, room, own, &queries[q].squares) +
-            bank->rounding * queries[q].length + TINY;
+        query->length = sqrtf(NAME(square)(shadow, dims));
+        query->vector = room->filled + q * width;
+        query->count = 0;
+        query->best = INFINITY;
+        query->reach = FLT_MAX;
+        query->promise = HIDDEN / 2;
+        query->promising = -1;
+        query->codes = codes;
+        query->wrong = NAME(encode)(shadow, dims, bank->groups, bank->step, centred, codes, &query->squares) +
+                       bank->rounding * query->length + TINY;
     }
-    NAME(products)(shadows, bank->dims, count, bank->pivots, cells / PANEL, bank->dims, sides);
+    NAME(products)(room->shadows, dims, count, bank->pivots, cells / PANEL, dims, room->sides);
     for (int q = 0; q < count; q++) {
-        float *side = sides + (size_t)q * cells;
+        float *side = room->sides + (size_t)q * cells;
         for (int c = 0; c < bank->cells; c++)
             side[c] -= bank->halves[c];
-        queries[q].cell = NAME(largest)(side, bank->cells);
+        room->queries[q].cell = NAME(largest)(side, bank->cells);
     }
 }
 
-/* Shows each cell to the queries on its list, for a first candidate or for all. some: room for all queries. */
-TARGET static void NAME(visit)(
-    const Bank *bank, const int32_t *starts, Query *queries, const Lists *lists, Query **some, int all)
+/* Shows each cell to the queries on its list, for a first candidate or for all. */
+TARGET static void NAME(visit)(const Bank *bank, const int32_t *starts, const NAME(Room) *room, int all)
 {
-    NAME(panel_code) room[4 * MOST_GROUPS * PANEL];
+    NAME(panel_code) unpacked[4 * MOST_GROUPS * PANEL];
     for (int cell = 0; cell < bank->cells; cell++) {
-        const int count = lists->lengths[cell];
+        const int count = room->lists.lengths[cell];
         const float wrong = bank->wrong[cell];
+        Query **some = room->some;
         for (int i = 0; i < count; i++) {
-            some[i] = queries + lists->numbers[(size_t)cell * BLOCK + i];
+            some[i] = room->queries + room->lists.numbers[(size_t)cell * BLOCK + i];
             some[i]->limit = limit(bank, some[i], wrong);
         }
         for (int64_t p = bank->first[cell]; count && p < bank->first[cell + 1]; p++) {
             const int8_t *codes = bank->codes + p * bank->groups * PANEL * 4;
-            const NAME(panel_code) *panel = NAME(unpacked)(codes, bank->groups, room);
+            const NAME(panel_code) *panel = NAME(unpacked)(codes, bank->groups, unpacked);
             if (all)
                 NAME(measure)(bank, panel, starts + p * PANEL, some, count, p * PANEL, wrong);
             else
@@ -193,33 +215,29 @@ TARGET static void NAME(visit)(
 TARGET static int NAME(search)(
     const Bank *bank, const int32_t *starts, const float *vectors, int count, int32_t *found, Arena *arena)
 {
-    const int cells = PANELS(bank->cells), widest = cells > PANELS(bank->axes) ? cells : PANELS(bank->axes);
-    const size_t row = (size_t)bank->groups * 4, floats = (size_t)bank->dims + widest + bank->dim + bank->width;
-    if (prepare_arena(arena, count * (sizeof(Query) + sizeof(Query *) + 4 * floats + sizeof(NAME(code)) * row) +
-                                 cells * (sizeof(int32_t) + BLOCK * sizeof(uint16_t))))
+    NAME(Room) room;
+    const void *bytes = reserve(arena, NAME(search_room)(bank, count, 0, &room));
+    if (!bytes)
         return 1;
-    Query *queries = arena->bytes, **some = (void *)(queries + count);
-    float *shadows = (void *)(some + count), *sides = shadows + (size_t)count * bank->dims;
-    float *centred = sides + (size_t)count * widest, *filled = centred + (size_t)count * bank->dim;
-    int32_t *lengths = (void *)(filled + (size_t)count * bank->width);
-    const Lists lists = {lengths, (void *)(lengths + cells)};
-    NAME(prepare)(bank, vectors, count, queries, filled, shadows, sides, centred, (void *)(lists.numbers + (size_t)cells * BLOCK));
-    memset(lengths, 0, cells * sizeof *lengths);
+    NAME(search_room)(bank, count, (uintptr_t)bytes, &room);
+    NAME(prepare)(bank, vectors, count, &room);
+    memset(room.lists.lengths, 0, bank->cells * sizeof *room.lists.lengths);
     for (int q = 0; q < count; q++)
-        list(&lists, queries[q].cell, q);
-    NAME(visit)(bank, starts, queries, &lists, some, 0);
-    memset(lengths, 0, cells * sizeof *lengths);
+        list(&room.lists, room.queries[q].cell, q);
+    NAME(visit)(bank, starts, &room, 0);
+    memset(room.lists.lengths, 0, bank->cells * sizeof *room.lists.lengths);
     for (int q = 0; q < count; q++) {
-        Query *query = queries + q;
+        Query *query = room.queries + q;
         if (query->promising >= 0)
             note(bank, query, query->promising, NAME(squared)(query->vector, VECTOR(bank, query->promising), bank->width));
-        NAME(need)(bank, query, q, sides + (size_t)q * cells, &lists);
+        NAME(need)(bank, query, q, room.sides + (size_t)q * PANELS(bank->cells), &room.lists);
     }
-    NAME(visit)(bank, starts, queries, &lists, some, 1);
+    NAME(visit)(bank, starts, &room, 1);
     for (int q = 0; q < count; q++) {
-        const int kept = queries[q].count <= KEPT ? queries[q].count : 0; /* none where there are too many */
+        const Query *query = room.queries + q;
+        const int kept = query->count <= KEPT ? query->count : 0; /* none where there are too many */
         for (int c = 0; c < KEPT; c++)
-            found[(size_t)q * KEPT + c] = c < kept ? queries[q].numbers[c] : -1;
+            found[(size_t)q * KEPT + c] = c < kept ? query->numbers[c] : -1;
     }
     return 0;
 }
