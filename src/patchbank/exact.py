@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from patchbank import native
 from patchbank.errors import ConfigError
-from patchbank.kcenter import pair_distances, squared_distances, take
+from patchbank.kcenter import pair_distances, take
 from patchbank.native.nearest import PANEL, NativeBank, coded, in_panels, panels, wider
 from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
 from patchbank.shadows import ROUNDING, TINY, Shadows, in_cells, squares_of
@@ -161,12 +161,11 @@ class ExactSearcher:
         """The nearest one, ruled out in C and measured here."""
         found = bank.candidates(queries, bank.starts_without(exclude), share_of_workers())
         if found[:, 0].min() >= 0 and found[:, 1].max() < 0:  # one for each, as nearly always
-            numbers, step = found[:, 0].astype(np.int64), 2 * _ROWS
-
-            def measure(a: int) -> FloatArray:
-                return squared_distances(queries[a : a + step], self.vectors[numbers[a : a + step]])
-
-            squared = np.concatenate(spread(measure, range(0, len(queries), step), _THREADS))
+            numbers, squared = found[:, 0].astype(np.int64), np.empty(len(queries), np.float32)
+            for a in range(0, len(queries), _ROWS):
+                difference = take(self.vectors, numbers[a : a + _ROWS], "nearest")
+                difference -= queries[a : a + _ROWS]
+                np.einsum("ij,ij->i", difference, difference, out=squared[a : a + _ROWS])
             return np.sqrt(squared)[:, None], numbers[:, None]
         over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
         found[over, 0] = 0

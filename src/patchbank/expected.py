@@ -79,44 +79,56 @@ class Reservoir:
     """
 
     def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self._limit = size, seed, np.inf
-        self._parts: list[tuple[FloatArray, IntArray, npt.NDArray[np.float64]]] = []
-        self._held = 0
+        self.size, self.seed = size, seed
+        self._limit, self._held = np.inf, 0
+        self._arrays: tuple[FloatArray, IntArray, npt.NDArray[np.float64]] | None = None  # features, image, key
 
     def add(self, image: int, features: FloatArray) -> None:
         """Takes an image's patches, (n, D)."""
         key = np.random.default_rng([self.seed, 2, image]).random(len(features))
         taken = np.flatnonzero(key < self._limit)
-        self._parts.append((features[taken], np.full(len(taken), image, np.int32), key[taken]))
-        self._held += len(taken)
-        if self._held >= 2 * self.size:
-            self._thin()
+        if len(taken) > self.size:
+            taken = np.sort(taken[np.argpartition(key[taken], self.size)[: self.size]])
+        if len(taken):
+            self._keep(features[taken], np.full(len(taken), image, np.int32), key[taken])
 
     def sample(self) -> Sample:
         """The sample so far; there must have been patches."""
-        self._thin()
-        features, image, _ = self._parts[0]
+        features, image, _ = self._thinned()
         return Sample(features, image)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """All that `restore` needs, as plain arrays."""
-        if not self._parts:
+        if self._arrays is None:
             return {}
-        self._thin()
-        return dict(zip(("sample_features", "sample_image", "sample_key"), self._parts[0], strict=True))
+        return dict(zip(("sample_features", "sample_image", "sample_key"), self._thinned(), strict=True))
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Goes on from a state."""
-        features, image, key = (state[f"sample_{name}"] for name in ("features", "image", "key"))
-        self._parts, self._held = [(features, image, key)], len(key)
+        self._keep(state["sample_features"], state["sample_image"], state["sample_key"])
 
-    def _thin(self) -> None:
-        features, image, key = (np.concatenate(each) for each in zip(*self._parts, strict=True))
-        if len(key) > self.size:
-            kept = np.sort(np.argpartition(key, self.size)[: self.size])
-            features, image, key = features[kept], image[kept], key[kept]
-            self._limit = float(key.max())
-        self._parts, self._held = [(features, image, key)], len(key)
+    def _keep(self, features: FloatArray, image: IntArray, key: npt.NDArray[np.float64]) -> None:
+        """Takes at most `size` patches. Room for twice as many is got once: small arrays that come and go would leave
+        holes in the memory, of which a fit of many images makes too many."""
+        if self._arrays is None:
+            room, dim = 2 * self.size, features.shape[1]
+            self._arrays = np.empty((room, dim), np.float32), np.empty(room, np.int32), np.empty(room, np.float64)
+        if self._held + len(key) > 2 * self.size:
+            self._thinned()
+        rows = slice(self._held, self._held + len(key))
+        own_features, own_image, own_key = self._arrays
+        own_features[rows], own_image[rows], own_key[rows] = features, image, key
+        self._held = rows.stop
+
+    def _thinned(self) -> tuple[FloatArray, IntArray, npt.NDArray[np.float64]]:
+        """What is held, no more than `size` of it."""
+        assert self._arrays is not None
+        features, image, key = self._arrays
+        if self._held > self.size:
+            kept = np.sort(np.argpartition(key[: self._held], self.size)[: self.size])
+            self._limit, self._held = float(key[kept].max()), self.size
+            features[: self.size], image[: self.size], key[: self.size] = features[kept], image[kept], key[kept]
+        return features[: self._held], image[: self._held], key[: self._held]
 
 
 def expected_distance(

@@ -233,14 +233,19 @@ def described(patches: Patches, distances: FloatArray, projection: FloatArray) -
     ordinary = float(np.partition(distances, k)[k])
     values = (look.brightness, look.sharpness, look.width / look.height, float(look.width * look.height), ordinary)
 
-    small = patches.features @ projection  # (n, D) -> (n, d)
-    full = np.zeros((height * width, small.shape[1] + 1), np.float32)
-    full[patches.place, :-1], full[patches.place, -1] = small, 1  # the last column counts
-    down = averaging_matrix(height, GRID) @ full.reshape(height, -1)  # (GRID, h) @ (h, w (d + 1))
-    pooled = averaging_matrix(width, GRID) @ down.reshape(GRID, width, -1)  # (GRID, w) @ (GRID, w, d + 1)
-    pooled = pooled.reshape(GRID * GRID, -1)  # (GRID, GRID, d + 1) -> (GRID * GRID, d + 1)
+    place, dim = patches.place, patches.features.shape[1]
+    full: FloatArray = patches.features
+    counted: FloatArray = np.ones((height, width), np.float32)
+    if len(place) < height * width:
+        full, counted = np.zeros((height * width, dim), np.float32), np.zeros((height, width), np.float32)
+        full[place], counted.reshape(-1)[place] = patches.features, 1
+    rows, columns = averaging_matrix(height, GRID), averaging_matrix(width, GRID)
+    down = rows @ full.reshape(height, -1)  # (GRID, h) @ (h, w D)
+    pooled = columns @ down.reshape(GRID, width, dim)  # (GRID, w) @ (GRID, w, D) -> (GRID, GRID, D)
+    cells = pooled.reshape(GRID * GRID, dim) @ projection  # (GRID * GRID, D) -> (GRID * GRID, d)
+    shares = np.matmul(rows @ counted, columns.T, dtype=np.float32).reshape(-1, 1)  # of patches that count
     with np.errstate(invalid="ignore"):
-        return values, pooled[:, :-1] / pooled[:, -1:]
+        return values, cells / shares
 
 
 def leave_one_out_deviations(measures: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,7 +38,7 @@ CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample 
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
 PICTURE_SHARE = 0.1  # of the memory budget, for thumbnails
-WORK_SHARE, WORK_BYTES = 0.165, 66e6  # of the memory budget, and at most, for what reducing takes beside the chunk
+WORK_SHARE, WORK_BYTES = 0.15, 60e6  # of the memory budget, and at most, for what reducing takes beside the chunk
 _BLOCK_ROWS, _SEARCHED_ROWS = 4096, 8192
 _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: provenance, bounds, counters
 
@@ -65,7 +66,7 @@ class PatchStream:
     progress: Progress
     grids: list[tuple[int, int]] = field(default_factory=list)
     input_sizes: list[tuple[int, int]] = field(default_factory=list)
-    looks: list[Look] = field(default_factory=list)
+    looks: array[float] = field(default_factory=lambda: array("d"))  # four numbers an image, as in Look
     pool: list[CalibrationPatches] = field(default_factory=list)
     spacing: float = 0.0  # a patch that is this close to the net does not join it
     radius: float = 0.0  # every patch that was dropped is this close to the net: the sum of the spacings it has had
@@ -82,7 +83,7 @@ class PatchStream:
             self._allocate(count, patches.features.shape[1])
         for sizes, size in ((self.grids, patches.grid), (self.input_sizes, patches.input_size)):
             sizes.append(sizes[-1] if sizes and sizes[-1] == size else size)  # one object for all that are equal
-        self.looks.append(patches.look)
+        self.looks.extend(patches.look)
         if self.held_out(image):
             self._offer(CalibrationPatches(image, patches))
             return
@@ -148,7 +149,7 @@ class PatchStream:
             "key": self._key[: self.used],
             "grids": np.array(self.grids, np.int64),
             "input_sizes": np.array(self.input_sizes, np.int64),
-            "looks": np.array(self.looks, np.float64),
+            "looks": np.array(self.looks).reshape(-1, 4),
             "counters": np.array(counters, np.int64),
             "radii": np.array([self.spacing, self.radius]),
             "rng": np.array(json.dumps(self._rng.bit_generator.state)),
@@ -164,7 +165,7 @@ class PatchStream:
             return
         for sizes, name in ((self.grids, "grids"), (self.input_sizes, "input_sizes")):
             sizes[:] = [(int(height), int(width)) for height, width in state[name]]
-        self.looks = [Look(b, s, int(height), int(width)) for b, s, height, width in state["looks"].tolist()]
+        self.looks = array("d", state["looks"].astype(np.float64).tobytes())
         features = state["features"]
         self._allocate(int(np.prod(self.grids[0])), features.shape[1])
         counters = (int(value) for value in state["counters"])
@@ -289,10 +290,10 @@ class PatchStream:
     def _keep(self, rows: npt.NDArray[np.int64]) -> None:
         """Drops all of the buffer's patches but these, which are sorted: in place, without a copy of all."""
         arrays: list[npt.NDArray[Any]] = [self._features, self._image, self._place]
-        for array in [*arrays, self._key] if len(self._key) else arrays:
+        for each in [*arrays, self._key] if len(self._key) else arrays:
             for start in range(0, len(rows), _BLOCK_ROWS):
                 some = rows[start : start + _BLOCK_ROWS]
-                array[start : start + len(some)] = array[some]
+                each[start : start + len(some)] = each[some]
         self.used = len(rows)
 
     def _buffered_images(self) -> list[CalibrationPatches]:
@@ -305,9 +306,9 @@ class PatchStream:
         ]
 
     def _held(self, image: int, features: FloatArray, place: IntArray) -> CalibrationPatches:
-        return CalibrationPatches(
-            image, Patches(features, place, self.grids[image], self.input_sizes[image], self.looks[image])
-        )
+        brightness, sharpness, height, width = self.looks[4 * image : 4 * image + 4]
+        look = Look(brightness, sharpness, int(height), int(width))
+        return CalibrationPatches(image, Patches(features, place, self.grids[image], self.input_sizes[image], look))
 
     def _reduce_random(self) -> None:
         """Every patch draws a number; those with the smallest stay. What is left of all of them is a uniform sample."""

@@ -144,9 +144,9 @@ TARGET static int NAME(judge)(
     return 0;
 }
 
-/* What measuring a group needs beside it. most: centres, in whole panels. */
+/* What measuring a group needs beside it. length: centres that may matter to it; most: those at once, in whole panels. */
 typedef struct {
-    int32_t *numbers, *values, *close; /* (most), (ROWS, most), (most) */
+    int32_t *numbers, *values, *close; /* (length), (ROWS, most), (most) */
     float *near, *rows, *whole;        /* (most), (ROWS, dim), (2 dim + 3) */
     NAME(code) *codes;                 /* (ROWS, groups * 4) */
     NAME(panel_code) *unpacked;        /* (groups * 4, PANEL) */
@@ -154,11 +154,11 @@ typedef struct {
 } NAME(Desk);
 
 /* Lays it out from an address on. Returns its size. */
-static size_t NAME(measure_room)(size_t dim, size_t most, uintptr_t start, NAME(Desk) *desk)
+static size_t NAME(measure_room)(size_t dim, size_t length, size_t most, uintptr_t start, NAME(Desk) *desk)
 {
     const size_t groups = (dim + 3) / 4;
     uintptr_t next = start;
-    desk->numbers = cut(&next, most, sizeof *desk->numbers);
+    desk->numbers = cut(&next, length, sizeof *desk->numbers);
     desk->values = cut(&next, most * ROWS, sizeof *desk->values);
     desk->close = cut(&next, most, sizeof *desk->close);
     desk->near = cut(&next, most, sizeof *desk->near);
@@ -170,7 +170,6 @@ static size_t NAME(measure_room)(size_t dim, size_t most, uintptr_t start, NAME(
     desk->centres.squares = cut(&next, most, sizeof *desk->centres.squares);
     desk->centres.starts = cut(&next, most, sizeof *desk->centres.starts);
     desk->centres.codes = cut(&next, most * groups * 4, sizeof *desk->centres.codes);
-    desk->centres.numbers = desk->numbers;
     desk->centres.groups = (int)groups;
     return next - start;
 }
@@ -220,22 +219,24 @@ TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, 
         farthest = all->to_pivot[point] > farthest ? all->to_pivot[point] : farthest;
         largest = all->bound[point] > largest ? all->bound[point] : largest;
     }
-    const int most = group->length > first ? PANELS(group->length - first) : 0;
+    const int length = group->length > first ? group->length - first : 0, most = length < SLICE ? PANELS(length) : SLICE;
     NAME(Desk) desk;
-    const void *bytes = reserve(arena, NAME(measure_room)(all->dim, most, 0, &desk));
+    const void *bytes = reserve(arena, NAME(measure_room)(all->dim, length, most, 0, &desk));
     if (!bytes)
         return 2;
-    NAME(measure_room)(all->dim, most, (uintptr_t)bytes, &desk);
-    desk.centres.count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), desk.numbers);
-    if (desk.centres.count == 0)
-        return 0;
-    NAME(pack)(all, pivot, &desk.centres, desk.whole);
-    for (int start = 0; start < group->count && !failed; start += ROWS) {
-        const int left = group->count - start;
-        for (int i = start + ROWS; i < start + 2 * ROWS && i < group->count; i++)
-            for (int d = 0; d < all->dim; d += 16)
-                __builtin_prefetch(all->points + (size_t)group->points[i] * all->dim + d);
-        failed = NAME(measure_rows)(all, group->points + start, left < ROWS ? left : ROWS, pivot, &desk, pairs);
+    NAME(measure_room)(all->dim, length, most, (uintptr_t)bytes, &desk);
+    const int count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), desk.numbers);
+    for (int slice = 0; slice < count && !failed; slice += SLICE) {
+        desk.centres.numbers = desk.numbers + slice;
+        desk.centres.count = count - slice < SLICE ? count - slice : SLICE;
+        NAME(pack)(all, pivot, &desk.centres, desk.whole);
+        for (int start = 0; start < group->count && !failed; start += ROWS) {
+            const int left = group->count - start;
+            for (int i = start + ROWS; i < start + 2 * ROWS && i < group->count; i++)
+                for (int d = 0; d < all->dim; d += 16)
+                    __builtin_prefetch(all->points + (size_t)group->points[i] * all->dim + d);
+            failed = NAME(measure_rows)(all, group->points + start, left < ROWS ? left : ROWS, pivot, &desk, pairs);
+        }
     }
     return failed;
 }

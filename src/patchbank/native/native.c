@@ -24,6 +24,7 @@
 #define PANELS(n) (((n) + PANEL - 1) / PANEL * PANEL) /* n, filled up to whole panels */
 #define BLOCK 256                                     /* queries that are worked on together at most: for the cache */
 #define LEAST 64                                      /* queries that are worth a thread's while */
+#define SLICE 2048                                    /* centres that are laid out at once: whole panels */
 #define KEPT 8                                        /* candidates a query; with more, exact.py searches itself */
 #define VECS 2                                        /* vectors of a panel that a tile takes at once */
 #define MOST_THREADS 64
