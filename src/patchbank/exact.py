@@ -26,7 +26,7 @@ import numpy.typing as npt
 from patchbank import native
 from patchbank.errors import ConfigError
 from patchbank.kcenter import pair_distances, take
-from patchbank.native.nearest import PANEL, NativeBank, coded, in_panels, panels, wider
+from patchbank.native.nearest import LANES, PANEL, NativeBank, coded, in_panels, panels, wider
 from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
 from patchbank.shadows import ROUNDING, TINY, Shadows, in_cells, squares_of
 
@@ -97,15 +97,13 @@ class ExactSearcher:
         dim = self.vectors.shape[1]
         axes = np.empty((dim, 0), np.float32) if self._shadows.axes is None else self._shadows.axes
         first, slots = in_panels(self._starts)
-        numbers, vectors = (
-            np.full(first[-1] * PANEL, -1, np.int32),
-            np.zeros((first[-1] * PANEL, -(-dim // 16) * 16), np.float32),
-        )
+        places, width = int(first[-1]) * PANEL, -(-dim // LANES) * LANES
+        numbers, vectors = np.full(places, -1, np.int32), np.zeros((places, width), np.float32)
         numbers[slots], vectors[slots, :dim] = self._order, self.vectors[self._order]
-        codes, starts, step, wrong = coded(shadows, slots, len(numbers))
+        codes, starts, step, wrong = coded(shadows, slots, places)
         return NativeBank(
             dim=dim,
-            width=vectors.shape[1],
+            width=width,
             axes=axes.shape[1],
             dims=shadows.shape[1],
             cells=len(first) - 1,

@@ -1,6 +1,7 @@
 /* One instruction set's measuring for the coreset; tile.h comes before it.
  *
- * As KCenter._could_be_nearest in kcenter.py, and the clear half of what KCenter._measure_share does with it.
+ * As KCenter._could_be_nearest in kcenter.py, and the clear half of what KCenter._pairs does with it; but codes of points and
+ * centres are compared first, and floats only where these leave a doubt.
  */
 
 /* The centres of a cell that can matter to points within `reach` of them: their numbers, and their count. */
@@ -102,7 +103,8 @@ TARGET static int NAME(judge)(
     const float own = all->to_pivot[point] * all->to_pivot[point], half_step = 0.5f / centres->step;
     const float margin = all->rounding * (own + centres->widest), bound = all->bound[point] - own;
     const int width = PANELS(centres->count);
-    float reach = sqrtf(fminf(all->bound[point], FLT_MAX / 4) + 2 * margin) + wrong + centres->wrong;
+    const float farthest = fmaxf(fminf(all->bound[point], FLT_MAX / 4), 0);
+    float reach = sqrtf(farthest + 2 * margin) + wrong + centres->wrong;
     int place, found = 0;
     if (NAME(most_of)(values, width, &place) < least_code(squares, reach * half_step))
         return 0;

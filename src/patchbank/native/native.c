@@ -29,12 +29,22 @@
 #define VECS 2                                        /* vectors of a panel that a tile takes at once */
 #define MOST_THREADS 64
 #define MARGIN 1e-3f                                  /* as in kcenter.py */
-#define TINY 1e-16f                                   /* as in exact.py */
+#define TINY 1e-16f                                   /* as in shadows.py */
 #define MOST_GROUPS 32                                /* words of codes of a shadow */
 #define EXACT_GROUPS 256                              /* words whose products floats hold exactly, summed */
 #define MIDDLE 64                                     /* of the codes of queries, 1 to 127 */
 #define HIDDEN (-2000000000)                          /* the start of what does not count, and of padding */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->width)
+
+typedef float four __attribute__((vector_size(16)));
+typedef int four_ints __attribute__((vector_size(16), aligned(4)));
+
+/* Which lanes of a comparison are true: a bit for each. */
+static inline uint32_t true_lanes(four_ints mask)
+{
+    const four_ints bits = mask & (four_ints){1, 2, 4, 8};
+    return (uint32_t)(bits[0] | bits[1] | bits[2] | bits[3]);
+}
 
 /* What starts + codes . codes has at least where a distance is at most `within`, as a multiple of 2 steps. With u and b for
  * the codes of the query (whose squares' sum is `squares`) and the vector, the square of their distance is
@@ -45,19 +55,11 @@ static inline int32_t least_code(float squares, float within)
     return least > HIDDEN / 2 ? (int32_t)least - 2 : HIDDEN / 2;
 }
 
-typedef float four __attribute__((vector_size(16)));
-
-typedef int four_ints __attribute__((vector_size(16), aligned(4)));
-
-static inline uint32_t reaching_four(four_ints mask)
-{
-    const four_ints bits = mask & (four_ints){1, 2, 4, 8};
-    return (uint32_t)(bits[0] | bits[1] | bits[2] | bits[3]);
-}
-
 /* The bank's side, made by nearest.py. */
 typedef struct {
-    int32_t dim, width, axes, dims, cells, groups;
+    int32_t dim, width;                     /* of vectors; filled up to whole lanes */
+    int32_t axes, dims;                     /* of space, 0 = all of it; of shadows */
+    int32_t cells, groups;                  /* of the bank; words of codes */
     const float *middle;                    /* (dim) */
     const float *directions;                /* panels of (dim, PANEL): the axes */
     const float *pivots, *halves;           /* panels of (dims, PANEL); (cells) their squares, halved */
@@ -65,7 +67,7 @@ typedef struct {
     const float *wrong;                     /* (cells) what codes are wrong by, at most */
     const int32_t *first;                   /* (cells + 1) panels of each cell */
     const int32_t *numbers;                 /* (panels, PANEL) which vectors they are */
-    const float *vectors;                   /* (panels * PANEL, dim), in the same order */
+    const float *vectors;                   /* (panels * PANEL, width), in the same order */
     const float *between, *least;           /* (cells, panels of cells * PANEL) */
     float step, half_step, rest, shadow_rounding, rounding, farthest, measure_rounding;
 } Bank;
@@ -74,11 +76,14 @@ typedef struct {
 typedef struct {
     const float *vector;
     const void *codes;
-    float error, wrong;   /* of the shadow; of the codes beside it */
-    float length, squares; /* of the shadow; of the codes */
-    float reach, best;    /* distance, for shadows; square of the nearest so far */
-    int32_t cell, promise, limit, count, numbers[KEPT];
-    int64_t promising;
+    float error, wrong;       /* of the shadow; of the codes beside it */
+    float length, squares;    /* of the shadow; of the codes */
+    float reach, best;        /* distance, for shadows; square of the nearest so far */
+    int32_t cell, limit;      /* its own; what codes' products have at least, in the cell that it is shown */
+    int32_t promise;          /* more than the products of the most promising vector so far, ... */
+    int64_t promising;        /* ... whose place this is; -1: none */
+    int32_t count;            /* of vectors that may be the nearest; they are kept while it is <= KEPT */
+    int32_t numbers[KEPT];
     float squared[KEPT];
 } Query;
 
@@ -147,6 +152,7 @@ static inline int note(const Bank *bank, Query *query, size_t slot, float square
     return nearer;
 }
 
+/* What codes' products have at least for a vector within the query's reach, whose codes are wrong by `wrong` at most. */
 static inline int32_t limit(const Bank *bank, const Query *query, float wrong)
 {
     return least_code(query->squares, (query->reach + query->wrong + wrong) * bank->half_step);
@@ -246,8 +252,8 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
 #undef NAME
 #endif
 #define TARGET
-#define REACHING(values, limits) reaching_four((values) >= (limits))
-#define ABOVE(values, limits) reaching_four((values) >= (limits))
+#define REACHING(values, limits) true_lanes((values) >= (limits))
+#define ABOVE(values, limits) true_lanes((values) >= (limits))
 #define LANES 4
 #define ROWS 4
 #define NAME(name) name##_any

@@ -15,6 +15,7 @@ IntArray = npt.NDArray[np.int32]
 CodeArray = npt.NDArray[np.int8]
 
 PANEL, KEPT, HIDDEN, MIDDLE = 32, 8, -2_000_000_000, 64  # as in native.c
+LANES = 16  # of the widest instructions: vectors are filled up to whole ones
 _COUNTS = ("dim", "width", "axes", "dims", "cells", "groups")
 _ARRAYS = (
     "middle",

@@ -91,20 +91,6 @@ TARGET static float NAME(square)(const float *a, int dim)
     return total;
 }
 
-/* Whether any of these values is within the bar. */
-TARGET static inline int NAME(any_within)(const float *values, int count, float bar)
-{
-    NAME(mask) close = {0};
-    for (int c = 0; c < count; c += LANES)
-        close |= *(const NAME(vec) *)(values + c) <= (NAME(vec)){0} + bar;
-    long long any = 0, parts[LANES / 2];
-    memcpy(parts, &close, sizeof parts);
-    for (int part = 0; part < LANES / 2; part++)
-        any |= parts[part];
-    return any != 0;
-}
-
-
 /* Which of a panel's values are at least the limit: a bit for each. */
 TARGET static inline uint32_t NAME(reaching)(const int32_t *values, int32_t limit)
 {
