@@ -33,7 +33,8 @@ from patchbank.progress import Progress
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-NET_FACTOR = 6  # the net holds at most this many times the final coreset
+NET_FACTOR = 12  # the net holds at most this many times the final coreset, ...
+NET_SHARE = 3 / 8  # ... and at most this share of the buffer
 CALIBRATION_IMAGES = 1000  # beyond one chunk, calibration uses a random sample of at most so many images
 CALIBRATION_SHARE = 0.2  # of the memory budget
 SAMPLE_SHARE = 0.02  # of the memory budget, for the patches that expected distances are learned from
@@ -359,7 +360,7 @@ class PatchStream:
         done = len(self.grids)
         foreseen = self.seen * max(1.0, self.expected_images / done) if self.expected_images else 8 * self.seen
         wanted = NET_FACTOR * coreset.coreset_size(int(foreseen), self.config)
-        return max(2, min(wanted, self._capacity // 2))
+        return max(2, min(wanted, int(NET_SHARE * self._capacity)))
 
 
 def _own(held: CalibrationPatches) -> CalibrationPatches:
