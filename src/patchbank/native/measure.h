@@ -37,9 +37,9 @@ TARGET static void NAME(pack)(const Traversal *all, const float *pivot, NAME(Cen
         int d = 0;
         for (; d + LANES <= dim; d += LANES) {
             const NAME(vec) values = *(const NAME(vec) *)(centre + d) - *(const NAME(vec) *)(pivot + d);
-            const NAME(mask) sizes = (NAME(mask))values & 0x7fffffff, larger = sizes > (NAME(mask))most;
+            const NAME(ints) sizes = (NAME(ints))values & 0x7fffffff, larger = sizes > (NAME(ints))most;
             *(NAME(vec) *)(row + d) = values;
-            most = (NAME(vec))((sizes & larger) | ((NAME(mask))most & ~larger));
+            most = (NAME(vec))((sizes & larger) | ((NAME(ints))most & ~larger));
         }
         for (; d < dim; d++) {
             row[d] = centre[d] - pivot[d];
@@ -78,7 +78,7 @@ TARGET static int32_t NAME(most_of)(const int32_t *values, int width, int *place
     NAME(ints) most = *(const NAME(ints) *)values;
     for (int c = LANES; c < width; c += LANES) {
         const NAME(ints) some = *(const NAME(ints) *)(values + c);
-        const NAME(mask) larger = some > most;
+        const NAME(ints) larger = some > most;
         most = (some & larger) | (most & ~larger);
     }
     int32_t largest = most[0];

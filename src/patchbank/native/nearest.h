@@ -100,8 +100,8 @@ TARGET static int NAME(largest)(const float *values, int count)
         NAME(vec) best = *(const NAME(vec) *)values;
         for (c = LANES; c + LANES <= count; c += LANES) {
             const NAME(vec) some = *(const NAME(vec) *)(values + c);
-            const NAME(mask) larger = some > best;
-            best = (NAME(vec))(((NAME(mask))some & larger) | ((NAME(mask))best & ~larger));
+            const NAME(ints) larger = some > best;
+            best = (NAME(vec))(((NAME(ints))some & larger) | ((NAME(ints))best & ~larger));
         }
         for (int lane = 0; lane < LANES; lane++)
             most = best[lane] > most ? best[lane] : most;

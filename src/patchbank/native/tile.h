@@ -1,7 +1,6 @@
 /* What nearest.h and measure.h are made of, for one instruction set: TARGET, LANES, ROWS and NAME() are its own. */
 
 typedef float NAME(vec) __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int NAME(mask) __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int NAME(ints) __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* out[r][c] = rows[r] . column c of the panel, (dims, PANEL): the product that nearly all time goes into. */
