@@ -159,11 +159,8 @@ class ExactSearcher:
         """The nearest one, ruled out in C and measured here."""
         found = bank.candidates(queries, bank.starts_without(exclude), share_of_workers())
         if found[:, 0].min() >= 0 and found[:, 1].max() < 0:  # one for each, as nearly always
-            numbers, squared = found[:, 0].astype(np.int64), np.empty(len(queries), np.float32)
-            for a in range(0, len(queries), _ROWS):
-                difference = take(self.vectors, numbers[a : a + _ROWS], "nearest")
-                difference -= queries[a : a + _ROWS]
-                np.einsum("ij,ij->i", difference, difference, out=squared[a : a + _ROWS])
+            numbers = found[:, 0].astype(np.int64)
+            squared = pair_distances(queries, self.vectors, np.arange(len(queries)), numbers)
             return np.sqrt(squared)[:, None], numbers[:, None]
         over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
         found[over, 0] = 0

@@ -31,12 +31,15 @@ def level() -> int:
 
 @functools.lru_cache(maxsize=1)
 def library() -> Any:
-    """The library, or None."""
+    """The library, or None.
+
+    A struct that changes takes a new name of its function: a library compiled before is then not used, and cannot crash.
+    """
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
         pointer = ctypes.c_void_p
         number = ctypes.c_int
-        loaded.patchbank_nearest.argtypes = [pointer, pointer, pointer, number, pointer, number, number]
+        loaded.patchbank_nearest_2.argtypes = [pointer, pointer, pointer, number, pointer, number, number]
         loaded.patchbank_measure.argtypes = [pointer, pointer, number, pointer, number, number]
     except (OSError, AttributeError):
         return None

@@ -299,7 +299,7 @@ static void search_some(const void *task, int item, Arena *arena)
 /* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
  * starts: (panels, PANEL), what codes' products start from; HIDDEN for vectors that do not count, and padding.
  * Returns 0, or 1 where memory is lacking. */
-int patchbank_nearest(
+int patchbank_nearest_2(
     const Bank *bank, const int32_t *starts, const float *queries, int total, int32_t *found, int threads, int level)
 {
     const int even = (total + 2 * threads - 1) / (2 * threads);

@@ -93,7 +93,7 @@ class NativeBank:
             **{name: getattr(self, name).ctypes.data for name in _ARRAYS},
         )
         addresses = (ctypes.addressof(bank), starts.ctypes.data, queries.ctypes.data)
-        if library().patchbank_nearest(*addresses, len(queries), found.ctypes.data, threads, level()):
+        if library().patchbank_nearest_2(*addresses, len(queries), found.ctypes.data, threads, level()):
             raise MemoryError("the search needs a few megabytes, which the system did not give")
         return found
 
