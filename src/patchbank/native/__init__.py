@@ -33,7 +33,7 @@ def level() -> int:
 def library() -> Any:
     """The library, or None.
 
-    A struct that changes takes a new name of its function: a library compiled before is then not used, and cannot crash.
+    A struct that changes takes a new name of its function: an older library is then not used, and cannot crash.
     """
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
