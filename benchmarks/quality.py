@@ -29,6 +29,10 @@ import default_size
 from _common import DATA, RESULTS, save
 from patchbank import Config, PatchCore, Result, images, scoring
 from patchbank.backbones import load_backbone
+from patchbank.backbones.checkpoint import read_checkpoint
+from patchbank.backbones.weights import locate
+from patchbank.backbones.zoo import ZooRow, find
+from patchbank.backbones.zoo_build import build_graph
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc
 from patchbank.look import Look
@@ -46,6 +50,7 @@ Image = Callable[[], images.Array]
 TRAIN, GOOD, BAD = 120, 60, 100  # images of a set, at most, in the study
 FRACTIONS = {"max": 0.0, "top 0.3 %": 0.003, "top 1 %": 0.01, "top 3 %": 0.03, "top 10 %": 0.1}
 LAYERS = ("blocks.2", "blocks.3", "blocks.4", "blocks.5")  # whose maps are kept
+EXPANDED = ("blocks.2 expanded", "blocks.4 expanded")  # what the next stage makes of them first: six times the channels
 SETS = ("bottle", "screw", "mtd", "elpv", "tall")
 # What the study changes one thing of: the defaults of its day. Its outcome is that Lite2 is the default now.
 BASE: dict[str, Any] = {"backbone": "efficientnet_lite0", "coreset_ratio": 0.01}
@@ -65,13 +70,15 @@ class Data:
 @dataclass(frozen=True)
 class Setting:
     """What is changed of the defaults. parts: other settings, whose maps are averaged. square: squash to a square.
-    transform: what is done to patch features, learned from a sample of them: 'standardise', 'whiten', 'position'.
+    transform: what is done to patch features, learned from a sample of them: 'standardise', 'whiten', 'position'; or
+    without: 'root', each number's square root, keeping its sign. weights: factors on the layers' maps.
     flips: training images mirrored, too. gains: brightness of further copies of the training images."""
 
     name: str
     config: Config = field(default_factory=lambda: Config(**BASE))
     square: bool = False
     transform: str = ""
+    weights: tuple[float, ...] = ()
     flips: tuple[int, ...] = ()
     gains: tuple[float, ...] = ()
     parts: tuple[str, ...] = ()
@@ -96,6 +103,9 @@ def study() -> list[Setting]:
         one("blocks.3 + 4", layers=("blocks.3", "blocks.4")),
         one("blocks.2 + 3 + 4", layers=("blocks.2", "blocks.3", "blocks.4")),
         one("blocks.2 + 4 + 5", layers=("blocks.2", "blocks.4", "blocks.5")),
+        one("blocks.2 + 4, expanded", layers=EXPANDED),
+        Setting("blocks.4 counts half", weights=(1.0, 0.5)),
+        Setting("blocks.4 counts twice", weights=(1.0, 2.0)),
         one("Lite1", backbone="efficientnet_lite1"),
         one("Lite2", backbone="efficientnet_lite2"),
         one("Lite2, image_size 448", backbone="efficientnet_lite2", image_size=448),
@@ -109,6 +119,7 @@ def study() -> list[Setting]:
         one("9 neighbours", num_neighbours=9),
         Setting("channels standardised", transform="standardise"),
         Setting("channels whitened", transform="whiten"),
+        Setting("square roots of channels", transform="root"),
         Setting("position counts", transform="position"),
         Setting("mirrored copies in the bank", flips=(1,)),
         Setting("mirrored both ways in the bank", flips=(0, 1, -1)),
@@ -196,38 +207,61 @@ class Features:
         self.data, self.folder = data, folder
 
     def of(self, part: str, setting: Setting, flip: int | None = None, gain: float = 1.0) -> list[list[FloatArray]]:
-        """part: 'train' or 'test'. One list of maps, (C_l, H_l, W_l), an image, in the order of LAYERS."""
+        """part: 'train' or 'test'. One list of maps, (C_l, H_l, W_l), an image, in the order of LAYERS, or EXPANDED."""
         config = setting.config
         size = config.image_size * 2 if setting.square else config.image_size
-        name = f"{self.data.name}-{part}-{config.backbone}-{'x'.join(map(str, size))}-{flip}-{gain}.pickle"
+        kind = "-expanded" if config.layers == EXPANDED else ""
+        name = f"{self.data.name}-{part}-{config.backbone}-{'x'.join(map(str, size))}-{flip}-{gain}{kind}.pickle"
         path = self.folder / name
         if not path.is_file():
-            path.write_bytes(pickle.dumps(self._maps(getattr(self.data, part), config.backbone, size, flip, gain), 4))
+            row = find(config.backbone)
+            features = expanded(row) if kind else load_backbone(config.backbone, LAYERS).features
+            path.write_bytes(pickle.dumps(self._maps(getattr(self.data, part), row, features, size, flip, gain), 4))
         loaded: list[list[FloatArray]] = pickle.loads(path.read_bytes())  # written by ourselves, just now
         return loaded
 
     def _maps(
-        self, sources: list[Image], backbone: str, size: tuple[int, ...], flip: int | None, gain: float
+        self,
+        sources: list[Image],
+        row: ZooRow,
+        features: Callable[[FloatArray], Sequence[FloatArray]],
+        size: tuple[int, ...],
+        flip: int | None,
+        gain: float,
     ) -> list[list[FloatArray]]:
         import cv2
-
-        network = load_backbone(backbone, LAYERS)
 
         def one(source: Image) -> list[FloatArray]:
             image = source()
             image = images.resize(image, images.input_size(size, image.shape, 4096))
             if flip is not None:
                 image = cv2.flip(image, flip)
-            batch = images.normalise(np.clip(image * np.float32(gain), 0, 255), network.info.mean, network.info.std)
-            return [m[0].astype(np.float16) for m in network.features(batch)]
+            batch = images.normalise(np.clip(image * np.float32(gain), 0, 255), row.mean, row.std)
+            return [m[0].astype(np.float16) for m in features(batch)]
 
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(one, sources))
 
 
-def embedded(maps: list[FloatArray], config: Config) -> Patches:
+def expanded(row: ZooRow) -> Callable[[FloatArray], Sequence[FloatArray]]:
+    """The network of a Lite row, up to what the stages after blocks.2 and blocks.4 make of them first: a pointwise
+    convolution to six times the channels, and ReLU6. Images (B, 3, H, W) -> these two maps."""
+    import onnx
+    import onnxruntime
+
+    graph = onnx.load_from_string(build_graph(row, row.layers[2:6], read_checkpoint(locate(row))))
+    firsts = [sum(stage.blocks for stage in row.stages[:stage]) for stage in (3, 5)]
+    names = [f"_blocks.{first}.expand.relu6" for first in firsts]
+    graph.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(names, {"image": batch})
+
+
+def embedded(maps: list[FloatArray], setting: Setting) -> Patches:
     """One image's maps -> its patches; size and look do not matter here."""
-    chosen = [maps[LAYERS.index(name)][None].astype(np.float32) for name in config.layers or ("blocks.2", "blocks.4")]
+    config, kept = setting.config, EXPANDED if setting.config.layers == EXPANDED else LAYERS
+    chosen = [maps[kept.index(name)][None].astype(np.float32) for name in config.layers or ("blocks.2", "blocks.4")]
+    chosen = [m * np.float32(weight) for m, weight in zip(chosen, setting.weights or (1.0,) * len(chosen), strict=True)]
     features = embed(chosen, config)[0]  # (h, w, D)
     grid = (features.shape[0], features.shape[1])
     place = np.arange(grid[0] * grid[1], dtype=np.int32)
@@ -238,6 +272,8 @@ def transformed(patches: list[Patches], setting: Setting) -> Callable[[Patches],
     """What `setting.transform` does to patches, learned from those of the training images."""
     if not setting.transform:
         return lambda each: each
+    if setting.transform == "root":
+        return lambda each: replace(each, features=np.sign(each.features) * np.sqrt(np.abs(each.features)))
     sample = np.concatenate([each.features[::7] for each in patches]).astype(np.float64)
     spread = sample.std(axis=0) + 1e-6
     if setting.transform == "standardise":
@@ -263,11 +299,10 @@ def transformed(patches: list[Patches], setting: Setting) -> Callable[[Patches],
 @one_blas_thread()
 def patch_maps(features: Features, setting: Setting) -> tuple[list[FloatArray], dict[str, float]]:
     """Test images' patch scores, (h, w) each, over the mean normal distance; and what it took."""
-    config = setting.config
-    if config.embedding == "auto":
-        config = replace(config, embedding="mean")
+    config = replace(setting.config, embedding="mean")
+    setting = replace(setting, config=config)
     copies = [(None, 1.0), *((flip, 1.0) for flip in setting.flips), *((None, gain) for gain in setting.gains)]
-    learned = [[embedded(maps, config) for maps in features.of("train", setting, *copy)] for copy in copies]
+    learned = [[embedded(maps, setting) for maps in features.of("train", setting, *copy)] for copy in copies]
     transform = transformed(learned[0], setting)
     count = len(learned[0])
     stream = PatchStream(replace(config, calibration="none"), 1 << 36, count * len(copies), lambda _: False, silent)
@@ -285,7 +320,7 @@ def patch_maps(features: Features, setting: Setting) -> tuple[list[FloatArray], 
     normal = float(searcher.search(transform(learned[0][0]).features, 1)[0].mean())
     found = []
     for maps in features.of("test", setting):
-        patches = transform(embedded(maps, config))
+        patches = transform(embedded(maps, setting))
         distances, _ = searcher.search(patches.features, config.num_neighbours)
         found.append(
             patches.on_grid(scoring.patch_scores(scoring.mean_distances(distances), patches.features, bank.expected))

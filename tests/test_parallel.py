@@ -96,3 +96,42 @@ def test_omp_num_threads_limits_the_workers(value: str, expected: int | None, mo
     usable = parallel.workers()
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert parallel.workers() == (expected or usable)
+
+
+def test_work_beside_runs_while_this_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both wait for each other: done one after the other they would never end."""
+    monkeypatch.setattr(parallel, "workers", lambda: 2)
+    meeting = threading.Barrier(2, timeout=60)
+
+    def work() -> str:
+        meeting.wait()
+        return threading.current_thread().name
+
+    result = parallel.beside(work)
+    meeting.wait()
+    assert result() != threading.current_thread().name
+
+
+def test_work_beside_raises_where_its_result_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "workers", lambda: 2)
+    result = parallel.beside(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        result()
+
+
+def test_work_beside_is_done_here_where_there_is_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "workers", lambda: 1)
+    assert parallel.beside(threading.current_thread)() is threading.current_thread()
+
+
+def test_work_beside_does_not_wait_for_threads_that_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another image's threads may be busy for long; what they have not begun is done by who needs it."""
+    monkeypatch.setattr(parallel, "workers", lambda: 2)
+    monkeypatch.setattr(parallel, "_pool", None)
+    end = threading.Event()
+    busy = [parallel.beside(lambda: end.wait(60)) for _ in range(2)]
+    try:
+        assert parallel.beside(threading.current_thread)() is threading.current_thread()
+    finally:
+        end.set()
+    assert all(result() for result in busy)

@@ -184,7 +184,7 @@ def learned(images, distances=None, **options):
 
 
 def measured(scene, patches, name):
-    found = {each.name: each for each in scene.check(patches, np.ones(len(patches.place), np.float32))}
+    found = {each.name: each for each in scene.check(patches, np.ones(len(patches.place), np.float32), scene.layout(patches))}
     return found[name]
 
 
@@ -224,7 +224,7 @@ def test_identical_training_images_give_finite_ranges(rng):
     image = patches_of(rng.normal(size=(8, 8, DIMS)))
     scene = learned([image] * 10, distances=np.zeros(64, np.float32))
     assert np.isfinite(scene.ranges).all()
-    assert all(each.reason is None for each in scene.check(image, np.zeros(64, np.float32)))
+    assert all(each.reason is None for each in scene.check(image, np.zeros(64, np.float32), scene.layout(image)))
 
 
 # --- in a model ---

@@ -160,7 +160,7 @@ class ExactSearcher:
         found = bank.candidates(queries, bank.starts_without(exclude), share_of_workers())
         if found[:, 0].min() >= 0 and found[:, 1].max() < 0:  # one for each, as nearly always
             numbers = found[:, 0].astype(np.int64)
-            squared = pair_distances(queries, self.vectors, np.arange(len(queries)), numbers)
+            squared = pair_distances(queries, self.vectors, None, numbers)
             return np.sqrt(squared)[:, None], numbers[:, None]
         over = np.flatnonzero(found[:, 0] < 0)  # more than there was room for: as near as rounding can tell
         found[over, 0] = 0

@@ -47,14 +47,15 @@ def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     return result
 
 
-def pair_distances(a: FloatArray, b: FloatArray, i: IndexArray, j: npt.NDArray[np.integer]) -> FloatArray:
-    """(P,) squared Euclidean distances of the pairs (a[i], b[j]), by direct differences."""
-    result = np.empty(len(i), np.float32)
+def pair_distances(a: FloatArray, b: FloatArray, i: IndexArray | None, j: npt.NDArray[np.integer]) -> FloatArray:
+    """(P,) squared Euclidean distances of the pairs (a[i], b[j]), by direct differences. i = None: all of a in turn."""
+    result = np.empty(len(j), np.float32)
     step = 1024  # bounds the memory, and fits the cache
-    for start in range(0, len(i), step):
-        difference = take(a, i[start : start + step], "first of pairs")
-        difference -= take(b, j[start : start + step], "second of pairs")
-        np.einsum("ij,ij->i", difference, difference, out=result[start : start + step])
+    for start in range(0, len(j), step):
+        some = slice(start, start + step)
+        difference = take(b, j[some], "second of pairs")
+        np.subtract(a[some] if i is None else take(a, i[some], "first of pairs"), difference, out=difference)
+        np.einsum("ij,ij->i", difference, difference, out=result[some])
     return result
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -34,7 +35,7 @@ from patchbank.images import (
 )
 from patchbank.life import Diff, Life, Version, born, difference, images_of
 from patchbank.normal import NormalDistances
-from patchbank.parallel import in_order, one_blas_thread
+from patchbank.parallel import beside, in_order, one_blas_thread
 from patchbank.patches import Patches
 from patchbank.pipeline import Clock, patches_of
 from patchbank.progress import Progress, silent
@@ -170,6 +171,7 @@ class PatchCore:
         """image: (H, W, 3 G) RGB, which took so many seconds to read."""
         timings = {"decode": seconds}
         patches = patches_of(image, self.backbone, self.config, self.roi, timings)  # (n, D)
+        layout = beside(partial(self.scene.layout, patches)) if self.scene else None
         with Clock(timings, "search"):
             distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
         with Clock(timings, "score"):
@@ -177,7 +179,7 @@ class PatchCore:
             scores = scoring.patch_scores(plain, patches.features, self.bank.expected)  # (n,)
             score = scoring.image_score(scores, nearest, patches, self.bank.vectors, self.searcher, self.config)
         with Clock(timings, "scene"):
-            scene = self.scene.check(patches, scores) if self.scene else None
+            scene = self.scene.check(patches, scores, layout()) if self.scene and layout else None
         return Result(
             path=name,
             score=score,

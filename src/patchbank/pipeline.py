@@ -11,6 +11,7 @@ from patchbank.config import Config
 from patchbank.errors import ImageError
 from patchbank.images import Array, blank, input_size, resize
 from patchbank.look import look_at
+from patchbank.parallel import beside
 from patchbank.patches import Patches, embed
 from patchbank.roi import Roi
 from patchbank.tiling import layer_maps
@@ -26,10 +27,11 @@ def patches_of(
             image = blank(image, roi.inside(original), backbone.info.mean)
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     size = (image.shape[0], image.shape[1])
-    with Clock(timings, "scene"):
-        look = look_at(image, original, roi.inside(size) if roi else None)
+    looking = beside(lambda: look_at(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
+    with Clock(timings, "scene"):
+        look = looking()
     with Clock(timings, "embed"):
         features = embed(layers, config)[0]  # (1, h, w, D) -> (h, w, D)
     grid = (features.shape[0], features.shape[1])

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from patchbank.calibration import Support, support, threshold_of
 from patchbank.config import Config
+from patchbank.parallel import one_blas_thread
 from patchbank.patches import Patches, averaging_matrix
 
 FloatArray = npt.NDArray[np.float32]
@@ -138,12 +139,16 @@ class Scene:
         if not 0 < self.max_false_alarms <= 0.5:
             raise ValueError(f"scene: expected a false-alarm rate in (0, 0.5]; got {self.max_false_alarms!r}")
 
-    def check(self, patches: Patches, distances: FloatArray) -> tuple[Measurement, ...]:
-        """The measurements of an image, whose patches are so far (n,) from the bank."""
-        values, cells = described(patches, distances, self.projection)
-        layout = layout_distances(np.nan_to_num(cells[self.kept]), self.cells).min()
-        rows = zip(MEASURES, (*values, float(layout)), *self.ranges.tolist(), strict=True)
+    def check(self, patches: Patches, distances: FloatArray, layout: float) -> tuple[Measurement, ...]:
+        """The measurements of an image, whose patches are so far (n,) from the bank. layout: as `layout` finds it."""
+        rows = zip(MEASURES, (*plain_measures(patches, distances), layout), *self.ranges.tolist(), strict=True)
         return tuple(_measurement(*row) for row in rows)
+
+    def layout(self, patches: Patches) -> float:
+        """How far an image's cells are from those of the most similar training image. Needs no distances, so it can
+        be found while these are."""
+        cells = cells_of(patches, self.projection)[self.kept]
+        return float(layout_distances(np.nan_to_num(cells), self.cells).min())
 
     @property
     def support(self) -> Support:
@@ -227,13 +232,21 @@ def left_out_layouts(cells: FloatArray) -> list[float]:
 
 
 def described(patches: Patches, distances: FloatArray, projection: FloatArray) -> tuple[tuple[float, ...], FloatArray]:
-    """All measures but the last, and (GRID * GRID, d) the cells' mean projected features; NaN where no patch counts."""
-    look, (height, width) = patches.look, patches.grid
-    k = int(_ORDINARY_PATCHES * (len(distances) - 1))
-    ordinary = float(np.partition(distances, k)[k])
-    values = (look.brightness, look.sharpness, look.width / look.height, float(look.width * look.height), ordinary)
+    """All measures but the last, and (GRID * GRID, d) the cells' mean projected features."""
+    return plain_measures(patches, distances), cells_of(patches, projection)
 
-    place, dim = patches.place, patches.features.shape[1]
+
+def plain_measures(patches: Patches, distances: FloatArray) -> tuple[float, ...]:
+    """All measures but the last of an image, whose patches are so far (n,) from the bank."""
+    look, k = patches.look, int(_ORDINARY_PATCHES * (len(distances) - 1))
+    ordinary = float(np.partition(distances, k)[k])
+    return look.brightness, look.sharpness, look.width / look.height, float(look.width * look.height), ordinary
+
+
+@one_blas_thread()
+def cells_of(patches: Patches, projection: FloatArray) -> FloatArray:
+    """(GRID * GRID, d) mean projected features of the patches in each cell; NaN where none counts."""
+    (height, width), place, dim = patches.grid, patches.place, patches.features.shape[1]
     full: FloatArray = patches.features
     counted: FloatArray = np.ones((height, width), np.float32)
     if len(place) < height * width:
@@ -245,7 +258,8 @@ def described(patches: Patches, distances: FloatArray, projection: FloatArray) -
     cells = pooled.reshape(GRID * GRID, dim) @ projection  # (GRID * GRID, D) -> (GRID * GRID, d)
     shares = np.matmul(rows @ counted, columns.T, dtype=np.float32).reshape(-1, 1)  # of patches that count
     with np.errstate(invalid="ignore"):
-        return values, cells / shares
+        found: FloatArray = cells / shares
+    return found
 
 
 def leave_one_out_deviations(measures: FloatArray) -> FloatArray:
