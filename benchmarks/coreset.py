@@ -17,7 +17,7 @@ import numpy as np
 from _common import FloatArray, arguments, clustered, features, save, seconds
 from patchbank import coreset
 from patchbank.config import Config
-from patchbank.kcenter import squared_distances
+from patchbank.distances import squared_distances
 from patchbank.parallel import one_blas_thread
 
 QUICK_SPEEDUP = (

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import coreset, kcenter
+from patchbank import bounds, coreset, kcenter
 from patchbank.config import Config
+from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError
 from patchbank.native import measure
 
@@ -24,7 +25,7 @@ def textbook(
 ) -> tuple[list[int], list[float]]:
     """Farthest-first traversal, one pass over all points for each pick. Distances are direct differences in float32."""
     if seeds is not None:
-        bound = np.min([kcenter.squared_distances(points, seed) for seed in seeds], axis=0)
+        bound = np.min([squared_distances(points, seed) for seed in seeds], axis=0)
     elif start is not None:
         bound = np.square(start)
     else:
@@ -36,7 +37,7 @@ def textbook(
         i = _largest_row(points) if first else int(bound.argmax())
         indices.append(i)
         distances.append(float(np.sqrt(bound[i])))
-        bound = np.minimum(bound, kcenter.squared_distances(points, points[i]))
+        bound = np.minimum(bound, squared_distances(points, points[i]))
         bound[indices] = -1
     return indices, distances
 
@@ -56,17 +57,18 @@ def clustered(n: int, d: int, seed: int = 0) -> Array:
     return (rng.standard_normal((20, d))[rng.integers(0, 20, n)] * 4 + rng.standard_normal((n, d))).astype(np.float32)
 
 
+def make_small(patch: pytest.MonkeyPatch, pools: tuple[tuple[float, int], ...], candidates: int, cells: int) -> None:
+    patch.setattr(bounds, "_CELLS", cells)
+    patch.setattr(bounds, "_CENTRES_PER_CELL", 1)
+    patch.setattr(kcenter, "_POOLS", pools)
+    patch.setattr(kcenter, "_CANDIDATES", candidates)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pools, cells and blocks so small that a few hundred points go through all of the machinery."""
-    for name, value in {
-        "_CELLS": 5,
-        "_CENTRES_PER_CELL": 1,
-        "_POOLS": ((8, 60), (1e9, 24)),
-        "_CANDIDATES": 10,
-        "_BLOCK_ROWS": 7,
-    }.items():
-        monkeypatch.setattr(kcenter, name, value)
+    make_small(monkeypatch, ((8, 60), (1e9, 24)), candidates=10, cells=5)
+    monkeypatch.setattr(bounds, "_BLOCK_ROWS", 7)
 
 
 @pytest.mark.usefixtures("way")
@@ -118,13 +120,7 @@ def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.Da
     m = data.draw(st.integers(1, len(points)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avx2", "any", "0"])))
-        for name, value in {
-            "_CELLS": 4,
-            "_CENTRES_PER_CELL": 1,
-            "_POOLS": ((3, 24), (1e9, 6)),
-            "_CANDIDATES": 5,
-        }.items():
-            patch.setattr(kcenter, name, value)
+        make_small(patch, ((3, 24), (1e9, 6)), candidates=5, cells=4)
         picked = coreset.greedy_kcenter(points, m)
     indices, distances = textbook(points, m)
     assert picked.indices.tolist() == indices
@@ -152,7 +148,7 @@ def test_most_points_are_measured_in_c_and_where_they_have_no_room_in_numpy(
         return answers[-1]
 
     monkeypatch.setattr(measure, "_ROOM", room)
-    monkeypatch.setattr(kcenter, "measure", watched)
+    monkeypatch.setattr(bounds, "measure", watched)
     points = np.random.default_rng(0).integers(-4, 5, (900, 3)).astype(np.float32)
     picked = coreset.greedy_kcenter(points, 250)
     assert picked.indices.tolist() == textbook(points, 250)[0]
@@ -236,8 +232,8 @@ def test_projection_keeps_squared_distances_on_average_and_leaves_equal_dimensio
     points = clustered(400, 300)
     assert coreset.project(points, 300, np.random.default_rng(0)) is points
     projected = coreset.project(points, 128, np.random.default_rng(0))
-    before = kcenter.squared_distances(points[:200], points[200:])
-    after = kcenter.squared_distances(projected[:200], projected[200:])
+    before = squared_distances(points[:200], points[200:])
+    after = squared_distances(projected[:200], projected[200:])
     assert (after / before).mean() == pytest.approx(1, abs=0.05)
 
 

@@ -184,7 +184,9 @@ def learned(images, distances=None, **options):
 
 
 def measured(scene, patches, name):
-    found = {each.name: each for each in scene.check(patches, np.ones(len(patches.place), np.float32), scene.layout(patches))}
+    found = {
+        each.name: each for each in scene.check(patches, np.ones(len(patches.place), np.float32), scene.layout(patches))
+    }
     return found[name]
 
 

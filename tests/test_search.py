@@ -19,9 +19,9 @@ from hypothesis.extra import numpy as hnp
 
 from patchbank import exact, native, parallel, shadows
 from patchbank.config import Config
+from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher
-from patchbank.kcenter import squared_distances
 from patchbank.native.nearest import NativeBank, coded
 from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
 from patchbank.shadows import Shadows

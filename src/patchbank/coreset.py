@@ -2,7 +2,7 @@
 
 Greedy k-center (Gonzalez 1985; PatchCore, Roth et al. 2022, Algorithm 1) takes the point farthest from those taken so
 far, again and again: at any time, every point is within the last pick's distance of the coreset. How that is done
-without a pass over all points for each pick is in `kcenter.py`.
+without a pass over all points for each pick is in `kcenter.py` and `bounds.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import Config
+from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError
-from patchbank.kcenter import KCenter, squared_distances
+from patchbank.kcenter import KCenter
 from patchbank.parallel import one_blas_thread, spread
 from patchbank.progress import Progress, silent
 
@@ -137,7 +138,7 @@ def greedy_kcenter(
         if start_bounds is None:
             radius = math.sqrt(state.farthest())
         else:
-            radius = covering_radius(points, state.centres, state.near)
+            radius = covering_radius(points, state.bounds.centres, state.bounds.near)
     return _result(state, radius)
 
 
@@ -149,7 +150,7 @@ def cover(points: FloatArray, centres: FloatArray, radius: float, progress: Prog
     points, n, limit = _checked(points), len(points), radius * radius
     with one_blas_thread():
         state = KCenter(points, n + len(centres))
-        state.add_centres(_checked(centres))
+        state.bounds.add_centres(_checked(centres))
         while len(state.picked) < n and not (state.picked and state.picked_squared[-1] <= limit):
             progress("coreset", len(state.picked), n)
             state.advance(n)
@@ -177,7 +178,7 @@ def approximate_kcenter(
         projected = project(features, dim, rng)
         state = _traverse(projected, m + spares, mean_distance(projected, rng), None, progress)
         del projected
-        near = np.where(state.near < m, state.near, -1)
+        near = np.where(state.bounds.near < m, state.bounds.near, -1)
         return _result(state, covering_radius(features, features[state.picked[:m]], near), spares)
 
 
@@ -198,7 +199,7 @@ def covering_radius(points: FloatArray, centres: FloatArray, near: npt.NDArray[n
             )
         )
         state = KCenter(points, len(centres), start)
-        state.add_centres(centres)
+        state.bounds.add_centres(centres)
         return math.sqrt(state.farthest())
 
 
@@ -245,7 +246,7 @@ def _traverse(
     state = KCenter(points, m + (0 if seeds is None else len(seeds)), start)
     progress("coreset", 0, m)
     if seeds is not None:
-        state.add_centres(seeds)
+        state.bounds.add_centres(seeds)
     elif start is None:
         state.pick(_largest_row_norm(points), math.inf)
     while len(state.picked) < m:

@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank import native
+from patchbank.distances import pair_distances, take
 from patchbank.errors import ConfigError
-from patchbank.kcenter import pair_distances, take
 from patchbank.native.nearest import LANES, PANEL, NativeBank, coded, in_panels, panels, wider
 from patchbank.parallel import one_blas_thread, scratch, share_of_workers, spread
 from patchbank.shadows import ROUNDING, TINY, Shadows, in_cells, squares_of

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import Config
+from patchbank.distances import pair_distances
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher, checked, checked_queries, k_smallest
-from patchbank.kcenter import pair_distances
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]

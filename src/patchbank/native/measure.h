@@ -1,6 +1,6 @@
 /* One instruction set's measuring for the coreset; tile.h comes before it.
  *
- * As KCenter._could_be_nearest in kcenter.py, and the clear half of what KCenter._pairs does with it; but codes of points and
+ * As Bounds._could_be_nearest in bounds.py, and the clear half of what Bounds._pairs does with it; but codes of points and
  * centres are compared first, and floats only where these leave a doubt.
  */
 

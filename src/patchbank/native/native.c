@@ -1,4 +1,4 @@
-/* What exact.py and kcenter.py do most of their time, without NumPy's passes over blocks of products.
+/* What exact.py and bounds.py do most of their time, without NumPy's passes over blocks of products.
  *
  * nearest.h and measure.h are compiled for each instruction set that a processor may have; the functions at the end take
  * the best that it does have. No state, and no Python: ctypes calls them, and other threads run meanwhile. The structs
@@ -28,7 +28,7 @@
 #define KEPT 8                                        /* candidates a query; with more, exact.py searches itself */
 #define VECS 2                                        /* vectors of a panel that a tile takes at once */
 #define MOST_THREADS 64
-#define MARGIN 1e-3f                                  /* as in kcenter.py */
+#define MARGIN 1e-3f                                  /* as in bounds.py */
 #define TINY 1e-16f                                   /* as in shadows.py */
 #define MOST_GROUPS 32                                /* words of codes of a shadow */
 #define EXACT_GROUPS 256                              /* words whose products floats hold exactly, summed */
@@ -79,9 +79,8 @@ typedef struct {
     float error, wrong;       /* of the shadow; of the codes beside it */
     float length, squares;    /* of the shadow; of the codes */
     float reach, best;        /* distance, for shadows; square of the nearest so far */
-    int32_t cell, limit;      /* its own; what codes' products have at least, in the cell that it is shown */
-    int32_t promise;          /* more than the products of the most promising vector so far, ... */
-    int64_t promising;        /* ... whose place this is; -1: none */
+    int32_t cell, limit;      /* its own; what the products of codes that matter have at least, in the cell it is shown */
+    int64_t promising;        /* the place of the vector that is nearest by code; -1: none */
     int32_t count;            /* of vectors that may be the nearest; they are kept while it is <= KEPT */
     int32_t numbers[KEPT];
     float squared[KEPT];
@@ -158,7 +157,7 @@ static inline int32_t limit(const Bank *bank, const Query *query, float wrong)
     return least_code(query->squares, (query->reach + query->wrong + wrong) * bank->half_step);
 }
 
-/* A traversal of kcenter.py's. points (N, dim), centres, pivots; the other arrays are (N). */
+/* The state of bounds.py. points (N, dim), centres, pivots; the other arrays are (N). */
 typedef struct {
     int32_t dim;
     float rounding;

@@ -22,54 +22,38 @@ TARGET static void NAME(products)(
     }
 }
 
-/* The codes of a panel of the bank beside those of some queries; `used` rows of `found` are theirs. */
-TARGET static inline void NAME(compare)(
-    const NAME(panel_code) *panel, const int32_t *starts, int groups, Query *const *queries, int used,
-    int32_t found[][PANEL])
+/* A vector that may be within the query's reach: measured, and noted. */
+TARGET static inline void NAME(measure)(const Bank *bank, Query *query, size_t slot, float wrong)
 {
-    const NAME(code) *rows[ROWS];
-    for (int r = 0; r < ROWS; r++)
-        rows[r] = queries[r < used ? r : 0]->codes;
-    NAME(coded_tile)(rows, panel, starts, groups, found);
+    if (note(bank, query, slot, NAME(squared)(query->vector, VECTOR(bank, slot), bank->width)))
+        query->limit = limit(bank, query, wrong);
 }
 
-/* Notes the most promising vector of a panel for each query: the nearest by code. */
-TARGET static void NAME(promise)(
-    const Bank *bank, const NAME(panel_code) *panel, const int32_t *starts, Query *const *queries, int count, int64_t slot)
+/* Shows a panel of the bank to some queries: to note the most promising vector of each, which is the nearest by code, or
+ * to measure all that may be within reach. */
+TARGET static inline void NAME(show)(
+    const Bank *bank, const NAME(panel_code) *panel, const int32_t *starts, Query *const *queries, int count, size_t slot,
+    float wrong, int all)
 {
     for (int start = 0; start < count; start += ROWS) {
         int32_t found[ROWS][PANEL];
+        const NAME(code) *rows[ROWS];
         const int used = count - start < ROWS ? count - start : ROWS;
-        NAME(compare)(panel, starts, bank->groups, queries + start, used, found);
-        for (int r = 0; r < used; r++) {
-            Query *query = queries[start + r];
-            for (uint32_t bits = NAME(reaching)(found[r], query->promise); bits; bits &= bits - 1) {
-                const int c = __builtin_ctz(bits);
-                if (found[r][c] >= query->promise) {
-                    query->promise = found[r][c] + 1;
-                    query->promising = slot + c;
-                }
-            }
-        }
-    }
-}
-
-/* Measures the vectors of a panel that may be within the queries' reach. */
-TARGET static void NAME(measure)(
-    const Bank *bank, const NAME(panel_code) *panel, const int32_t *starts, Query *const *queries, int count, int64_t slot,
-    float wrong)
-{
-    for (int start = 0; start < count; start += ROWS) {
-        int32_t found[ROWS][PANEL];
-        const int used = count - start < ROWS ? count - start : ROWS;
-        NAME(compare)(panel, starts, bank->groups, queries + start, used, found);
+        for (int r = 0; r < ROWS; r++)
+            rows[r] = queries[start + (r < used ? r : 0)]->codes;
+        NAME(coded_tile)(rows, panel, starts, bank->groups, found);
         for (int r = 0; r < used; r++) {
             Query *query = queries[start + r];
             for (uint32_t bits = NAME(reaching)(found[r], query->limit); bits; bits &= bits - 1) {
                 const int c = __builtin_ctz(bits);
-                if (found[r][c] >= query->limit && slot + c != query->promising &&
-                    note(bank, query, slot + c, NAME(squared)(query->vector, VECTOR(bank, slot + c), bank->width)))
-                    query->limit = limit(bank, query, wrong);
+                if (found[r][c] < query->limit || (int64_t)slot + c == query->promising)
+                    continue;
+                if (all) {
+                    NAME(measure)(bank, query, slot + c, wrong);
+                } else {
+                    query->limit = found[r][c] + 1;
+                    query->promising = slot + c;
+                }
             }
         }
     }
@@ -172,7 +156,7 @@ TARGET static void NAME(prepare)(const Bank *bank, const float *vectors, int cou
         query->count = 0;
         query->best = INFINITY;
         query->reach = FLT_MAX;
-        query->promise = HIDDEN / 2;
+        query->limit = HIDDEN / 2;
         query->promising = -1;
         query->codes = codes;
         query->wrong = NAME(encode)(shadow, dims, bank->groups, bank->step, centred, codes, &query->squares) +
@@ -197,15 +181,16 @@ TARGET static void NAME(visit)(const Bank *bank, const int32_t *starts, const NA
         Query **some = room->some;
         for (int i = 0; i < count; i++) {
             some[i] = room->queries + room->lists.numbers[(size_t)cell * BLOCK + i];
-            some[i]->limit = limit(bank, some[i], wrong);
+            if (all)
+                some[i]->limit = limit(bank, some[i], wrong);
         }
         for (int64_t p = bank->first[cell]; count && p < bank->first[cell + 1]; p++) {
             const int8_t *codes = bank->codes + p * bank->groups * PANEL * 4;
             const NAME(panel_code) *panel = NAME(unpacked)(codes, bank->groups, unpacked);
             if (all)
-                NAME(measure)(bank, panel, starts + p * PANEL, some, count, p * PANEL, wrong);
+                NAME(show)(bank, panel, starts + p * PANEL, some, count, p * PANEL, wrong, 1);
             else
-                NAME(promise)(bank, panel, starts + p * PANEL, some, count, p * PANEL);
+                NAME(show)(bank, panel, starts + p * PANEL, some, count, p * PANEL, wrong, 0);
         }
     }
 }
