@@ -24,7 +24,6 @@ from patchbank.look import Look
 from patchbank.parallel import one_blas_thread, spread
 
 FloatArray = npt.NDArray[np.float32]
-_Block = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 _ROWS = 24  # rows of patches that a thread embeds together
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -81,28 +80,23 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
     Positions beyond the border count as zeros, as in the reference implementation. Shapes as in `embed`.
     """
     grid = patch_grid(maps[0].shape[2:], patch_size, patch_stride)
-    batch, channels = len(maps[0]), [m.shape[1] for m in maps]
-    features = np.empty((batch, *grid, sum(channels)), np.float32)
-    blocks: list[_Block] = []
-    start = 0
-    for m, count in zip(maps, channels, strict=True):
-        height, width = m.shape[2:]
-        bands = _bands(height, patch_size, patch_stride, grid[0])
-        columns = _mean_and_align(width, patch_size, patch_stride, grid[1])
-        for image in range(batch):
-            last = np.ascontiguousarray(m[image].reshape(count, -1).T)  # (C, H, W) -> (C, H*W) -> (H*W, C)
-            last = last.reshape(height, width * count)  # (H*W, C) -> (H, W*C)
-            out = features[image, :, :, start : start + count]  # (h, w, C)
-            blocks += [(rows, columns, last[where], out[to]) for to, where, rows in bands]
-        start += count
-    spread(_embed_rows, blocks)
+    features = np.empty((len(maps[0]), *grid, sum(m.shape[1] for m in maps)), np.float32)
+
+    def embed_rows(block: tuple[int, int]) -> None:
+        image, start = block
+        first = 0
+        for m in maps:
+            channels, width = m.shape[1], m.shape[3]
+            used, down = _band(m.shape[2], patch_size, patch_stride, grid[0], start)
+            across = _mean_and_align(width, patch_size, patch_stride, grid[1])
+            last = np.ascontiguousarray(m[image, :, used].transpose(1, 2, 0))  # (C, b, W) -> (b, W, C)
+            tall = down @ last.reshape(len(last), -1)  # (r, b) @ (b, W*C) -> (r, W*C)
+            out = features[image, start : start + _ROWS, :, first : first + channels]  # (r, w, C)
+            np.matmul(across, tall.reshape(len(down), width, channels), out=out)  # (w, W) @ (r, W, C) -> (r, w, C)
+            first += channels
+
+    spread(embed_rows, [(image, start) for image in range(len(features)) for start in range(0, grid[0], _ROWS)])
     return features
-
-
-def _embed_rows(block: _Block) -> None:
-    rows, columns, last, out = block
-    tall = (rows @ last).reshape(len(rows), columns.shape[1], -1)  # (r, band) @ (band, W*C) -> (r, W*C) -> (r, W, C)
-    np.matmul(columns, tall, out=out)  # (w, W) @ (r, W, C) -> (r, w, C)
 
 
 def reference_embedding(
@@ -209,19 +203,16 @@ def _mean_and_align(size: int, patch_size: int, patch_stride: int, target: int) 
     return _frozen(bilinear_matrix(len(mean), target).astype(np.float64) @ mean)
 
 
-@functools.lru_cache(maxsize=64)
-def _bands(size: int, patch_size: int, patch_stride: int, target: int) -> tuple[tuple[slice, slice, FloatArray], ...]:
-    """`_mean_and_align` in blocks of rows: which rows, which columns are not 0 there, and these.
+@functools.lru_cache(maxsize=256)
+def _band(size: int, patch_size: int, patch_stride: int, target: int, start: int) -> tuple[slice, FloatArray]:
+    """`_ROWS` rows of `_mean_and_align` from `start` on: which columns are not 0 there, and these.
 
     Blocks are of a fixed size, whatever the number of threads that they are for; and so are the bits of the result.
     """
-    matrix = _mean_and_align(size, patch_size, patch_stride, target)
-    bands = []
-    for a in range(0, target, _ROWS):
-        used = np.flatnonzero(matrix[a : a + _ROWS].any(axis=0))
-        where = slice(int(used[0]), int(used[-1]) + 1)
-        bands.append((slice(a, a + _ROWS), where, matrix[a : a + _ROWS, where]))
-    return tuple(bands)
+    rows = _mean_and_align(size, patch_size, patch_stride, target)[start : start + _ROWS]
+    used = np.flatnonzero(rows.any(axis=0))
+    where = slice(int(used[0]), int(used[-1]) + 1)
+    return where, rows[:, where]
 
 
 @functools.lru_cache(maxsize=64)
