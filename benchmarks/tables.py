@@ -222,11 +222,20 @@ def chunks(results: dict[str, Any]) -> str:
         ]
         for r in results["quality"]
     ]
-    cells += [
-        [SETS[r["set"]], f"auto, seed {r['seed']}", f"{r['covering_radius']:.2f}", "-", "-", percent(r["image_auroc"])]
-        for r in results.get("seeds", [])
+    return table(header, cells) + ("\n\n" + by_seed(results) if "seeds" in results else "")
+
+
+def by_seed(results: dict[str, Any]) -> str:
+    """Image AUROC of each seed, that of `quality` being 0, in one chunk and in several."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for r in [*results["quality"], *results["seeds"]]:
+        found.setdefault((r["set"], r["memory"]), []).append(r["image_auroc"])
+    seeds = [f"seed {number}" for number in range(max(map(len, found.values())))]
+    rows = [
+        [SETS[name], memory, *map(percent, values), percent(sum(values) / len(values))]
+        for (name, memory), values in found.items()
     ]
-    return table(header, cells)
+    return table(["image AUROC of", "budget", *seeds, "mean"], rows)
 
 
 def coreset(results: dict[str, Any]) -> str:
