@@ -59,7 +59,7 @@ def test_with_a_compiler_the_wheel_holds_a_library_and_names_its_platform(build:
     assert data["tag"].startswith("py3-none-")
     assert data["tag"] != "py3-none-any"
     assert ctypes.CDLL(str(tree / build.LIBRARY)).patchbank_nearest_2
-    assert sorted(path.suffix for path in (tree / build.FOLDER).iterdir()) == [".c", ".h", ".h", ".h", ".so"]
+    assert sorted(path.suffix for path in (tree / build.FOLDER).iterdir()) == [".c", ".h", ".h", ".h", ".h", ".so"]
 
 
 @pytest.mark.parametrize("compiler", [None, "#!/bin/sh\necho 'no such header' >&2\nexit 1\n"])

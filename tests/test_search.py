@@ -6,7 +6,9 @@ import copy
 import multiprocessing
 import pickle
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 
 from patchbank import exact, native, parallel, shadows
 from patchbank.config import Config
+from patchbank.coreset import greedy_kcenter
 from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.exact import ExactSearcher
@@ -385,6 +388,38 @@ def test_the_compiled_part_is_used_for_the_single_nearest_and_only_if_allowed(mo
     again = searcher.search(queries, 1)
     assert sum(asked) == 300
     assert all(np.array_equal(a, b) for a, b in zip(answer, again, strict=True))
+
+
+@pytest.fixture
+def twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The library with what it has for AVX-VNNI, in AVX-512's encoding of the same instruction."""
+    compiler, about = shutil.which("gcc"), Path("/proc/cpuinfo")
+    if compiler is None or not about.is_file() or not {"avx512_vnni", "avx512vl"} <= set(about.read_text().split()):
+        pytest.skip("needs gcc, and a processor with AVX-512 VNNI")
+    library = tmp_path / "_native.so"
+    source = str(Path(native.__file__).with_name("native.c"))
+    flags = ["-DTWIN", "-O3", "-shared", "-fPIC", "-pthread"]
+    subprocess.run([compiler, *flags, "-o", str(library), source, "-lm"], check=True)
+    monkeypatch.setattr(native, "LIBRARY", library)
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("twin")
+def test_avx_vnni_finds_the_same() -> None:
+    """Processors with AVX-VNNI but no AVX-512 are in many edge PCs, and in few test machines."""
+    assert native.available()
+    for n, d in ((40, 3), (700, 20), (3000, 168), (900, 400)):
+        bank, queries = clustered(n, d), clustered(200, d, seed=1)
+        assert_brute(bank, np.concatenate([queries, bank[:10]]), 1)
+    points = clustered(6000, 40)
+    picked = greedy_kcenter(points, 400)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATCHBANK_NATIVE", "0")
+        expected = greedy_kcenter(points, 400)
+    assert picked.indices.tolist() == expected.indices.tolist()
+    assert np.array_equal(picked.distances, expected.distances)
 
 
 def test_without_the_library_everything_is_searched_by_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
         pthread_join(others[--started], NULL);
 }
 
+/* Each instruction set compiles tile.h, nearest.h and measure.h for itself: its TARGET, DOT (sums + the products of four
+ * unsigned and four signed bytes in each lane; none: floats are multiplied), LANES, ROWS and NAME(). */
 #if defined(__x86_64__)
 #define TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512vnni,fma")))
 #define DOT(sums, codes, words) _mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(codes), (__m512i)(words))
@@ -219,51 +221,59 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
 #define LANES 16
 #define ROWS 12
 #define NAME(name) name##_avx512
-#include "tile.h"
-#include "nearest.h"
-#include "measure.h"
-#undef TARGET
-#undef DOT
-#undef REACHING
-#undef ABOVE
-#undef LANES
-#undef ROWS
-#undef NAME
+#include "set.h"
+
+#define REACHING_256(values, limits) \
+    (uint32_t)_mm256_movemask_ps((__m256)_mm256_cmpgt_epi32((__m256i)(values), (__m256i)((limits) - 1)))
+#define ABOVE_256(values, limits) \
+    (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(values), (__m256)(limits), _CMP_GE_OQ))
+
+/* Some processors have AVX-VNNI, the product of AVX-512 for 256 bits, though no AVX-512. With TWIN defined, AVX-512's own
+ * for 256 bits takes its place, to test all the rest where there is no AVX-VNNI. */
+#if defined(TWIN)
+#define TARGET __attribute__((target("avx2,fma,avx512vnni,avx512vl")))
+#define DOT(sums, codes, words) _mm256_dpbusd_epi32((__m256i)(sums), (__m256i)(codes), (__m256i)(words))
+#elif defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12
+#define TARGET __attribute__((target("avx2,fma,avxvnni")))
+#define DOT(sums, codes, words) _mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(codes), (__m256i)(words))
+#endif
+#if defined(DOT)
+#define HAS_AVXVNNI
+#define REACHING REACHING_256
+#define ABOVE ABOVE_256
+#define LANES 8
+#define ROWS 6
+#define NAME(name) name##_avxvnni
+#include "set.h"
+#endif
+
 #define TARGET __attribute__((target("avx2,fma")))
 #define DOT(sums, codes, words) \
     _mm256_add_epi32((__m256i)(sums), \
                      _mm256_madd_epi16(_mm256_maddubs_epi16((__m256i)(codes), (__m256i)(words)), _mm256_set1_epi16(1)))
-#define REACHING(values, limits) \
-    (uint32_t)_mm256_movemask_ps((__m256)_mm256_cmpgt_epi32((__m256i)(values), (__m256i)((limits) - 1)))
-#define ABOVE(values, limits) (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(values), (__m256)(limits), _CMP_GE_OQ))
+#define REACHING REACHING_256
+#define ABOVE ABOVE_256
 #define LANES 8
 #define ROWS 6
 #define NAME(name) name##_avx2
-#include "tile.h"
-#include "nearest.h"
-#include "measure.h"
-#undef TARGET
-#undef DOT
-#undef REACHING
-#undef ABOVE
-#undef LANES
-#undef ROWS
-#undef NAME
+#include "set.h"
 #endif
+
 #define TARGET
 #define REACHING(values, limits) true_lanes((values) >= (limits))
 #define ABOVE(values, limits) true_lanes((values) >= (limits))
 #define LANES 4
 #define ROWS 4
 #define NAME(name) name##_any
-#include "tile.h"
-#include "nearest.h"
-#include "measure.h"
+#include "set.h"
 
 /* level: 0 = the best instructions that this processor has; 1 = AVX2 at most; 2 = none but those that all have. */
 #if defined(__x86_64__)
 static int has_avx512(int level)
 {
+#if defined(TWIN)
+    level = 1;
+#endif
     return level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
 }
@@ -273,7 +283,20 @@ static int has_avx2(int level)
     return level < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-#define BEST(name, level) (has_avx512(level) ? name##_avx512 : has_avx2(level) ? name##_avx2 : name##_any)
+#if defined(HAS_AVXVNNI)
+static int has_avxvnni(int level)
+{
+#if defined(TWIN)
+    return level < 1 && has_avx2(level) && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    return level < 1 && has_avx2(level) && __builtin_cpu_supports("avxvnni");
+#endif
+}
+#define BEST_256(name, level) (has_avxvnni(level) ? name##_avxvnni : name##_avx2)
+#else
+#define BEST_256(name, level) name##_avx2
+#endif
+#define BEST(name, level) (has_avx512(level) ? name##_avx512 : has_avx2(level) ? BEST_256(name, level) : name##_any)
 #else
 #define BEST(name, level) ((void)(level), name##_any)
 #endif
