@@ -21,6 +21,7 @@ PAGES = (
     "docs/adr/0005-defaults.md",
     "docs/scene.md",
     "docs/drift.md",
+    "docs/update.md",
     "docs/audit.md",
     "docs/quality.md",
     "docs/thresholds.md",
@@ -225,6 +226,22 @@ def chunks(results: dict[str, Any]) -> str:
     return table(header, cells) + ("\n\n" + by_seed(results) if "seeds" in results else "")
 
 
+def update(results: dict[str, Any]) -> str:
+    rows = [
+        [
+            SETS[r["set"]],
+            f"{part}: {r['step']}",
+            percent(r["image AUROC"]),
+            f"{r['false alarms']} of {r['good']}",
+            f"{r['misses']} of {r['defective']}",
+            r.get("seconds", "-"),
+        ]
+        for part in ("learn", "forget")
+        for r in results[part]
+    ]
+    return table(["data set", "step", "image AUROC", "false alarms", "misses", "update, s"], rows)
+
+
 def by_seed(results: dict[str, Any]) -> str:
     """Image AUROC of each seed, that of `quality` being 0, in one chunk and in several."""
     found: dict[tuple[str, str], list[float]] = {}
@@ -413,6 +430,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "fit": fit,
     "memory": memory,
     "chunks": chunks,
+    "update": update,
     "coreset": coreset,
     "scene": scene,
     "drift": drift,
