@@ -408,7 +408,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.plot([gains[s][number] for s in order], order, "o", ms=4, label=name)
     axes.axvline(0, color="black", lw=0.8)
     axes.set_xlabel("image AUROC against the base, points (bar: mean of the sets)")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
     print(f"wrote {path}")
 
