@@ -14,11 +14,12 @@ from pages import Page
 from patchbank import drawing
 from patchbank import explain_text as said
 from patchbank.errors import OutputError
-from patchbank.explain import Explanation, Finding, NormalPatch
+from patchbank.explain import Explanation
 from patchbank.explain_page import write_page
 from patchbank.explain_sheet import WIDTH, sheet, write_sheet
 from patchbank.maps import Region
 from patchbank.normal import NormalDistances
+from patchbank.results.explanation import Finding, NormalPatch
 
 REGION = Region((30, 20, 8, 6), np.array([[30, 20], [37, 20], [37, 25], [30, 25]], np.int32), 48, (33, 22), 5.5)
 NORMAL = NormalDistances.of([(np.linspace(0.5, 2, 64, dtype=np.float32).reshape(8, 8), None)])

@@ -26,42 +26,44 @@ from patchbank.errors import (
     PatchbankError,
     WeightsNotFoundError,
 )
+from patchbank.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from patchbank.auditing import Audit, AuditedImage, Oddity, audit_images, audit_model
+    from patchbank.auditing import Audit, audit_images, audit_model
     from patchbank.backbones import Backbone, load_backbone
     from patchbank.bank import MemoryBank
     from patchbank.calibration import Calibration
+    from patchbank.compare import Diff
     from patchbank.drift import Drift, Shift, find_drift
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
-    from patchbank.explain import Explanation, Finding, NormalPatch
-    from patchbank.life import Diff, Version
+    from patchbank.explain import Explanation
+    from patchbank.life import Version
     from patchbank.maps import Region
     from patchbank.model import PatchCore
     from patchbank.result import Result
+    from patchbank.results.audit import AuditedImage, Oddity
+    from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.scene import Measurement, Scene
     from patchbank.screening import Suspect
-
-__version__ = "0.1.0"
 
 # Imported when first used, so that `import patchbank` and `patchbank --help` cost nothing.
 _LAZY = {
     "Audit": "patchbank.auditing",
-    "AuditedImage": "patchbank.auditing",
+    "AuditedImage": "patchbank.results.audit",
     "Backbone": "patchbank.backbones",
     "Calibration": "patchbank.calibration",
     "Dataset": "patchbank.evaluation.datasets",
     "Drift": "patchbank.drift",
-    "Diff": "patchbank.life",
+    "Diff": "patchbank.compare",
     "Evaluation": "patchbank.evaluation.evaluate",
     "Explanation": "patchbank.explain",
-    "Finding": "patchbank.explain",
+    "Finding": "patchbank.results.explanation",
     "Measurement": "patchbank.scene",
     "MemoryBank": "patchbank.bank",
-    "NormalPatch": "patchbank.explain",
-    "Oddity": "patchbank.auditing",
+    "NormalPatch": "patchbank.results.explanation",
+    "Oddity": "patchbank.results.audit",
     "PatchCore": "patchbank.model",
     "Region": "patchbank.maps",
     "Result": "patchbank.result",

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.auditing import Audit, AuditedImage
 from patchbank.boxes import Box, fitted, pixels_of
 from patchbank.drawing import MARK, rectangle
 from patchbank.explain_views import decoded, enlarged
 from patchbank.files import atomic_write
 from patchbank.page import breakable, cards, document_end, document_start, picture, small_jpeg
+from patchbank.results.audit import AuditedImage, AuditFacts
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -24,7 +24,7 @@ _AROUND = 8  # a crop's side, in sides of the marked patch
 _BYTES = 40_000
 
 
-def write_page(path: str | Path, audit: Audit, title: str = "", created: datetime | None = None) -> None:
+def write_page(path: str | Path, audit: AuditFacts, title: str = "", created: datetime | None = None) -> None:
     """Writes the page. title: what was audited. Raises OutputError; then an older file is kept."""
     with atomic_write(path) as file:
         for part in _parts(audit, title, created):
@@ -56,7 +56,7 @@ def _frame(shown: ByteArray, mark: Box, size: tuple[float, float], origin: tuple
     rectangle(shown, (x0, y0, x0 + mark[2] * size[0], y0 + mark[3] * size[1]), MARK)
 
 
-def _parts(audit: Audit, title: str, created: datetime | None) -> Iterator[str]:
+def _parts(audit: AuditFacts, title: str, created: datetime | None) -> Iterator[str]:
     yield document_start(f"Audit of {title}" if title else "Audit", _STYLE, created=created)
     counts = {"images": str(len(audit.images)), "odd": str(len(audit.odd))}
     if audit.unreadable:

@@ -11,28 +11,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.audit_page import write_page
 from patchbank.boxes import Box, in_shares, neighbourhood
+from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, ImageError
+from patchbank.fitted.model import FittedModel
 from patchbank.heldout import score_one
 from patchbank.images import ImageSource, read_image, thumbnail
+from patchbank.model import PatchCore
 from patchbank.progress import Progress, silent
+from patchbank.results.audit import AuditedImage, AuditFacts, Oddity
 from patchbank.scene import MEASURES, Measure, common_cells, described, left_out_layouts, random_projection
 from patchbank.screening import limit_for, oddness, score_oddness
 from patchbank.search import search_excluding
 from patchbank.training import described as patches_of
 from patchbank.training import usable
 from patchbank.wording import counted
-
-if TYPE_CHECKING:
-    from patchbank.config import Config, Runtime
-    from patchbank.model import PatchCore
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -44,70 +45,10 @@ PICTURE_SIDE = 900  # pixels, of a picture that was read again
 _WHOLE = [measure for measure in MEASURES if measure.name != "patch_distance"]  # a defect's score says more
 
 
-@dataclass(frozen=True)
-class Oddity:
-    """What is odd about an image. kind: 'defect', 'duplicate' or the name of a measure. value: the score, the distance
-    to the duplicate, or the measure's value. oddness: in units from the median (0 for a duplicate); limit: what is
-    usual. text: in words. other: the duplicate's name."""
-
-    kind: str
-    value: float
-    oddness: float
-    limit: float
-    text: str
-    other: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class AuditedImage:
-    """A training image. score: left-out score, Euclidean; None if unknown. severity: the largest oddness over its
-    limit; over 1 is odd. oddities: what is odd, the worst first. mark: the patch that is least like other images, in
-    shares (x, y, width, height). picture: JPEG, of odd images, as far as there is one."""
-
-    name: str
-    score: float | None
-    severity: float
-    oddities: tuple[Oddity, ...] = ()
-    mark: Box | None = None
-    picture: bytes = field(default=b"", repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "name": self.name,
-            "score": self.score,
-            "severity": self.severity,
-            "oddities": [vars(each) for each in self.oddities],
-            "mark": list(self.mark) if self.mark else None,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Audit:
-    """images: all training images, the oddest first. unreadable: (name, reason) of images that cannot be used.
-    notes: what could not be told, and why."""
-
-    images: tuple[AuditedImage, ...]
-    unreadable: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def odd(self) -> tuple[AuditedImage, ...]:
-        """The images about which anything is odd."""
-        return tuple(image for image in self.images if image.oddities)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "images": [image.to_dict() for image in self.images],
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
-            "notes": list(self.notes),
-        }
+class Audit(AuditFacts):
+    """An audit of training images, the oddest first. Its fields are those of `AuditFacts`."""
 
     def save(self, path: str | Path, title: str = "") -> None:
-        """Writes one self-contained HTML page. title: what was audited. Raises OutputError."""
-        from patchbank.audit_page import write_page
-
         write_page(path, self, title)
 
 
@@ -137,9 +78,6 @@ def audit_images(
 
     Raises ConfigError (for one, if they can be read only once), BackboneError or DatasetError.
     """
-    from patchbank.config import Config
-    from patchbank.model import PatchCore
-
     if not isinstance(images, (list, tuple)):
         raise ConfigError("an audit reads the images twice: expected a list of them; got an iterator")
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
@@ -148,7 +86,7 @@ def audit_images(
     return judged(_portraits(model, usable(images, model.skipped), progress), tuple(unreadable.items()))
 
 
-def audit_model(model: PatchCore) -> Audit:
+def audit_model(model: FittedModel) -> Audit:
     """Audits a model's training images by what the model holds: no image is read."""
     calibration, scene = model.calibration, model.scene
     if calibration is None:
@@ -316,7 +254,7 @@ def _mark(place: tuple[int, int], grid: tuple[int, int], config: Config) -> Box:
     return in_shares(neighbourhood(place, grid, config.patch_size / config.patch_stride), grid)
 
 
-def _odd_vector(model: PatchCore, image: int) -> Box | None:
+def _odd_vector(model: FittedModel, image: int) -> Box | None:
     """Where the image's bank vector lies that is farthest from all other images' vectors; None if it has none."""
     bank = model.bank
     own = np.flatnonzero(bank.image == image)

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
 from patchbank.errors import ConfigError, ImageError
+from patchbank.fitted.model import FittedModel
 from patchbank.heldout import score_one
 from patchbank.images import ImageSource
 from patchbank.screening import Suspect, screen
 from patchbank.training import Described, Job, Known, described, usable
 
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
-
+M = TypeVar("M", bound=FittedModel)
 ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
 
 
 def fit_without_outliers(
     images: Iterable[ImageSource],
-    fit: Callable[[list[ImageSource], Known], tuple[PatchCore, Known]],
+    fit: Callable[[list[ImageSource], Known], tuple[M, Known]],
     job: Job,
-) -> PatchCore:
+) -> M:
     """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `fit` takes images with what is known
     of them from another fit, and returns what the next one may know. Raises ConfigError where the images can be read
     only once."""
@@ -53,7 +52,7 @@ def fit_without_outliers(
     return dataclasses.replace(model, skipped=skipped, dropped=tuple(dropped))
 
 
-def _scores(model: PatchCore, images: list[ImageSource], known: Known, job: Job) -> np.ndarray:
+def _scores(model: FittedModel, images: list[ImageSource], known: Known, job: Job) -> np.ndarray:
     """(n,) left-out scores of all training images: those of the calibration, and, for images that it does not know,
     measured now."""
     scores = np.full(len(images), np.nan)
@@ -75,7 +74,7 @@ def _scores(model: PatchCore, images: list[ImageSource], known: Known, job: Job)
     return scores
 
 
-def _renamed(model: PatchCore, names: list[str]) -> PatchCore:
+def _renamed(model: M, names: list[str]) -> M:
     """The model with the names that its training images had in the first fit, whatever folder is left to share."""
     new = dict(zip(model.bank.images, names, strict=True))
     calibration = model.calibration

@@ -1,30 +1,28 @@
-"""Why an image was judged as it was: for each region its most anomalous patch, the normal patches that come closest to
-it, and how far normal patches are from the bank at that place and overall.
-
-Facts only: pictures with marks are made of them in `explain_views.py`, a page in `explain_page.py`, one large picture
-in `explain_sheet.py`.
+"""Why an image was judged as it was: what its most anomalous patches are compared with. The facts are in
+`results/explanation.py`; renderers make pictures with marks, a page or one large picture of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.boxes import Box, cut, fitted, in_shares, neighbourhood, square_inside
 from patchbank.errors import ConfigError, ImageError
+from patchbank.explain_page import write_page
+from patchbank.explain_sheet import write_sheet
+from patchbank.files import check_writable
+from patchbank.fitted.model import FittedModel
 from patchbank.maps import Region
-from patchbank.normal import Distribution
+from patchbank.overlay import overlay
+from patchbank.patches import Patches
+from patchbank.result import Result
+from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 from patchbank.scoring import mean_distances, patch_scores
 from patchbank.wording import counted
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
-    from patchbank.patches import Patches
-    from patchbank.result import Result
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -35,134 +33,13 @@ _CLOSE = 12  # patches along the side of a patch's surroundings: enough to recog
 _MARGIN = 1.3  # the side of a region's surroundings, in multiples of the region's
 
 
-@dataclass(frozen=True, eq=False)
-class NormalPatch:
-    """A patch of a training image.
-
-    image: the training image's name. row, column: the patch's place in that image's `grid` (rows, columns). distance:
-    Euclidean, to the explained patch, scaled as that one's score is. thumbnail: the training image as JPEG bytes; None
-    where the model holds none. mark: the patch's neighbourhood in that image; close: its surroundings.
-    """
-
-    image: str
-    row: int
-    column: int
-    grid: tuple[int, int]
-    distance: float
-    thumbnail: bytes | None
-    mark: Box
-    close: Box
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `box` is [x, y, width, height] in shares (0..1) of the training image."""
-        return {
-            "image": self.image,
-            "row": self.row,
-            "column": self.column,
-            "grid": list(self.grid),
-            "box": [round(value, 6) for value in self.mark],
-            "distance": self.distance,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Finding:
-    """One region's most anomalous patch, and what it is compared with.
-
-    region: None where the image has no region and this is its most anomalous patch. row, column: the patch's place in
-    the `grid`. score: the patch's score, a Euclidean distance. here, overall: left-out normal patches' scores around
-    that place and anywhere; None where the model holds none. neighbours: the closest normal patches, nearest first,
-    from distinct training images where possible. mark: the patch's neighbourhood; close: its surroundings; around:
-    those of the whole region. close_picture, around_picture: (h, w, 3) uint8 RGB, as the image is there.
-    """
-
-    region: Region | None
-    row: int
-    column: int
-    grid: tuple[int, int]
-    score: float
-    here: Distribution | None
-    overall: Distribution | None
-    neighbours: tuple[NormalPatch, ...]
-    mark: Box
-    close: Box
-    around: Box
-    close_picture: ByteArray
-    around_picture: ByteArray
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "kind": "region" if self.region else "most anomalous patch",
-            "region": self.region.to_dict() if self.region else None,
-            "patch": {
-                "row": self.row,
-                "column": self.column,
-                "grid": list(self.grid),
-                "box": [round(value, 6) for value in self.mark],
-                "score": self.score,
-            },
-            "normal_here": _compared(self.here, self.score),
-            "normal_overall": _compared(self.overall, self.score),
-            "nearest_normal": [patch.to_dict() for patch in self.neighbours],
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """Why an image was judged as it was. Made by `Result.explain` or `PatchCore.explain`.
-
-    path, score, threshold, pixel_threshold, is_anomalous, image_size: as in `Result`. regions: all of the image's.
-    findings: the regions explained, or the most anomalous patch if there are none. good_scores: (n,) image scores of
-    left-out good images; None without calibration. notes: what cannot be told, and why. picture, overlay: the image
-    without and with its heat map, (h, w, 3) uint8 RGB, shrunk if it is large.
-    """
-
-    path: str
-    score: float
-    threshold: float | None
-    pixel_threshold: float | None
-    is_anomalous: bool | None
-    image_size: tuple[int, int]
-    regions: tuple[Region, ...]
-    findings: tuple[Finding, ...]
-    good_scores: FloatArray | None
-    notes: tuple[str, ...]
-    picture: ByteArray
-    overlay: ByteArray
-
-    @property
-    def good_at_least(self) -> int | None:
-        """How many of the left-out good images score at least as high."""
-        return None if self.good_scores is None else int((self.good_scores >= np.float32(self.score)).sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: everything but the pictures."""
-        good = None
-        if self.good_scores is not None:
-            good = {"count": len(self.good_scores), "score_at_least": self.good_at_least}
-        return {
-            "path": self.path,
-            "score": self.score,
-            "threshold": self.threshold,
-            "is_anomalous": self.is_anomalous,
-            "image_size": list(self.image_size),
-            "good_images": good,
-            "regions": len(self.regions),
-            "findings": [finding.to_dict() for finding in self.findings],
-            "notes": list(self.notes),
-        }
+class Explanation(ExplanationFacts):
+    """Why an image was judged as it was; made by `Result.explain` or `PatchCore.explain`. Its fields are those of
+    `ExplanationFacts`."""
 
     def save(self, path: str | Path, *, model: str | None = None) -> None:
-        """Writes the explanation as one file: a page if `path` ends in .html, a picture if it ends in .png. model: the
-        model's name, for the heading. Raises ConfigError for another ending, OutputError."""
-        from patchbank.explain_page import write_page
-        from patchbank.explain_sheet import write_sheet
-        from patchbank.files import check_writable
-
         check_ending(path)
         check_writable(path)
-        check_ending(path)
         (write_sheet if Path(path).suffix.lower() == ".png" else write_page)(path, self, model)
 
 
@@ -180,7 +57,7 @@ def check_numbers(regions: int, neighbours: int) -> None:
 
 
 def explain(
-    model: PatchCore, result: Result, image: ByteArray, patches: Patches, *, regions: int, neighbours: int
+    model: FittedModel, result: Result, image: ByteArray, patches: Patches, *, regions: int, neighbours: int
 ) -> Explanation:
     """Compares a result's regions with what the model knows. image: (H, W, 3) uint8 RGB, the inspected one; patches:
     its patches, embedded again. Raises ImageError if they are not those that were inspected."""
@@ -190,7 +67,7 @@ def explain(
         _finding(model, result, image, patches, region, place, neighbours)
         for region, place in zip(shown or (None,), places, strict=True)
     )
-    picture, overlay = _whole(result, image)
+    picture, with_heat = _whole(result, image)
     return Explanation(
         path=result.path,
         score=result.score,
@@ -203,11 +80,11 @@ def explain(
         good_scores=model.calibration.scores if model.calibration else None,
         notes=tuple(_notes(model, result, len(shown))),
         picture=picture,
-        overlay=overlay,
+        overlay=with_heat,
     )
 
 
-def nearest_of_distinct_images(model: PatchCore, patch: FloatArray, count: int) -> list[tuple[int, float]]:
+def nearest_of_distinct_images(model: FittedModel, patch: FloatArray, count: int) -> list[tuple[int, float]]:
     """The bank vectors nearest to a patch, (D,), and their distances: the nearest of each of `count` training images.
     If fewer images have vectors, the nearest others fill up. Ascending by distance."""
     limit, asked = min(count, len(model.bank)), count
@@ -226,7 +103,7 @@ def nearest_of_distinct_images(model: PatchCore, patch: FloatArray, count: int) 
 
 
 def _finding(
-    model: PatchCore,
+    model: FittedModel,
     result: Result,
     image: ByteArray,
     patches: Patches,
@@ -263,7 +140,7 @@ def _finding(
     )
 
 
-def _feature(model: PatchCore, result: Result, patches: Patches, place: tuple[int, int]) -> FloatArray:
+def _feature(model: FittedModel, result: Result, patches: Patches, place: tuple[int, int]) -> FloatArray:
     """(D,) the patch at a place (row, column), if it scores as it did when the image was inspected."""
     if patches.grid == result.patch_scores.shape:
         at = np.flatnonzero(patches.place == place[0] * patches.grid[1] + place[1])
@@ -323,7 +200,7 @@ def _surroundings(mark: Box, extent: float, grid: tuple[int, int]) -> Box:
     return square_inside(mark[0] + (mark[2] - side) / 2, mark[1] + (mark[3] - side) / 2, side, grid)
 
 
-def _neighbour(model: PatchCore, index: int, distance: float, extent: float) -> NormalPatch:
+def _neighbour(model: FittedModel, index: int, distance: float, extent: float) -> NormalPatch:
     bank, image = model.bank, int(model.bank.image[index])
     name, row, column = bank.origin(index)
     grid = (int(bank.grids[image][0]), int(bank.grids[image][1]))
@@ -344,8 +221,6 @@ def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:
     """The whole image, small, without and with its heat map."""
     import cv2
 
-    from patchbank.overlay import overlay
-
     picture = fitted(image, PICTURE_SIDE)
     size = (picture.shape[1], picture.shape[0])
     heat = result.anomaly_map
@@ -361,19 +236,7 @@ class _Outline:
     contour: npt.NDArray[np.int32]
 
 
-def _compared(normal: Distribution | None, score: float) -> dict[str, Any] | None:
-    if normal is None:
-        return None
-    return {
-        "count": normal.count,
-        "median": normal.median,
-        "q99": normal.quantile(0.99),
-        "largest": normal.largest,
-        "share_at_most": normal.share_at_most(score),
-    }
-
-
-def _notes(model: PatchCore, result: Result, shown: int) -> list[str]:
+def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:
     notes = []
     if not model.calibration:
         notes.append(

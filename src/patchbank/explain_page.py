@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from patchbank import explain_text as said
 from patchbank import explain_views as views
-from patchbank.explain import Explanation, Finding, NormalPatch
 from patchbank.files import atomic_write
 from patchbank.normal import Distribution
 from patchbank.page import (
@@ -26,6 +25,7 @@ from patchbank.page import (
     ticks,
     verdict_badge,
 )
+from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -34,14 +34,16 @@ OVERVIEW_SIDE, OVERVIEW_BYTES = 900, 160_000
 _MOST_COLUMNS = 5
 
 
-def write_page(path: str | Path, explanation: Explanation, model: str | None, created: datetime | None = None) -> None:
+def write_page(
+    path: str | Path, explanation: ExplanationFacts, model: str | None, created: datetime | None = None
+) -> None:
     """Writes the page. model: the model's name, for the heading. Raises OutputError; then an older file is kept."""
     with atomic_write(path) as file:
         for part in _parts(explanation, model, created):
             file.write(part.encode("utf-8", "replace"))
 
 
-def _parts(explanation: Explanation, model: str | None, created: datetime | None) -> Iterator[str]:
+def _parts(explanation: ExplanationFacts, model: str | None, created: datetime | None) -> Iterator[str]:
     name = said.short_name(explanation.path)
     yield document_start(f"Explanation of {name}", _STYLE, created=created)
     by = f"Inspected with {breakable(model)}. " if model else ""
@@ -61,7 +63,7 @@ def _parts(explanation: Explanation, model: str | None, created: datetime | None
     yield document_end()
 
 
-def _figures(explanation: Explanation) -> dict[str, str]:
+def _figures(explanation: ExplanationFacts) -> dict[str, str]:
     figures = {"score": f"{explanation.score:.4g}"}
     if explanation.threshold is not None:
         figures["threshold"] = f"{explanation.threshold:.4g}"
@@ -74,7 +76,7 @@ def _figures(explanation: Explanation) -> dict[str, str]:
     return {**figures, "pixels": f"{width:,} × {height:,}"}
 
 
-def _overview(explanation: Explanation, name: str) -> str:
+def _overview(explanation: ExplanationFacts, name: str) -> str:
     pictures = [
         _figure(views.overview(explanation, heat, OVERVIEW_SIDE), f"{name}: {alt}", caption, OVERVIEW_BYTES)
         for heat, alt, caption in (
@@ -86,7 +88,7 @@ def _overview(explanation: Explanation, name: str) -> str:
     return f'<section><h2>The image</h2>{legend}<div class="pair">{"".join(pictures)}</div></section>\n'
 
 
-def _finding(explanation: Explanation, number: int, finding: Finding, name: str) -> str:
+def _finding(explanation: ExplanationFacts, number: int, finding: Finding, name: str) -> str:
     region = views.region_crop(explanation, finding)
     first = ""
     if region is not None:

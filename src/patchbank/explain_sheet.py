@@ -12,9 +12,9 @@ import numpy.typing as npt
 from patchbank import explain_text as said
 from patchbank import explain_views as views
 from patchbank.drawing import BOLD, DARK, MARK, Colour, shortened, text, text_width, wrapped
-from patchbank.explain import Explanation, Finding
 from patchbank.normal import Distribution
 from patchbank.page import ticks, verdict_of, when
+from patchbank.results.explanation import ExplanationFacts, Finding
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -35,20 +35,22 @@ _VERDICTS: dict[str, tuple[Colour, Colour]] = {
 }
 
 
-def write_sheet(path: str | Path, explanation: Explanation, model: str | None, created: datetime | None = None) -> None:
+def write_sheet(
+    path: str | Path, explanation: ExplanationFacts, model: str | None, created: datetime | None = None
+) -> None:
     """Writes the picture. model: the model's name, for the heading. Raises OutputError; then an older file is kept."""
     from patchbank.images import write_png
 
     write_png(Path(path), sheet(explanation, model, created))
 
 
-def sheet(explanation: Explanation, model: str | None, created: datetime | None = None) -> ByteArray:
+def sheet(explanation: ExplanationFacts, model: str | None, created: datetime | None = None) -> ByteArray:
     """(H, WIDTH, 3) uint8 RGB: the same facts and pictures as the page."""
     return np.concatenate(list(_blocks(explanation, model, created)))
 
 
-def _blocks(explanation: Explanation, model: str | None, created: datetime | None) -> Iterator[ByteArray]:
-    from patchbank import __version__
+def _blocks(explanation: ExplanationFacts, model: str | None, created: datetime | None) -> Iterator[ByteArray]:
+    from patchbank.version import __version__
 
     yield _space(40)
     yield from _text(f"Explanation of {said.short_name(explanation.path)}", 34, BOLD)
@@ -87,7 +89,7 @@ def _text(words: str, size: int, weight: int = 400, colour: Colour = DARK) -> It
         yield block
 
 
-def _verdict(explanation: Explanation) -> ByteArray:
+def _verdict(explanation: ExplanationFacts) -> ByteArray:
     """The verdict on its colour."""
     import cv2
 
@@ -101,7 +103,7 @@ def _verdict(explanation: Explanation) -> ByteArray:
     return block
 
 
-def _overview(explanation: Explanation) -> ByteArray:
+def _overview(explanation: ExplanationFacts) -> ByteArray:
     side = (_INNER - _GAP) // 2
     pictures = [views.overview(explanation, heat, side) for heat in (False, True)]
     block = _space(pictures[0].shape[0] + 44)
@@ -119,7 +121,7 @@ def _paste(block: ByteArray, picture: ByteArray, x: int, y: int) -> None:
 # --- one finding ---
 
 
-def _finding(explanation: Explanation, number: int, finding: Finding) -> Iterator[ByteArray]:
+def _finding(explanation: ExplanationFacts, number: int, finding: Finding) -> Iterator[ByteArray]:
     yield _rule()
     yield from _text(said.title(number, finding), 24, BOLD)
     yield _space(8)
@@ -135,7 +137,7 @@ def _finding(explanation: Explanation, number: int, finding: Finding) -> Iterato
     yield from _chart(finding)
 
 
-def _cells(explanation: Explanation, finding: Finding) -> Iterator[ByteArray]:
+def _cells(explanation: ExplanationFacts, finding: Finding) -> Iterator[ByteArray]:
     """The columns of a finding's row."""
     region = views.region_crop(explanation, finding)
     if region is not None:

@@ -6,8 +6,8 @@ import math
 from pathlib import PurePath
 
 from patchbank.boxes import Box
-from patchbank.explain import Explanation, Finding
 from patchbank.normal import Distribution
+from patchbank.results.explanation import ExplanationFacts, Finding
 from patchbank.wording import plural
 
 
@@ -17,7 +17,7 @@ def short_name(path: str) -> str:
     return "/".join(part for part in parts[-2:] if part not in (PurePath(path).anchor, "..", "."))
 
 
-def verdict(explanation: Explanation) -> str:
+def verdict(explanation: ExplanationFacts) -> str:
     """What was decided, and how that compares with good images."""
     score, threshold = explanation.score, explanation.threshold
     if threshold is None:
@@ -30,7 +30,7 @@ def verdict(explanation: Explanation) -> str:
     return f"{said} {_among_good(explanation)}".strip()
 
 
-def _among_good(explanation: Explanation) -> str:
+def _among_good(explanation: ExplanationFacts) -> str:
     if explanation.good_scores is None:
         return ""
     count, at_least = len(explanation.good_scores), explanation.good_at_least

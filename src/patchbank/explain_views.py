@@ -12,7 +12,7 @@ import numpy.typing as npt
 from patchbank.boxes import Box, fitted, pixels_of
 from patchbank.drawing import DARK, MARK, badge, rectangle
 from patchbank.errors import ImageError
-from patchbank.explain import Explanation, Finding, NormalPatch
+from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -21,7 +21,7 @@ WHOLE = 220  # of a whole picture that shows where the crop is
 _LEAST_MARK = 7
 
 
-def overview(explanation: Explanation, heat: bool, side: int) -> ByteArray:
+def overview(explanation: ExplanationFacts, heat: bool, side: int) -> ByteArray:
     """The whole inspected image, with or without its heat map, its findings numbered; the longer side is `side`."""
     picture = enlarged(explanation.overlay if heat else explanation.picture, side)
     height, width = picture.shape[:2]
@@ -37,13 +37,13 @@ def overview(explanation: Explanation, heat: bool, side: int) -> ByteArray:
     return picture
 
 
-def region_crop(explanation: Explanation, finding: Finding) -> ByteArray | None:
+def region_crop(explanation: ExplanationFacts, finding: Finding) -> ByteArray | None:
     """The region with its outline and the patch marked; None where a close-up of the patch shows as much."""
     wider = finding.around[2] > 1.25 * finding.close[2] or finding.around[3] > 1.25 * finding.close[3]
     return _crop(explanation, finding, finding.around_picture, finding.around) if wider else None
 
 
-def inspected_crop(explanation: Explanation, finding: Finding) -> ByteArray:
+def inspected_crop(explanation: ExplanationFacts, finding: Finding) -> ByteArray:
     """The surroundings of the patch in the inspected image, with its region's outline and the patch marked."""
     return _crop(explanation, finding, finding.close_picture, finding.close)
 
@@ -61,7 +61,7 @@ def normal_crop(patch: NormalPatch) -> ByteArray | None:
     return picture
 
 
-def inspected_whole(explanation: Explanation, finding: Finding) -> ByteArray:
+def inspected_whole(explanation: ExplanationFacts, finding: Finding) -> ByteArray:
     """The whole inspected image, small, with the crop framed and the patch marked."""
     return _located(explanation.picture, finding.close, finding.mark)
 
@@ -95,7 +95,7 @@ def enlarged(image: ByteArray, side: int) -> ByteArray:
     return larger
 
 
-def _crop(explanation: Explanation, finding: Finding, shown: ByteArray, box: Box) -> ByteArray:
+def _crop(explanation: ExplanationFacts, finding: Finding, shown: ByteArray, box: Box) -> ByteArray:
     import cv2
 
     height, width = explanation.image_size

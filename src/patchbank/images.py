@@ -16,6 +16,7 @@ if it were RGB, and a patch is described by the features of all groups.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -38,6 +39,14 @@ ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Array, Any]
 
 
 COLOUR = ImageFormat()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that could not be used, and why."""
+
+    name: str
+    reason: str
 
 
 def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:

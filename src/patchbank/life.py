@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
-from patchbank.errors import ConfigError
 from patchbank.normal import NormalDistances
 from patchbank.scene import Scene
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
 
 IntArray = npt.NDArray[np.int32]
 
@@ -186,110 +182,3 @@ def images_of(versions: Sequence[Version]) -> list[frozenset[int]]:
             raise ValueError(f"versions: {version.number} has {len(now)} images; it says {version.images}")
         sets.append(now)
     return sets
-
-
-def state_of(model: PatchCore, number: int) -> State:
-    """What version `number` of the model consists of. Raises ConfigError for a version that there is not."""
-    versions = model.life.versions
-    if not 1 <= number <= len(versions):
-        raise ConfigError(f"version: expected 1 to {len(versions)}; got {number} (patchbank history lists them)")
-    if number == len(versions):
-        return State(np.arange(len(model.bank), dtype=np.int32), model.calibration, model.normal, model.scene)
-    return model.life.past[number - 1]
-
-
-def changed(
-    model: PatchCore, learned: Reserve, members: npt.NDArray[np.integer]
-) -> tuple[Reserve, Reserve, tuple[State, ...]]:
-    """The vectors of the next version's bank, its reserve, and the past, which then includes the present version.
-
-    learned: new vectors. members: (M',) the next version's vectors, numbered through the bank, the reserve and
-    `learned`, in this order.
-    """
-    everything = Reserve.joined([rows_of(model.bank), model.life.reserve, learned])
-    others = np.setdiff1d(np.arange(len(everything)), members)
-    place = np.empty(len(everything), np.int32)  # each vector's number from now on
-    place[np.concatenate([members, others])] = np.arange(len(everything), dtype=np.int32)
-    states = (*model.life.past, state_of(model, len(model.life.versions)))
-    past = tuple(replace(state, members=place[state.members]) for state in states)
-    return everything.take(members), everything.take(others), past
-
-
-@dataclass(frozen=True)
-class ScoreChange:
-    """A calibration image's score in two versions (None where it does not count), and whether it is over the version's
-    threshold."""
-
-    image: str
-    before: float | None
-    after: float | None
-    over_before: bool | None
-    over_after: bool | None
-
-    @property
-    def changed_sides(self) -> bool:
-        """Whether it is over one version's threshold and not over the other's."""
-        return None not in (self.over_before, self.over_after) and self.over_before != self.over_after
-
-
-@dataclass(frozen=True)
-class Diff:
-    """What differs between two versions of a model. images_added, images_removed: names of training images.
-    vectors_added, vectors_removed: of the bank. scores: of all calibration images of either version, each with image,
-    before, after, over_before, over_after (the threshold; None where it does not count)."""
-
-    before: Version
-    after: Version
-    images_added: tuple[str, ...]
-    images_removed: tuple[str, ...]
-    vectors_added: int
-    vectors_removed: int
-    scores: tuple[ScoreChange, ...]
-
-    @property
-    def changed_sides(self) -> tuple[ScoreChange, ...]:
-        """The calibration images that are over one version's threshold and not over the other's."""
-        return tuple(change for change in self.scores if change.changed_sides)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
-            "images_added": list(self.images_added),
-            "images_removed": list(self.images_removed),
-            "vectors_added": self.vectors_added,
-            "vectors_removed": self.vectors_removed,
-            "changed_sides": [asdict(change) for change in self.changed_sides],
-            "scores": [asdict(change) for change in self.scores],
-        }
-
-
-def difference(model: PatchCore, before: int, after: int) -> Diff:
-    """What differs between two versions, by number. Raises ConfigError for a number that there is not."""
-    bank, life = model.bank, model.life
-    states = [state_of(model, number) for number in (before, after)]
-    sets = images_of(life.versions)
-    old, new = sets[before - 1], sets[after - 1]
-    first, second = (set(state.members.tolist()) for state in states)
-    return Diff(
-        before=life.versions[before - 1],
-        after=life.versions[after - 1],
-        images_added=tuple(bank.images[image] for image in sorted(new - old)),
-        images_removed=tuple(bank.images[image] for image in sorted(old - new)),
-        vectors_added=len(second - first),
-        vectors_removed=len(first - second),
-        scores=_score_changes(*(state.calibration for state in states)),
-    )
-
-
-def _score_changes(before: Calibration | None, after: Calibration | None) -> tuple[ScoreChange, ...]:
-    first, second = (
-        {name: (float(score), float(score) > c.threshold) for name, score in zip(c.images, c.scores, strict=True)}
-        if c
-        else {}
-        for c in (before, after)
-    )
-    nothing = (None, None)
-    pairs = [(name, first.get(name, nothing), second.get(name, nothing)) for name in {**first, **second}]
-    return tuple(ScoreChange(name, a[0], b[0], a[1], b[1]) for name, a, b in pairs)

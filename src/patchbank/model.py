@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -18,33 +18,31 @@ import numpy.typing as npt
 
 from patchbank import packing, scoring
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
-from patchbank.bank import MemoryBank
-from patchbank.calibration import Calibration
 from patchbank.checkpoint import resumable
+from patchbank.compare import Diff, difference
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ImageError
 from patchbank.explain import Explanation, check_numbers, explain
+from patchbank.fitted.model import FittedModel
 from patchbank.heldout import calibrate
 from patchbank.images import (
     Array,
     ImageSource,
+    Skipped,
     name_of,
     read_image,
     shown,
 )
-from patchbank.life import Diff, Life, Version, born, difference, images_of
-from patchbank.normal import NormalDistances
+from patchbank.life import born
 from patchbank.parallel import beside, in_order, one_blas_thread
 from patchbank.patches import Patches
 from patchbank.pipeline import Clock, patches_of
 from patchbank.progress import Progress, silent
 from patchbank.result import Result
 from patchbank.roi import Roi
-from patchbank.scene import Scene
-from patchbank.screening import Suspect, suspects_of
-from patchbank.search import Searcher, build_searcher, measured_recall
-from patchbank.training import Job, Known, Skipped, collect, listed, with_expected
+from patchbank.search import build_searcher, measured_recall
+from patchbank.training import Job, Known, collect, listed, with_expected
 from patchbank.update import Reason, repromised, rolled_back, updated
 from patchbank.validation import memory_budget
 
@@ -52,29 +50,10 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class PatchCore:
-    """A fitted model (Roth et al., CVPR 2022). There is no unfitted one: it comes from `fit` or `load`, and does not
-    change.
-
-    config: all options, with the backbone's choices filled in. bank: the memory bank. calibration: held-out normal
-    scores, or None. life: the bank's versions, and the vectors that are not in it. roi: the region of interest, None =
-    all. thumbnails: JPEG bytes, one a training image, or none. skipped: training images that could not be read. normal:
-    left-out normal patches' distances; None without calibration. scene: how the images look as a whole; None
-    if that is not checked. dropped: training images that `drop_outliers` left out.
+class PatchCore(FittedModel):
+    """A fitted model (Roth et al., CVPR 2022) with all that it can do. There is no unfitted one: it comes from `fit` or
+    `load`, and does not change. Its fields are those of `FittedModel`.
     """
-
-    config: Config
-    backbone: Backbone
-    bank: MemoryBank
-    searcher: Searcher
-    calibration: Calibration | None
-    life: Life
-    roi: Roi | None = None
-    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
-    normal: NormalDistances | None = None
-    scene: Scene | None = None
-    dropped: tuple[Suspect, ...] = ()
 
     @classmethod
     def fit(
@@ -275,29 +254,6 @@ class PatchCore:
         version that there is not."""
         last = len(self.versions) if after is None else after
         return difference(self, last - 1 if before is None else before, last)
-
-    @property
-    def versions(self) -> tuple[Version, ...]:
-        """Every version that the bank had, oldest first; the last is the present one."""
-        return self.life.versions
-
-    @property
-    def training_images(self) -> tuple[str, ...]:
-        """The names of the present version's training images; `bank.images` also names those of earlier versions."""
-        return tuple(self.bank.images[image] for image in sorted(images_of(self.versions)[-1]))
-
-    @property
-    def suspects(self) -> tuple[Suspect, ...]:
-        """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
-        return suspects_of(self.calibration)
-
-    @property
-    def unpictured(self) -> tuple[str, ...]:
-        """Training images that have a vector in the bank and no thumbnail, because all of them together did not fit
-        their share of the memory budget: explanations name them only. Empty for `thumbnail_size = 0`."""
-        if not self.config.thumbnail_size:
-            return ()
-        return tuple(self.bank.images[n] for n in np.unique(self.bank.image).tolist() if n not in self.thumbnails)
 
     def _describe(self, image: Array) -> Patches:
         return patches_of(image, self.backbone, self.config, self.roi)

@@ -11,18 +11,19 @@ import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import __version__, artifact
+from patchbank import artifact
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.bank import MemoryBank
 from patchbank.calibration import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
 from patchbank.expected import ExpectedDistance
+from patchbank.fitted.model import FittedModel
 from patchbank.life import State, Version
 from patchbank.normal import NormalDistances
 from patchbank.packing_life import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
@@ -31,9 +32,7 @@ from patchbank.roi import Roi
 from patchbank.scene import MEASURES, Scene
 from patchbank.screening import Suspect
 from patchbank.search import build_searcher
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
+from patchbank.version import __version__
 
 Manifest = dict[str, Any]
 Entries = dict[str, bytes]
@@ -45,12 +44,12 @@ _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
 
-def save(model: PatchCore, path: str | Path) -> None:
+def save(model: FittedModel, path: str | Path) -> None:
     """Writes the model file: beside its name first, then renamed. Raises OutputError."""
     artifact.write(path, *packed(model))
 
 
-def packed(model: PatchCore) -> tuple[Manifest, Entries]:
+def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     """The model as a manifest and the bytes of the file's entries."""
     manifest: Manifest = {
         "patchbank_version": __version__,
@@ -71,7 +70,7 @@ def packed(model: PatchCore) -> tuple[Manifest, Entries]:
 
 
 def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
-    """The fields of the PatchCore that the file holds. Raises ModelFileError or BackboneError."""
+    """The fields of the FittedModel that the file holds. Raises ModelFileError or BackboneError."""
     file = artifact.ModelFile(path)
     with _checked(path):
         config = _config(file)

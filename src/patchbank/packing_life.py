@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank import artifact
 from patchbank.bank import MemoryBank, Reserve
+from patchbank.fitted.model import FittedModel
 from patchbank.life import (
     ACTIONS,
     CALIBRATED,
@@ -24,13 +25,9 @@ from patchbank.life import (
     images_of,
     promises,
     rows_of,
-    state_of,
 )
 from patchbank.normal import NormalDistances
 from patchbank.scene import Scene
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
 
 RESERVE = "reserve.safetensors"
 _ROWS = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
@@ -46,11 +43,11 @@ SCENE = {
 NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
 
 
-def put_life(model: PatchCore, manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
+def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
     """Adds the model's life to what will be written."""
     life = model.life
     manifest["versions"] = [version.to_dict() for version in life.versions]
-    states = [state_of(model, version.number) for version in life.versions]
+    states = [model.state(version.number) for version in life.versions]
     for about, state in zip(manifest["versions"], states, strict=True):
         about["calibration_images"] = len(state.calibration.images) if state.calibration else 0
         about["normal_images"] = state.normal.images if state.normal else 0

@@ -23,7 +23,7 @@ ByteArray = npt.NDArray[np.uint8]
 def document_start(title: str, style: str = "", script: str = "", created: datetime | None = None) -> str:
     """Everything from the doctype to the open <main>. style: beside what all pages have. script: the only one that the
     policy admits, for `document_end`."""
-    from patchbank import __version__
+    from patchbank.version import __version__
 
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     scripts = f"; script-src 'sha256-{digest}'" if script else ""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from patchbank.bank import Reserve
 from patchbank.errors import DatasetError, ImageError
+from patchbank.fitted.model import FittedModel
 from patchbank.heldout import score_one
 from patchbank.images import Array, ImageSource, read_image
 from patchbank.life import images_of, rows_of
 from patchbank.patches import Patches
 from patchbank.streaming import CalibrationPatches
 from patchbank.validation import memory_budget
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
 
 Describe = Callable[[Array], Patches]
 
@@ -36,7 +34,7 @@ class Again(Sequence[CalibrationPatches]):
 
     def __init__(
         self,
-        model: PatchCore,
+        model: FittedModel,
         describe: Describe,
         names: Sequence[str],
         images: Mapping[str, ImageSource],
@@ -85,7 +83,7 @@ class TrainingImages:
 
 
 def read_again(
-    model: PatchCore, describe: Describe, gone: Collection[int], images: Mapping[str, ImageSource]
+    model: FittedModel, describe: Describe, gone: Collection[int], images: Mapping[str, ImageSource]
 ) -> TrainingImages:
     """The training images but those that are gone, by name.
 
@@ -121,7 +119,7 @@ def _has(patches: Patches, own: Reserve) -> bool:
     return bool((apart <= SAME * np.linalg.norm(own.vectors, axis=1)).all())
 
 
-def _scores_as_before(model: PatchCore, name: str, number: int, patches: Patches) -> bool:
+def _scores_as_before(model: FittedModel, name: str, number: int, patches: Patches) -> bool:
     """Whether an image without vectors scores as it did, as far as the model can tell."""
     calibration, status = model.calibration, model.life.versions[-1].calibrated
     if calibration is None or calibration.method == "cross_fit" or name not in calibration.images:

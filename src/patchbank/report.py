@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,7 @@ from patchbank.page import (
     verdict_of,
 )
 from patchbank.report_page import SCRIPT, STYLE
-
-if TYPE_CHECKING:
-    from patchbank.result import Result
+from patchbank.result import Result
 
 ByteArray = npt.NDArray[np.uint8]
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank import maps
 from patchbank.config import ImageFormat
-from patchbank.images import COLOUR, Array
+from patchbank.errors import ConfigError, ImageError
+from patchbank.images import COLOUR, Array, ImageSource, read_image, shown
 from patchbank.maps import BoolArray, FloatArray, Region
+from patchbank.overlay import overlay
+from patchbank.results.explanation import ExplanationFacts
+from patchbank.roi import Roi
+from patchbank.scene import Measurement
 
-if TYPE_CHECKING:
-    from patchbank.explain import Explanation
-    from patchbank.images import ImageSource
-    from patchbank.model import PatchCore
-    from patchbank.roi import Roi
-    from patchbank.scene import Measurement
+
+class Explains(Protocol):
+    """What can say why a result is as it is: the model that made it."""
+
+    def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
+        """result: a `Result` of this model."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +62,7 @@ class Result:
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
     scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
-    model: PatchCore | None = field(default=None, repr=False)
+    model: Explains | None = field(default=None, repr=False)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -121,19 +127,14 @@ class Result:
 
         Raises ImageError if that file is gone or has changed its size.
         """
-        from patchbank.images import shown
-        from patchbank.overlay import overlay
-
         return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
 
-    def explain(self, *, regions: int = 5, neighbours: int = 3) -> Explanation:
+    def explain(self, *, regions: int = 5, neighbours: int = 3) -> ExplanationFacts:
         """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
         if it came from a file.
 
         Raises ConfigError if the result has lost its model (see `model`), ImageError as `overlay` does.
         """
-        from patchbank.errors import ConfigError
-
         if self.model is None:
             raise ConfigError(
                 f"{self.path}: expected a result as predict returned it; got a copy without its model: "
@@ -144,9 +145,6 @@ class Result:
     def read_again(self) -> Array:
         """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
         size."""
-        from patchbank.errors import ImageError
-        from patchbank.images import read_image
-
         image = read_image(self.source, self.image_format)
         if image.shape[:2] != self.image_size:
             raise ImageError(

@@ -17,7 +17,7 @@ from patchbank.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.config import Config
 from patchbank.errors import DatasetError, ImageError
 from patchbank.expected import Sample, expected_distance
-from patchbank.images import Array, ImageSource, name_of, read_image, thumbnail
+from patchbank.images import Array, ImageSource, Skipped, name_of, read_image, thumbnail
 from patchbank.parallel import in_order
 from patchbank.patches import Patches
 from patchbank.progress import Progress
@@ -27,14 +27,6 @@ from patchbank.streaming import PICTURE_SHARE, CalibrationPatches, PatchStream
 FloatArray = npt.NDArray[np.float32]
 Described = tuple[ImageSource, Patches | ImageError, bytes]  # an image, its patches or why it has none, its thumbnail
 Known = list[Described] | None  # what an earlier fit knows of all images
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that could not be used, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,24 +21,23 @@ from patchbank.bank import MemoryBank, Reserve
 from patchbank.calibration import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.exact import ExactSearcher
+from patchbank.fitted.model import FittedModel
 from patchbank.heldout import score_held_out, score_one, summarised
-from patchbank.images import Array, ImageSource, name_of
+from patchbank.images import Array, ImageSource, Skipped, name_of
 from patchbank.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
-from patchbank.life import Added, Life, Removed, Version, changed, images_of, promises, rows_of, state_of
+from patchbank.life import Added, Life, Removed, State, Version, images_of, promises, rows_of
 from patchbank.naming import new_names, numbers_of
 from patchbank.patches import Patches
 from patchbank.progress import Progress
 from patchbank.recertify import TrainingImages, read_again
 from patchbank.search import Searcher, build_searcher
 from patchbank.streaming import CalibrationPatches
-from patchbank.training import Skipped, described
-
-if TYPE_CHECKING:
-    from patchbank.model import PatchCore
+from patchbank.training import described
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Describe = Callable[[Array], Patches]
+M = TypeVar("M", bound=FittedModel)  # whoever calls with a PatchCore gets a PatchCore
 
 POOL_BYTES = 128 << 20  # of patches that could fill a hole; twice as many for a moment
 UNKNOWN = -1  # the number of an image that has no vectors in the bank
@@ -54,7 +53,7 @@ class Reason:
 
 
 def updated(
-    model: PatchCore,
+    model: M,
     describe: Describe,
     add: Sequence[ImageSource],
     remove: Iterable[str],
@@ -65,7 +64,7 @@ def updated(
     skip_unreadable: bool,
     reason: Reason,
     progress: Progress,
-) -> PatchCore:
+) -> M:
     """The model after an update; `PatchCore.update` says what the arguments mean."""
     bank, life = model.bank, model.life
     current = images_of(life.versions)[-1]
@@ -138,7 +137,7 @@ def updated(
     )
 
 
-def rolled_back(model: PatchCore, to: int | None, reason: Reason) -> PatchCore:
+def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     """The model with the bank, calibration and threshold of an earlier version; None: the one before the present.
 
     A rollback is a version of its own, so that it can be undone. Raises ConfigError for a version that there is not.
@@ -146,7 +145,7 @@ def rolled_back(model: PatchCore, to: int | None, reason: Reason) -> PatchCore:
     bank, life = model.bank, model.life
     present = len(life.versions)
     number = present - 1 if to is None else to
-    state = state_of(model, number)
+    state = model.state(number)
     if number == present:
         raise ConfigError(f"version {number} is the present one; expected an earlier one (patchbank history)")
     then = life.versions[number - 1]
@@ -168,7 +167,7 @@ def rolled_back(model: PatchCore, to: int | None, reason: Reason) -> PatchCore:
     )
 
 
-def repromised(model: PatchCore, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> PatchCore:
+def repromised(model: M, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> M:
     """The model with thresholds for another promise, from the same held-out scores; None keeps what it is.
 
     Raises ConfigError for an impossible value, or if the model was fitted without calibration.
@@ -192,6 +191,23 @@ def repromised(model: PatchCore, max_false_alarms: float | None, confidence: flo
     return dataclasses.replace(model, config=config, calibration=calibration, life=life)
 
 
+def changed(
+    model: FittedModel, learned: Reserve, members: npt.NDArray[np.integer]
+) -> tuple[Reserve, Reserve, tuple[State, ...]]:
+    """The vectors of the next version's bank, its reserve, and the past, which then includes the present version.
+
+    learned: new vectors. members: (M',) the next version's vectors, numbered through the bank, the reserve and
+    `learned`, in this order.
+    """
+    everything = Reserve.joined([rows_of(model.bank), model.life.reserve, learned])
+    others = np.setdiff1d(np.arange(len(everything)), members)
+    place = np.empty(len(everything), np.int32)  # each vector's number from now on
+    place[np.concatenate([members, others])] = np.arange(len(everything), dtype=np.int32)
+    states = (*model.life.past, model.state(len(model.versions)))
+    past = tuple(dataclasses.replace(state, members=place[state.members]) for state in states)
+    return everything.take(members), everything.take(others), past
+
+
 def _followed(version: Version, number: int, reason: Reason, **changes: Any) -> Version:
     """The version that takes over what another one was made of: no image came or went."""
     nothing: dict[str, Any] = {"added": (), "removed": (), "refilled": 0}
@@ -203,7 +219,7 @@ def _none_of(bank: MemoryBank) -> Reserve:
 
 
 def _check(
-    model: PatchCore,
+    model: FittedModel,
     add: Sequence[ImageSource],
     gone: Collection[int],
     images: Mapping[str, ImageSource] | None,
@@ -227,7 +243,7 @@ def _check(
 
 
 def _read(
-    model: PatchCore,
+    model: FittedModel,
     describe: Describe,
     add: Sequence[ImageSource],
     current: Collection[int],
@@ -257,7 +273,7 @@ def _read(
 
 
 def _forget(
-    model: PatchCore,
+    model: FittedModel,
     kept: IndexArray,
     gone: Collection[int],
     current: Collection[int],
@@ -280,7 +296,7 @@ def _forget(
 
 
 def _added(
-    model: PatchCore, new: Sequence[NewImage], learned: Learned, bank: MemoryBank, searcher: Searcher
+    model: FittedModel, new: Sequence[NewImage], learned: Learned, bank: MemoryBank, searcher: Searcher
 ) -> tuple[Added, ...]:
     return tuple(
         Added(
@@ -302,7 +318,7 @@ def _removed(image: int, bank: MemoryBank, own: npt.NDArray[np.bool_], hole: Flo
 
 
 def _kept(
-    model: PatchCore,
+    model: FittedModel,
     gone: Collection[int],
     joining: Sequence[CalibrationPatches],
     bank: MemoryBank,

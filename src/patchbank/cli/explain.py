@@ -12,7 +12,7 @@ from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 
 if TYPE_CHECKING:
-    from patchbank.explain import Explanation, Finding
+    from patchbank.results.explanation import ExplanationFacts, Finding
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
             note(f"wrote {output}")
 
 
-def _print(explanation: Explanation) -> None:
+def _print(explanation: ExplanationFacts) -> None:
     from patchbank import explain_text as said
 
     typer.echo(explanation.path)

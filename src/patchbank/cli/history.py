@@ -11,7 +11,8 @@ from patchbank.cli.options import command
 from patchbank.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.life import Diff, Version
+    from patchbank.compare import Diff
+    from patchbank.life import Version
 
 MEANING = {
     "exact": "measured with this bank",

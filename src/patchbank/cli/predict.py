@@ -47,8 +47,8 @@ def register(app: typer.Typer) -> None:
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.evaluation.datasets import find_images
+        from patchbank.images import Skipped
         from patchbank.model import PatchCore
-        from patchbank.training import Skipped
 
         images = find_images(paths)
         detector = PatchCore.load(model, runtime=runtime)

@@ -1,0 +1,80 @@
+"""A fitted model as data: all that inspecting, explaining, updating and saving need, and none of these verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from patchbank.backbones import Backbone
+from patchbank.bank import MemoryBank
+from patchbank.calibration import Calibration
+from patchbank.config import Config
+from patchbank.errors import ConfigError
+from patchbank.images import Skipped
+from patchbank.life import Life, State, Version, images_of
+from patchbank.normal import NormalDistances
+from patchbank.roi import Roi
+from patchbank.scene import Scene
+from patchbank.screening import Suspect, suspects_of
+from patchbank.search import Searcher
+
+
+@dataclass(frozen=True, eq=False)
+class FittedModel:
+    """What a fit has learned. It does not change.
+
+    config: all options, with the backbone's choices filled in. bank: the memory bank. searcher: holds the bank's
+    vectors. calibration: held-out normal scores, or None. life: the bank's versions, and the vectors that are not in
+    it. roi: the region of interest, None = all. thumbnails: JPEG bytes by the training image's number, or none.
+    skipped: training images that could not be read. normal: left-out normal patches' distances; None without
+    calibration. scene: how the images look as a whole; None if that is not checked. dropped: training images that
+    `drop_outliers` left out.
+    """
+
+    config: Config
+    backbone: Backbone
+    bank: MemoryBank
+    searcher: Searcher
+    calibration: Calibration | None
+    life: Life
+    roi: Roi | None = None
+    thumbnails: Mapping[int, bytes] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+    normal: NormalDistances | None = None
+    scene: Scene | None = None
+    dropped: tuple[Suspect, ...] = ()
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Every version that the bank had, oldest first; the last is the present one."""
+        return self.life.versions
+
+    @property
+    def training_images(self) -> tuple[str, ...]:
+        """The names of the present version's training images; `bank.images` also names those of earlier versions."""
+        return tuple(self.bank.images[image] for image in sorted(images_of(self.versions)[-1]))
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
+        return suspects_of(self.calibration)
+
+    @property
+    def unpictured(self) -> tuple[str, ...]:
+        """Training images that have a vector in the bank and no thumbnail, because all of them together did not fit
+        their share of the memory budget: explanations name them only. Empty for `thumbnail_size = 0`."""
+        if not self.config.thumbnail_size:
+            return ()
+        return tuple(self.bank.images[n] for n in np.unique(self.bank.image).tolist() if n not in self.thumbnails)
+
+    def state(self, number: int) -> State:
+        """What version `number` consists of. Raises ConfigError for a version that there is not."""
+        if not 1 <= number <= len(self.versions):
+            raise ConfigError(
+                f"version: expected 1 to {len(self.versions)}; got {number} (patchbank history lists them)"
+            )
+        if number == len(self.versions):
+            return State(np.arange(len(self.bank), dtype=np.int32), self.calibration, self.normal, self.scene)
+        return self.life.past[number - 1]

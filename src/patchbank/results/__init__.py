@@ -1,0 +1,1 @@
+"""What is found about images, as data: results, explanations, audits. Who draws them stands above."""

@@ -1,0 +1,75 @@
+"""An audit's facts: what is odd about training images, the oddest first."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from patchbank.boxes import Box
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """What is odd about an image. kind: 'defect', 'duplicate' or the name of a measure. value: the score, the distance
+    to the duplicate, or the measure's value. oddness: in units from the median (0 for a duplicate); limit: what is
+    usual. text: in words. other: the duplicate's name."""
+
+    kind: str
+    value: float
+    oddness: float
+    limit: float
+    text: str
+    other: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AuditedImage:
+    """A training image. score: left-out score, Euclidean; None if unknown. severity: the largest oddness over its
+    limit; over 1 is odd. oddities: what is odd, the worst first. mark: the patch that is least like other images, in
+    shares (x, y, width, height). picture: JPEG, of odd images, as far as there is one."""
+
+    name: str
+    score: float | None
+    severity: float
+    oddities: tuple[Oddity, ...] = ()
+    mark: Box | None = None
+    picture: bytes = field(default=b"", repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "score": self.score,
+            "severity": self.severity,
+            "oddities": [vars(each) for each in self.oddities],
+            "mark": list(self.mark) if self.mark else None,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class AuditFacts(ABC):
+    """images: all training images, the oddest first. unreadable: (name, reason) of images that cannot be used.
+    notes: what could not be told, and why."""
+
+    images: tuple[AuditedImage, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def odd(self) -> tuple[AuditedImage, ...]:
+        """The images about which anything is odd."""
+        return tuple(image for image in self.images if image.oddities)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "images": [image.to_dict() for image in self.images],
+            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "notes": list(self.notes),
+        }
+
+    @abstractmethod
+    def save(self, path: str | Path, title: str = "") -> None:
+        """Writes one self-contained HTML page. title: what was audited. Raises OutputError."""
