@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src/patchbank/native")
+FOLDER = Path("src/patchbank/search/native")
 LIBRARY = FOLDER / "_native.so"
 
 

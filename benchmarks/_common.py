@@ -68,9 +68,10 @@ def training_images(*names: str) -> list[Path]:
 
 def image_features(paths: list[Path], image_size: int = 320, embedding: str = "mean") -> Iterator[FloatArray]:
     """(h, w, D) patch features of each image: the default network and layers."""
-    from patchbank import images, patches
     from patchbank.backbones import load_backbone
     from patchbank.config import Config
+    from patchbank.features import embedding as patches
+    from patchbank.imaging import images
 
     config = Config(embedding=embedding)
     network = load_backbone(config.backbone)
@@ -114,7 +115,7 @@ def _version(package: str) -> str | None:
 
 
 def _native() -> bool:
-    from patchbank import native
+    from patchbank.search import native
 
     return native.available()
 

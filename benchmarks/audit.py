@@ -22,8 +22,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, read_dataset
+from patchbank.calibration.outliers import LIMIT
 from patchbank.evaluation.metrics import auroc
-from patchbank.screening import LIMIT
 
 CONFIG = Config(image_size=256, thumbnail_size=0, scene_false_alarms=0.0)
 SETS = {"bottle": 209, "mtd": 200, "screw": 200}  # training images that are used, at most

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from _common import FloatArray, arguments, clustered, features, save, seconds
-from patchbank import coreset
+from patchbank.bank import coreset
 from patchbank.config import Config
-from patchbank.distances import squared_distances
-from patchbank.parallel import one_blas_thread
+from patchbank.search.distances import squared_distances
+from patchbank.util.parallel import one_blas_thread
 
 QUICK_SPEEDUP = (
     4.0  # over direct differences, whose selections ours are; 40 000 points fit the cache, where BLAS is as fast

@@ -19,8 +19,8 @@ import numpy as np
 from patchbank import Config, PatchCore
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.metrics import PixelMetrics, auroc
-from patchbank.images import read_image
-from patchbank.scoring import top_fraction_mean
+from patchbank.imaging.images import read_image
+from patchbank.scoring.scoring import top_fraction_mean
 
 SCORES = ("max", "top 0.3 %", "top 1 %", "top 3 %", "smoothed max", "reweighted")
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, find_drift
-from patchbank.images import read_image, to_8bit
+from patchbank.imaging.images import read_image, to_8bit
 from scene import DISTORTIONS, SETS, load
 
 ORDERS = 10

@@ -17,7 +17,7 @@ import numpy as np
 
 from _common import DATA, arguments, clustered, save
 from patchbank import Config, PatchCore
-from patchbank.coreset import project
+from patchbank.bank.coreset import project
 
 QUICK_SPEEDUP = 0.5  # 41 000 points fit the cache, where the textbook loop is as fast: the smoke only finds a breakdown
 MOST_IMAGES = 300

@@ -26,9 +26,9 @@ import numpy as np
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore
-from patchbank.images import input_size, read_image, resize
-from patchbank.parallel import in_order, workers
-from patchbank.tiling import layer_maps
+from patchbank.features.tiling import layer_maps
+from patchbank.imaging.images import input_size, read_image, resize
+from patchbank.util.parallel import in_order, workers
 
 TRAIN, TEST = 60, 3  # training images; test images of each kind
 QUICK_RATIO = 3.0  # on a busy machine, and with a small image, of which the network takes little

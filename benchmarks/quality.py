@@ -35,14 +35,14 @@ from patchbank.backbones.zoo import ZooRow, find
 from patchbank.backbones.zoo_build import build_graph
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc
-from patchbank.look import Look
-from patchbank.maps import smoothed
-from patchbank.parallel import one_blas_thread
-from patchbank.patches import Patches, bilinear_matrix, embed
-from patchbank.progress import silent
-from patchbank.search import build_searcher
-from patchbank.streaming import PatchStream
-from patchbank.training import with_expected
+from patchbank.features.embedding import Patches, bilinear_matrix, embed
+from patchbank.fit.collect import with_expected
+from patchbank.fit.stream import PatchStream
+from patchbank.imaging.statistics import Look
+from patchbank.scoring.anomaly_map import smoothed
+from patchbank.search.searcher import build_searcher
+from patchbank.util.parallel import one_blas_thread
+from patchbank.util.progress import silent
 
 FloatArray = npt.NDArray[np.float32]
 Image = Callable[[], images.Array]

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, maps, read_dataset
-from patchbank.exact import ExactSearcher
+from patchbank.search.exact import ExactSearcher
 
 NEIGHBOURS = 64  # vectors; patches with fewer other images among them count as needed
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _image(path: Path) -> np.ndarray:
-    from patchbank.images import read_image
+    from patchbank.imaging.images import read_image
 
     return read_image(path)
 

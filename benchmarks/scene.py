@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore
+from patchbank.calibration.image_check import MEASURES, Scene, layout_distances, leave_one_out_deviations
 from patchbank.evaluation.datasets import read_dataset
-from patchbank.images import read_image, to_8bit
-from patchbank.scene import MEASURES, Scene, layout_distances, leave_one_out_deviations
+from patchbank.imaging.images import read_image, to_8bit
 
 Image = npt.NDArray[np.uint8]
 SETS = ("bottle", "screw", "mtd", "elpv")

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from _common import DATA, FloatArray, arguments, clustered, image_features, save, training_images
-from patchbank import coreset
+from patchbank.bank import coreset
 from patchbank.config import Config
-from patchbank.exact import ExactSearcher
-from patchbank.parallel import workers
+from patchbank.search.exact import ExactSearcher
+from patchbank.util.parallel import workers
 
 SIZE = Config().image_size[0]
 QUICK_SPEEDUP = 0.5  # a smoke test on a busy machine must not fail

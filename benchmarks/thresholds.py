@@ -31,15 +31,15 @@ import numpy.typing as npt
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, read_dataset
-from patchbank.calibration import Calibration, rank
-from patchbank.heldout import HeldOut, score_cross_fitted, score_held_out
-from patchbank.look import Look
-from patchbank.parallel import one_blas_thread
-from patchbank.patches import Patches
-from patchbank.progress import silent
-from patchbank.search import build_searcher
-from patchbank.streaming import CalibrationPatches, PatchStream
-from patchbank.training import described, with_expected
+from patchbank.calibration.held_out import HeldOut, score_cross_fitted, score_held_out
+from patchbank.calibration.thresholds import Calibration, rank
+from patchbank.features.embedding import Patches
+from patchbank.fit.collect import described, with_expected
+from patchbank.fit.stream import CalibrationPatches, PatchStream
+from patchbank.imaging.statistics import Look
+from patchbank.search.searcher import build_searcher
+from patchbank.util.parallel import one_blas_thread
+from patchbank.util.progress import silent
 
 FloatArray = npt.NDArray[np.float32]
 CONFIG = Config(image_size=128, thumbnail_size=0, spare_ratio=0.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchbank import native
+from patchbank.search import native
 
 DATA = Path(os.environ.get("PATCHBANK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

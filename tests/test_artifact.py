@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchbank import artifact
-from patchbank.artifact import ModelFile, read_tensors, tensor_bytes, write
 from patchbank.errors import ModelFileError, OutputError
+from patchbank.model_file import archive as artifact
+from patchbank.model_file.archive import ModelFile, read_tensors, tensor_bytes, write
 
 ENTRIES = {"backbone.onnx": b"graph", "bank.safetensors": b"bank" * 100, "thumbnails/000000.jpg": b"\xff\xd8"}
 

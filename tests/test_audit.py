@@ -12,10 +12,10 @@ import pytest
 from pages import Page
 from parts import noisy
 from patchbank import Config, PatchCore, audit_images, audit_model, read_dataset
-from patchbank.audit_page import crop, whole
-from patchbank.auditing import Portraits, judged
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError
+from patchbank.monitoring.audit import Portraits, judged
+from patchbank.reports.audit import crop, whole
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=96)
 ODD = {3: "defect", 8: "sharpness", 12: "brightness", 17: "aspect_ratio", 21: "duplicate", 22: "duplicate"}

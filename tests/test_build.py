@@ -54,7 +54,7 @@ def test_with_a_compiler_the_wheel_holds_a_library_and_names_its_platform(build:
     data: dict[str, Any] = {"artifacts": [], "pure_python": True}
     made.initialize("standard", data)
     assert warnings == []
-    assert data["artifacts"] == ["src/patchbank/native/_native.so"]
+    assert data["artifacts"] == ["src/patchbank/search/native/_native.so"]
     assert not data["pure_python"]
     assert data["tag"].startswith("py3-none-")
     assert data["tag"] != "py3-none-any"

@@ -14,9 +14,9 @@ from scipy.stats import beta, binom, kstest
 from parts import mottled
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.calibration import Calibration, percent, percent_up, rank, support, threshold_of
+from patchbank.calibration.thresholds import Calibration, percent, percent_up, rank, support, threshold_of
 from patchbank.errors import ConfigError
-from patchbank.scoring import top_fraction_mean
+from patchbank.scoring.scoring import top_fraction_mean
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,11 @@ def test_cross_fitting_is_a_fit_without_the_fold_and_never_kinder_than_the_bank(
 def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     """Why the final bank counts, too: every image shows the same rare patch, which the final coreset lacks and the
     folds' have. Each future image will score there, and the threshold must know it."""
-    from patchbank import heldout
-    from patchbank.look import Look
-    from patchbank.patches import Patches
-    from patchbank.search import ExactSearcher
-    from patchbank.streaming import CalibrationPatches
+    from patchbank.calibration import held_out as heldout
+    from patchbank.features.embedding import Patches
+    from patchbank.fit.stream import CalibrationPatches
+    from patchbank.imaging.statistics import Look
+    from patchbank.search.searcher import ExactSearcher
 
     rng = np.random.default_rng(0)
 

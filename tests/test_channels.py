@@ -12,7 +12,7 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.images import read_image, resize, to_rgb
+from patchbank.imaging.images import read_image, resize, to_rgb
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import bounds, coreset, kcenter
+from patchbank.bank import coreset
+from patchbank.bank import k_center as kcenter
+from patchbank.bank import k_center_bounds as bounds
 from patchbank.config import Config
-from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError
-from patchbank.native import measure
+from patchbank.search.distances import squared_distances
+from patchbank.search.native import measure
 
 Array = npt.NDArray[np.float32]
 
@@ -319,8 +321,9 @@ def test_features_are_not_changed() -> None:
 def test_selections_on_real_features_are_the_textbook_loops(data_root: object) -> None:
     from pathlib import Path
 
-    from patchbank import images, patches
     from patchbank.backbones import load_backbone
+    from patchbank.features import embedding as patches
+    from patchbank.imaging import images
 
     network = load_backbone("efficientnet_lite0")
     blocks = []

@@ -207,7 +207,7 @@ def test_the_toml_page_is_the_defaults(tmp_path):
 
 
 def test_the_format_page_names_what_the_file_has(workplace):
-    from patchbank.artifact import FORMAT, FORMAT_VERSION, ModelFile
+    from patchbank.model_file.archive import FORMAT, FORMAT_VERSION, ModelFile
 
     text = (DOCS / "model-file.md").read_text(encoding="utf-8")
     file = ModelFile(workplace / "part.patchbank")

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from patchbank.calibration import Calibration
-from patchbank.drift import begin_of_shift, exceedance_bound, find_drift, log_capital
+from patchbank.calibration.thresholds import Calibration
 from patchbank.errors import ConfigError
+from patchbank.monitoring.drift import begin_of_shift, exceedance_bound, find_drift, log_capital
 
 
 def calibration_of(scores):
@@ -53,7 +53,7 @@ def brute_capital(answers, bound, alternatives):
 @settings(max_examples=40, deadline=None)
 @given(answers=st.lists(st.booleans(), min_size=1, max_size=25), bound=st.floats(0.02, 0.95))
 def test_the_capital_is_what_its_definition_says(answers, bound):
-    from patchbank.drift import _alternatives
+    from patchbank.monitoring.drift import _alternatives
 
     expected = brute_capital(answers, bound, _alternatives(bound))
     assert math.exp(log_capital(np.array(answers), bound)[-1]) == pytest.approx(expected, rel=1e-6)
@@ -141,7 +141,7 @@ def test_the_share_of_defects_is_a_choice(rng):
 
 
 def test_the_scene_is_watched_where_the_results_have_it(rng):
-    from patchbank.scene import MEASURES, Scene
+    from patchbank.calibration.image_check import MEASURES, Scene
 
     n, scores = 120, rng.normal(10, 1, 400)
     scene = Scene(
@@ -189,7 +189,7 @@ def test_the_first_images_are_a_reference_only(rng):
 
 
 def test_begin_of_shift_is_the_brute_force_maximum(rng):
-    from patchbank.drift import _alternatives
+    from patchbank.monitoring.drift import _alternatives
 
     answers = rng.random(60) < np.where(np.arange(60) < 35, 0.3, 0.9)
     likely = max(

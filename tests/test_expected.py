@@ -10,15 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbank import Config, PatchCore
-from patchbank.artifact import ModelFile, tensor_bytes, write
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
-from patchbank.exact import ExactSearcher
-from patchbank.expected import FLOOR, FOLDS, ODD, RANGE, ExpectedDistance, Reservoir, Sample, expected_distance
-from patchbank.learning import NewImage, learn
-from patchbank.look import Look
-from patchbank.packing import packed
-from patchbank.patches import Patches
+from patchbank.features.embedding import Patches
+from patchbank.imaging.statistics import Look
+from patchbank.model_file.archive import ModelFile, tensor_bytes, write
+from patchbank.model_file.contents import packed
+from patchbank.scoring.expected_distance import (
+    FLOOR,
+    FOLDS,
+    ODD,
+    RANGE,
+    ExpectedDistance,
+    Reservoir,
+    Sample,
+    expected_distance,
+)
+from patchbank.search.exact import ExactSearcher
+from patchbank.update.learning import NewImage, learn
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=0)
 

@@ -13,11 +13,11 @@ import pytest
 from patchbank import Config, PatchCore, artifact
 from patchbank.backbones.base import Layer
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.boxes import cut, pixels_of
 from patchbank.errors import ConfigError, ImageError, OutputError
-from patchbank.explain import CROP_SIDE, PICTURE_SIDE, nearest_of_distinct_images
-from patchbank.explain_views import decoded, inspected_crop, normal_crop, normal_whole
-from patchbank.packing import packed
+from patchbank.imaging.boxes import cut, pixels_of
+from patchbank.inspection.explain import CROP_SIDE, PICTURE_SIDE, nearest_of_distinct_images
+from patchbank.model_file.contents import packed
+from patchbank.reports.explanation_pictures import decoded, inspected_crop, normal_crop, normal_whole
 
 SQUARE = 8
 # A patch is one square of 8 x 8 pixels, and nothing around it: distances between grey squares are differences of grey.
@@ -232,7 +232,7 @@ def test_a_file_of_version_1_explains_without_normal_distances(plain, tmp_path):
 
 
 def _bank_tensors():
-    from patchbank import packing
+    from patchbank.model_file import contents as packing
 
     return packing._BANK
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.files import atomic_write, check_writable, claimed, make_folder
+from patchbank.util.files import atomic_write, check_writable, claimed, make_folder
 
 
 def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_claimed_file_is_refused_to_others(tmp_path: Path) -> None:
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     path = tmp_path / "m"
     path.write_bytes(b"1")
-    code = f"import os; from patchbank.files import claimed\nwith claimed({str(path)!r}): os._exit(3)"
+    code = f"import os; from patchbank.util.files import claimed\nwith claimed({str(path)!r}): os._exit(3)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
     with claimed(path):
         pass

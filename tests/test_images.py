@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchbank import decoding
 from patchbank.errors import ImageError
-from patchbank.images import normalise, read_image, resize, thumbnail, to_8bit, to_rgb
+from patchbank.imaging import decoding
+from patchbank.imaging.images import normalise, read_image, resize, thumbnail, to_8bit, to_rgb
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchbank import coreset
-from patchbank.bank import MemoryBank, Reserve
-from patchbank.calibration import Calibration
+from patchbank.bank import coreset
+from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
-from patchbank.exact import ExactSearcher
-from patchbank.learning import NewImage, farthest, fill, learn, learning_radius, staying
-from patchbank.look import Look
-from patchbank.patches import Patches
-from patchbank.streaming import CalibrationPatches
+from patchbank.features.embedding import Patches
+from patchbank.fit.stream import CalibrationPatches
+from patchbank.imaging.statistics import Look
+from patchbank.search.exact import ExactSearcher
+from patchbank.update.learning import NewImage, farthest, fill, learn, learning_radius, staying
 
 LOOK = Look(1.0, 0.5, 32, 32)
 

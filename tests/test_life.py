@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from parts import striped
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.coreset import greedy_kcenter
+from patchbank.bank.coreset import greedy_kcenter
 from patchbank.errors import ConfigError, DatasetError, ImageError
-from patchbank.life import images_of
-from patchbank.maps import smoothed
+from patchbank.fitted.versions import images_of
+from patchbank.scoring.anomaly_map import smoothed
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32, spare_ratio=0.5)
 WHEN = "2026-01-02T03:04:05+00:00"

@@ -13,10 +13,10 @@ import pytest
 
 from parts import striped
 from patchbank import Config, PatchCore, Runtime, artifact
-from patchbank.artifact import ModelFile
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
-from patchbank.packing import load_versions, packed
+from patchbank.model_file.archive import ModelFile
+from patchbank.model_file.contents import load_versions, packed
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=16, spare_ratio=0.2)

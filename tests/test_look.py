@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from parts import noisy
-from patchbank.look import look_at
+from patchbank.imaging.statistics import look_at
 
 
 def test_a_flat_image():

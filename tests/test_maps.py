@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from patchbank.maps import anomaly_map, mask_of, regions_of
+from patchbank.scoring.anomaly_map import anomaly_map, mask_of, regions_of
 
 
 def test_map_has_the_image_s_size_and_aspect_ratio(rng):

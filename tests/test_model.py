@@ -295,8 +295,8 @@ def test_interrupting_passes_through(good):
 
 
 def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     for change in (
@@ -317,8 +317,8 @@ def test_manifest_of_nonsense_is_a_model_file_error(model, tmp_path):
 
 def test_a_file_of_version_1_loads_and_is_saved_as_version_2(good, rng, tmp_path):
     """Version 1 knew one grid for all images, that of its image_size, and did not store it."""
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     model = PatchCore.fit(good, dataclasses.replace(SMALL, image_size=(64, 96)), backbone=FakeBackbone())
     manifest, entries = packed(model)
@@ -389,8 +389,8 @@ def test_without_held_out_scores_there_is_no_other_threshold(good):
 
 def test_the_thresholds_of_a_file_are_those_of_its_options(model, tmp_path):
     """One source of truth: what the manifest says beside the scores is for its readers only."""
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     manifest["calibration"] |= {"threshold": 0.0, "max_false_alarms": 0.5, "supported": True}
@@ -399,8 +399,8 @@ def test_the_thresholds_of_a_file_are_those_of_its_options(model, tmp_path):
 
 
 def test_held_out_scores_that_are_not_finite_are_refused(model, tmp_path):
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     for name in ("scores", "peaks"):
@@ -431,7 +431,7 @@ def test_at_most_the_promised_share_of_normal_images_has_a_flagged_pixel(good, r
 
 
 def packing_bank():
-    from patchbank import packing
+    from patchbank.model_file import contents as packing
 
     return packing._BANK
 
@@ -450,8 +450,8 @@ def packing_bank():
 )
 def test_places_outside_of_their_grids_are_refused(model, tmp_path, version, name, value):
     """A model file is untrusted: what shows or removes patches by their places can rely on them."""
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     tensors = dict(artifact.read_tensors(memoryview(entries["bank.safetensors"]), packing_bank()))

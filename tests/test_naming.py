@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchbank.errors import DatasetError
-from patchbank.naming import files_by_name, folders_of, new_names, numbers_of
+from patchbank.update.image_names import files_by_name, folders_of, new_names, numbers_of
 
 NAMES = ("a/1.png", "a/2.png", "b/1.png", "c.png", "gone.png")
 AMONG = {0, 1, 2, 3}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from patchbank.normal import LEVELS, MOST_CELLS, Distribution, NormalDistances
+from patchbank.scoring.normal_distances import LEVELS, MOST_CELLS, Distribution, NormalDistances
 
 
 def flat(values) -> Distribution:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from patchbank.overlay import heatmap, overlay
+from patchbank.imaging.overlay import heatmap, overlay
 
 GREY = np.full((40, 50, 3), 120, np.uint8)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from patchbank import parallel
-from patchbank.parallel import in_order
+from patchbank.util import parallel
+from patchbank.util.parallel import in_order
 
 
 def test_results_come_in_order_two_at_a_time() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.patches import (
+from patchbank.features.embedding import (
     adaptive_average_pool,
     bilinear_matrix,
     embed,

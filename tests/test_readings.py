@@ -7,7 +7,7 @@ import json
 import pytest
 
 from patchbank.errors import DatasetError
-from patchbank.readings import read_results
+from patchbank.monitoring.results_file import read_results
 
 LINE = '{"path": "a.png", "score": 1.5, "threshold": 2.0, "is_anomalous": false, "regions": []}'
 

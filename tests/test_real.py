@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from patchbank import Config, PatchCore, evaluate, find_drift, read_dataset
-from patchbank.calibration import threshold_of
-from patchbank.images import read_image
+from patchbank.calibration.thresholds import threshold_of
+from patchbank.imaging.images import read_image
 
 pytestmark = pytest.mark.realdata
 

@@ -10,7 +10,7 @@ from parts import mottled
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, ImageError, ModelFileError
-from patchbank.roi import Roi
+from patchbank.imaging.roi import Roi
 from patchbank.validation import parse_polygons
 
 LEFT_HALF = "0,0 0.5,0 0.5,1 0,1"
@@ -130,7 +130,7 @@ def test_bank_scores_and_map_keep_to_the_region(good):
 
 def test_the_map_near_the_border_is_not_pulled_down(rng):
     """Patches that do not count have no weight: equal scores give an equal map up to the border."""
-    from patchbank.maps import anomaly_map
+    from patchbank.scoring.anomaly_map import anomaly_map
 
     counted = np.zeros((8, 8), np.bool_)
     counted[:, :4] = True
@@ -147,8 +147,8 @@ def test_the_region_travels_in_the_model_file(good, tmp_path):
 
 
 def test_a_region_that_is_no_picture_is_refused(good, tmp_path):
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(PatchCore.fit(good, SMALL, backbone=FakeBackbone()))
     for data in (b"", b"nonsense", cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes()):

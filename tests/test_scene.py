@@ -13,10 +13,7 @@ from hypothesis import strategies as st
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.errors import ModelFileError
-from patchbank.look import Look
-from patchbank.patches import Patches
-from patchbank.scene import (
+from patchbank.calibration.image_check import (
     GRID,
     LEAST_IMAGES,
     MEASURES,
@@ -27,6 +24,9 @@ from patchbank.scene import (
     leave_one_out_deviations,
     widening,
 )
+from patchbank.errors import ModelFileError
+from patchbank.features.embedding import Patches
+from patchbank.imaging.statistics import Look
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=0)
 NAMES = ["brightness", "sharpness", "aspect_ratio", "pixels", "patch_distance", "layout_distance"]
@@ -331,9 +331,9 @@ def broken(name, value):
     ],
 )
 def test_a_damaged_scene_is_refused(model, tmp_path, change):
-    from patchbank import artifact
-    from patchbank.packing import packed
-    from patchbank.packing_life import SCENE
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
+    from patchbank.model_file.versions import SCENE
 
     manifest, entries = packed(model)
     tensors = dict(artifact.read_tensors(memoryview(entries["scene.safetensors"]), SCENE))
@@ -344,8 +344,8 @@ def test_a_damaged_scene_is_refused(model, tmp_path, change):
 
 
 def test_a_scene_without_its_promise_is_refused(model, tmp_path):
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     for rate in (0, 0.9, "x", None):
@@ -356,8 +356,8 @@ def test_a_scene_without_its_promise_is_refused(model, tmp_path):
 
 
 def test_a_scene_that_is_announced_but_missing_is_refused(model, tmp_path):
-    from patchbank import artifact
-    from patchbank.packing import packed
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file.contents import packed
 
     manifest, entries = packed(model)
     del entries["scene.safetensors"]

@@ -7,11 +7,11 @@ import pytest
 from scipy import ndimage
 
 from patchbank.config import Config
-from patchbank.look import Look
-from patchbank.maps import smoothed
-from patchbank.patches import Patches
-from patchbank.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
-from patchbank.search import build_searcher
+from patchbank.features.embedding import Patches
+from patchbank.imaging.statistics import Look
+from patchbank.scoring.anomaly_map import smoothed
+from patchbank.scoring.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
+from patchbank.search.searcher import build_searcher
 
 
 def test_patch_score_is_the_mean_distance_to_the_neighbours():

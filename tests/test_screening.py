@@ -10,11 +10,11 @@ import pytest
 
 from parts import Counting, striped
 from patchbank import Config, PatchCore, Runtime
-from patchbank.artifact import ModelFile
 from patchbank.backbones.fake import FakeBackbone
+from patchbank.calibration.outliers import LEAST_IMAGES, LIMIT, limit_for, oddness, score_oddness, screen
 from patchbank.errors import ConfigError, ImageError, ModelFileError
-from patchbank.screening import LEAST_IMAGES, LIMIT, limit_for, oddness, score_oddness, screen
-from patchbank.streaming import PatchStream
+from patchbank.fit.stream import PatchStream
+from patchbank.model_file.archive import ModelFile
 
 SIZE = (72, 96)
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32)
@@ -183,7 +183,8 @@ def test_dropping_needs_images_that_can_be_read_again(folder):
 
 
 def test_a_file_with_impossible_dropped_images_is_refused(folder, tmp_path):
-    from patchbank import artifact, packing
+    from patchbank.model_file import archive as artifact
+    from patchbank.model_file import contents as packing
 
     manifest, entries = packing.packed(fit(folder, dropping()))
     for wrong in (

@@ -19,15 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from patchbank import exact, native, parallel, shadows
+from patchbank.bank.coreset import greedy_kcenter
 from patchbank.config import Config
-from patchbank.coreset import greedy_kcenter
-from patchbank.distances import squared_distances
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.exact import ExactSearcher
-from patchbank.native.nearest import NativeBank, coded
-from patchbank.search import FaissSearcher, build_searcher, measured_recall, search_excluding
-from patchbank.shadows import Shadows
+from patchbank.search import exact, native
+from patchbank.search import projections as shadows
+from patchbank.search.distances import squared_distances
+from patchbank.search.exact import ExactSearcher
+from patchbank.search.native.nearest import NativeBank, coded
+from patchbank.search.projections import Shadows
+from patchbank.search.searcher import FaissSearcher, build_searcher, measured_recall, search_excluding
+from patchbank.util import parallel
 
 Array = npt.NDArray[np.float32]
 

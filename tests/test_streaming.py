@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from patchbank import streaming, training
+from patchbank.bank.coreset import sample
 from patchbank.config import Config
-from patchbank.coreset import sample
 from patchbank.errors import ConfigError
-from patchbank.exact import ExactSearcher
-from patchbank.look import Look
-from patchbank.patches import Patches
-from patchbank.progress import silent
-from patchbank.streaming import PatchStream
+from patchbank.features.embedding import Patches
+from patchbank.fit import collect as training
+from patchbank.fit import stream as streaming
+from patchbank.fit.stream import PatchStream
+from patchbank.imaging.statistics import Look
+from patchbank.search.exact import ExactSearcher
+from patchbank.util.progress import silent
 from patchbank.validation import memory_budget
 
 GRID, DIMS, PROJECTED = (10, 10), 6, 4

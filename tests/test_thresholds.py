@@ -13,7 +13,7 @@ import pytest
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.calibration import rank
+from patchbank.calibration.thresholds import rank
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

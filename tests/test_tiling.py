@@ -16,8 +16,8 @@ from patchbank.backbones import Layer, load_backbone
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError, ConfigError
-from patchbank.images import SIDE_MULTIPLE, input_size
-from patchbank.tiling import layer_maps, spans
+from patchbank.features.tiling import layer_maps, spans
+from patchbank.imaging.images import SIDE_MULTIPLE, input_size
 
 
 def test_a_short_axis_is_one_span():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from patchbank.wording import counted, plural
+from patchbank.util.wording import counted, plural
 
 SOURCE = Path(__file__).parents[1] / "src" / "patchbank"
 

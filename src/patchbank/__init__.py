@@ -29,53 +29,53 @@ from patchbank.errors import (
 from patchbank.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from patchbank.auditing import Audit, audit_images, audit_model
     from patchbank.backbones import Backbone, load_backbone
-    from patchbank.bank import MemoryBank
-    from patchbank.calibration import Calibration
-    from patchbank.compare import Diff
-    from patchbank.drift import Drift, Shift, find_drift
+    from patchbank.bank.memory_bank import MemoryBank
+    from patchbank.calibration.image_check import Measurement, Scene
+    from patchbank.calibration.outliers import Suspect
+    from patchbank.calibration.thresholds import Calibration
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
-    from patchbank.explain import Explanation
-    from patchbank.life import Version
-    from patchbank.maps import Region
+    from patchbank.fitted.versions import Version
+    from patchbank.inspection.explain import Explanation
     from patchbank.model import PatchCore
-    from patchbank.result import Result
+    from patchbank.monitoring.audit import Audit, audit_images, audit_model
+    from patchbank.monitoring.drift import Drift, Shift, find_drift
     from patchbank.results.audit import AuditedImage, Oddity
     from patchbank.results.explanation import Finding, NormalPatch
-    from patchbank.scene import Measurement, Scene
-    from patchbank.screening import Suspect
+    from patchbank.results.result import Result
+    from patchbank.scoring.anomaly_map import Region
+    from patchbank.update.compare import Diff
 
 # Imported when first used, so that `import patchbank` and `patchbank --help` cost nothing.
 _LAZY = {
-    "Audit": "patchbank.auditing",
+    "Audit": "patchbank.monitoring.audit",
     "AuditedImage": "patchbank.results.audit",
     "Backbone": "patchbank.backbones",
-    "Calibration": "patchbank.calibration",
+    "Calibration": "patchbank.calibration.thresholds",
     "Dataset": "patchbank.evaluation.datasets",
-    "Drift": "patchbank.drift",
-    "Diff": "patchbank.compare",
+    "Drift": "patchbank.monitoring.drift",
+    "Diff": "patchbank.update.compare",
     "Evaluation": "patchbank.evaluation.evaluate",
-    "Explanation": "patchbank.explain",
+    "Explanation": "patchbank.inspection.explain",
     "Finding": "patchbank.results.explanation",
-    "Measurement": "patchbank.scene",
-    "MemoryBank": "patchbank.bank",
+    "Measurement": "patchbank.calibration.image_check",
+    "MemoryBank": "patchbank.bank.memory_bank",
     "NormalPatch": "patchbank.results.explanation",
     "Oddity": "patchbank.results.audit",
     "PatchCore": "patchbank.model",
-    "Region": "patchbank.maps",
-    "Result": "patchbank.result",
-    "Scene": "patchbank.scene",
-    "Shift": "patchbank.drift",
-    "Suspect": "patchbank.screening",
-    "Version": "patchbank.life",
-    "audit_images": "patchbank.auditing",
-    "audit_model": "patchbank.auditing",
+    "Region": "patchbank.scoring.anomaly_map",
+    "Result": "patchbank.results.result",
+    "Scene": "patchbank.calibration.image_check",
+    "Shift": "patchbank.monitoring.drift",
+    "Suspect": "patchbank.calibration.outliers",
+    "Version": "patchbank.fitted.versions",
+    "audit_images": "patchbank.monitoring.audit",
+    "audit_model": "patchbank.monitoring.audit",
     "benchmark": "patchbank.evaluation.benchmark",
     "evaluate": "patchbank.evaluation.evaluate",
-    "find_drift": "patchbank.drift",
+    "find_drift": "patchbank.monitoring.drift",
     "find_images": "patchbank.evaluation.datasets",
     "load_backbone": "patchbank.backbones",
     "read_dataset": "patchbank.evaluation.datasets",

@@ -16,17 +16,18 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from patchbank import packing, scoring
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
-from patchbank.checkpoint import resumable
-from patchbank.compare import Diff, difference
+from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, ImageFormat, Runtime
-from patchbank.dropping import fit_without_outliers
 from patchbank.errors import ImageError
-from patchbank.explain import Explanation, check_numbers, explain
+from patchbank.features.embedding import Patches
+from patchbank.features.extract import Clock, patches_of
+from patchbank.fit.checkpoint import resumable
+from patchbank.fit.collect import Job, Known, collect, listed, with_expected
+from patchbank.fit.without_outliers import fit_without_outliers
 from patchbank.fitted.model import FittedModel
-from patchbank.heldout import calibrate
-from patchbank.images import (
+from patchbank.fitted.versions import born
+from patchbank.imaging.images import (
     Array,
     ImageSource,
     Skipped,
@@ -34,16 +35,16 @@ from patchbank.images import (
     read_image,
     shown,
 )
-from patchbank.life import born
-from patchbank.parallel import beside, in_order, one_blas_thread
-from patchbank.patches import Patches
-from patchbank.pipeline import Clock, patches_of
-from patchbank.progress import Progress, silent
-from patchbank.result import Result
-from patchbank.roi import Roi
-from patchbank.search import build_searcher, measured_recall
-from patchbank.training import Job, Known, collect, listed, with_expected
-from patchbank.update import Reason, repromised, rolled_back, updated
+from patchbank.imaging.roi import Roi
+from patchbank.inspection.explain import Explanation, check_numbers, explain
+from patchbank.model_file import contents as packing
+from patchbank.results.result import Result
+from patchbank.scoring import scoring
+from patchbank.search.searcher import build_searcher, measured_recall
+from patchbank.update.compare import Diff, difference
+from patchbank.update.update import Reason, repromised, rolled_back, updated
+from patchbank.util.parallel import beside, in_order, one_blas_thread
+from patchbank.util.progress import Progress, silent
 from patchbank.validation import memory_budget
 
 FloatArray = npt.NDArray[np.float32]

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from patchbank import artifact, errors, scoring
+from patchbank import errors
 from patchbank.cli.app import app
-from patchbank.result import Result
+from patchbank.model_file import archive as artifact
+from patchbank.results.result import Result
+from patchbank.scoring import scoring
 
 from .conftest import SMALL, failure, run
 
@@ -226,7 +228,7 @@ def test_a_full_disk_keeps_the_old_model_and_leaves_nothing(category, tmp_path, 
 
     model = tmp_path / "m.patchbank"
     model.write_text("the old one")
-    monkeypatch.setattr("patchbank.files.os.fsync", full)
+    monkeypatch.setattr("patchbank.util.files.os.fsync", full)
     line = failure("fit", category, "-o", model, *SMALL, code=7)
     assert "No space left on device" in line
     assert model.read_text() == "the old one"
@@ -299,7 +301,7 @@ def test_ctrl_c_among_predictions_keeps_the_lines_that_were_printed(fitted, cate
 def test_a_real_sigint_ends_in_one_line_and_the_next_fit_is_whole(category, fitted, tmp_path):
     """A process gets SIGINT while it reads its fourth image; run again, it makes the very file it would have made."""
     script = (
-        "import os, signal, patchbank.images as images, patchbank.training as training\n"
+        "import os, signal, patchbank.imaging.images as images, patchbank.fit.collect as training\n"
         "real, seen = images.read_image, []\n"
         "def read(source, *format):\n"
         "    seen.append(source)\n"

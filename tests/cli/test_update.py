@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from patchbank import PatchCore
-from patchbank.files import claimed
+from patchbank.util.files import claimed
 
 from .conftest import SMALL, failure, part, run, write
 

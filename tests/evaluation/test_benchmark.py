@@ -14,7 +14,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, DatasetError
 from patchbank.evaluation.benchmark import benchmark
 from patchbank.evaluation.evaluate import KEYS
-from patchbank.progress import Progress
+from patchbank.util.progress import Progress
 
 GOOD = {"good/0.png": 0.5, "good/1.png": 0.6, "dent/0.png": 3.0, "dent/1.png": 2.0, "scratch/0.png": 1.4}
 POOR = GOOD | {"scratch/0.png": 0.1}

@@ -272,7 +272,7 @@ def test_real_layout(data_root: Path) -> None:
 def test_the_documentation_names_every_suffix_and_every_refused_word() -> None:
     """docs/datasets.md is the specification; it must not drift from the code."""
     from patchbank.evaluation.datasets import AMBIGUOUS, COLUMNS
-    from patchbank.images import SUFFIXES
+    from patchbank.imaging.images import SUFFIXES
 
     text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text("utf-8")
     for suffix in SUFFIXES:

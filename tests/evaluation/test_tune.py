@@ -18,7 +18,7 @@ from patchbank.config import PRESETS, Runtime
 from patchbank.errors import DatasetError, WeightsNotFoundError
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.tune import Trial, candidates, choose, standard_error, tune
-from patchbank.images import read_image
+from patchbank.imaging.images import read_image
 
 
 @pytest.fixture

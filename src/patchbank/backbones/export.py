@@ -11,7 +11,7 @@ import numpy as np
 
 from patchbank.backbones.base import FloatArray
 from patchbank.errors import BackboneError, MissingExtraError
-from patchbank.files import atomic_write
+from patchbank.util.files import atomic_write
 
 # The exporter generalises from the first; the others show that it did.
 _EXAMPLE = (2, 3, 224, 256)

@@ -13,8 +13,8 @@ from typing import IO
 from patchbank.backbones.weights import cache_dir, how_to_get, locate, verify
 from patchbank.backbones.zoo import DownloadedWeights, ZooRow, find
 from patchbank.errors import CheckpointError, OutputError, WeightsNotFoundError
-from patchbank.files import atomic_write, make_folder
-from patchbank.progress import Progress, silent
+from patchbank.util.files import atomic_write, make_folder
+from patchbank.util.progress import Progress, silent
 
 TIMEOUT_SECONDS = 30.0
 _BLOCK = 1 << 18

@@ -11,10 +11,10 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
-from patchbank.wording import counted, plural
+from patchbank.util.wording import counted, plural
 
 if TYPE_CHECKING:
-    from patchbank.auditing import Audit
+    from patchbank.monitoring.audit import Audit
 
 
 def register(app: typer.Typer) -> None:
@@ -38,10 +38,10 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Look for bad images among the training images: defective, blurred, wrongly exposed, differently sized or
         framed ones, and near duplicates, the oddest first. Nothing is changed."""
-        from patchbank.auditing import audit_images, audit_model
         from patchbank.evaluation.datasets import read_dataset
-        from patchbank.files import check_writable
         from patchbank.model import PatchCore
+        from patchbank.monitoring.audit import audit_images, audit_model
+        from patchbank.util.files import check_writable
 
         if output:
             if Path(output).suffix.lower() not in (".html", ".htm"):

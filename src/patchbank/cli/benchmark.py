@@ -12,7 +12,7 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import DatasetError
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 
 def register(app: typer.Typer) -> None:

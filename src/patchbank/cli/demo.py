@@ -15,7 +15,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from patchbank.result import Result
+    from patchbank.results.result import Result
 
 TRAIN, TEST = 200, 40
 
@@ -33,10 +33,10 @@ def register(app: typer.Typer) -> None:
         import numpy as np
 
         from patchbank.evaluation.metrics import auroc
-        from patchbank.files import make_folder
-        from patchbank.images import write_png
+        from patchbank.imaging.images import write_png
         from patchbank.model import PatchCore
-        from patchbank.report import ReportRow, write_report
+        from patchbank.reports.inspection import ReportRow, write_report
+        from patchbank.util.files import make_folder
 
         train, good, defective = solar_cells()
         folder = make_folder(out)

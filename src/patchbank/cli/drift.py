@@ -13,11 +13,11 @@ import typer
 
 from patchbank.cli.options import command
 from patchbank.errors import ConfigError, DatasetError
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.drift import Drift, Shift
-    from patchbank.readings import Reading
+    from patchbank.monitoring.drift import Drift, Shift
+    from patchbank.monitoring.results_file import Reading
 
 FOUND_DRIFT = 1
 _SHOWN = 5  # images of each shift, in the text
@@ -55,9 +55,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Test whether scores have shifted over a stream of predictions, and where it began. More flagged images alone
         are no drift, but may be defects."""
-        from patchbank.drift import find_drift
-        from patchbank.packing import load_calibration, load_scene
-        from patchbank.readings import read_results
+        from patchbank.model_file.contents import load_calibration, load_scene
+        from patchbank.monitoring.drift import find_drift
+        from patchbank.monitoring.results_file import read_results
 
         calibration = load_calibration(model)
         if calibration is None:

@@ -35,9 +35,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Say why an image was judged as it was: for each region the nearest normal patches, and how far normal patches
         are from what the model knows, at that place and overall."""
-        from patchbank.explain import check_ending, check_numbers
-        from patchbank.files import check_writable
+        from patchbank.inspection.explain import check_ending, check_numbers
         from patchbank.model import PatchCore
+        from patchbank.util.files import check_writable
 
         check_numbers(regions, neighbours)
         if output:
@@ -56,7 +56,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _print(explanation: ExplanationFacts) -> None:
-    from patchbank import explain_text as said
+    from patchbank.reports import explanation_text as said
 
     typer.echo(explanation.path)
     typer.echo(said.verdict(explanation))
@@ -69,7 +69,7 @@ def _print(explanation: ExplanationFacts) -> None:
 
 
 def _lines(finding: Finding) -> list[str]:
-    from patchbank import explain_text as said
+    from patchbank.reports import explanation_text as said
 
     near = [f"{patch.distance:9.4g}  {patch.image}, {said.percent(patch.mark)}" for patch in finding.neighbours]
     return [said.distance(finding), *said.comparisons(finding), "Nearest normal patches:", *near]

@@ -10,11 +10,11 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.cli.threshold import say_threshold
 from patchbank.config import Config, Runtime
-from patchbank.wording import counted, plural
+from patchbank.util.wording import counted, plural
 
 if TYPE_CHECKING:
+    from patchbank.calibration.outliers import Suspect
     from patchbank.model import PatchCore
-    from patchbank.screening import Suspect
 
 _MOST_NAMED = 20
 
@@ -34,10 +34,10 @@ def register(app: typer.Typer) -> None:
         runtime: Runtime,
     ) -> None:
         """Learn what good parts look like from a folder of images of good parts."""
+        from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
-        from patchbank.files import check_writable
         from patchbank.model import PatchCore
-        from patchbank.scene import LEAST_IMAGES
+        from patchbank.util.files import check_writable
 
         check_writable(output)
         paths = read_dataset(data).train_paths

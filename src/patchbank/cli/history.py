@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.options import command
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.compare import Diff
-    from patchbank.life import Version
+    from patchbank.fitted.versions import Version
+    from patchbank.update.compare import Diff
 
 MEANING = {
     "exact": "measured with this bank",
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """List the versions of a model's bank: when, who, why, and what changed."""
-        from patchbank.packing import load_versions
+        from patchbank.model_file.contents import load_versions
 
         versions = load_versions(model)
         if as_json:

@@ -12,10 +12,10 @@ import typer
 from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
 from patchbank.cli.threshold import described
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.scene import Scene
+    from patchbank.calibration.image_check import Scene
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
-        from patchbank.packing import load_calibration, load_manifest, load_scene, load_versions
+        from patchbank.model_file.contents import load_calibration, load_manifest, load_scene, load_versions
 
         manifest = load_manifest(model)
         if as_json:
@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
 def _scene(scene: Scene | None) -> str:
     if scene is None:
         return "not checked"
-    from patchbank.scene import MEASURES
+    from patchbank.calibration.image_check import MEASURES
 
     ranges = zip(MEASURES, *scene.ranges, strict=True)
     about = ", ".join(f"{measure.name} {low:.4g}..{high:.4g}" for measure, low, high in ranges)

@@ -18,7 +18,7 @@ import typer
 
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.progress import Progress, silent
+from patchbank.util.progress import Progress, silent
 from patchbank.validation import check_names
 
 INTERRUPTED = 130

@@ -14,12 +14,12 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, ImageError
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from patchbank.result import Result
+    from patchbank.results.result import Result
 
 FOUND_ANOMALY = 1
 _COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene")
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.evaluation.datasets import find_images
-        from patchbank.images import Skipped
+        from patchbank.imaging.images import Skipped
         from patchbank.model import PatchCore
 
         images = find_images(paths)
@@ -83,17 +83,17 @@ class _Output:
     """The folder that `--out` names: an overlay and a mask for each image, and one report."""
 
     def __init__(self, folder: str, images: list[Path]) -> None:
-        from patchbank.files import make_folder
-        from patchbank.report import ReportRow
-        from patchbank.training import relative_names
+        from patchbank.fit.collect import relative_names
+        from patchbank.reports.inspection import ReportRow
+        from patchbank.util.files import make_folder
 
         self._folder = make_folder(folder)
         self._names = dict(zip(map(str, images), relative_names([str(path) for path in images]), strict=True))
         self._rows: list[ReportRow] = []
 
     def add(self, result: Result) -> None:
-        from patchbank.images import write_png
-        from patchbank.report import ReportRow
+        from patchbank.imaging.images import write_png
+        from patchbank.reports.inspection import ReportRow
 
         name = self._names[result.path]
         picture = result.overlay()
@@ -103,7 +103,7 @@ class _Output:
         self._rows.append(ReportRow.of(result, name=name, overlay=picture))
 
     def finish(self, model: str, scores: npt.ArrayLike | None, skipped: list[tuple[str, str]]) -> None:
-        from patchbank.report import write_report
+        from patchbank.reports.inspection import write_report
 
         write_report(
             self._folder / "report.html",

@@ -12,10 +12,10 @@ from patchbank.cli.history import MEANING
 from patchbank.cli.options import command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.calibration import Calibration
+    from patchbank.calibration.thresholds import Calibration
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _HELP = {option.name: option.metadata["help"] for option in fields(Config)}
@@ -45,9 +45,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Show the thresholds that a model's held-out good images support, and set another one without fitting again.
         Nothing is written without -o."""
-        from patchbank.files import check_writable, claimed
         from patchbank.model import PatchCore
-        from patchbank.packing import load_calibration, load_versions
+        from patchbank.model_file.contents import load_calibration, load_versions
+        from patchbank.util.files import check_writable, claimed
 
         now = load_calibration(model)
         if now is None:
@@ -126,7 +126,7 @@ def _rows(wanted: Calibration) -> list[_Row]:
 
 
 def _table(now: Calibration, wanted: Calibration) -> None:
-    from patchbank.calibration import percent, percent_up
+    from patchbank.calibration.thresholds import percent, percent_up
 
     scores, n = wanted.scores, len(wanted.scores)
     method = now.method.replace("_", " ")

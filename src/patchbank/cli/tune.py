@@ -11,7 +11,7 @@ import typer
 from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.evaluation.tune import TuneReport
@@ -45,7 +45,7 @@ def register(app: typer.Typer) -> None:
             _import_matplotlib()
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.evaluation.tune import tune as run
-        from patchbank.files import check_writable
+        from patchbank.util.files import check_writable
 
         for path in (output, plot):
             if path:
@@ -81,7 +81,7 @@ def _table(report: TuneReport) -> str:
 
 def _write_toml(path: Path, config: Config) -> None:
     """The options that differ from the defaults."""
-    from patchbank.files import atomic_write
+    from patchbank.util.files import atomic_write
 
     default, values = Config().to_dict(), config.to_dict()
     changed = {name: value for name, value in values.items() if value != default[name]}
@@ -103,7 +103,7 @@ def _import_matplotlib() -> Any:
 
 
 def _draw(path: Path, report: TuneReport) -> None:
-    from patchbank.files import atomic_write
+    from patchbank.util.files import atomic_write
 
     figure = _import_matplotlib().Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -12,11 +12,11 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.history import MEANING, arrow, sides
 from patchbank.cli.options import command, login, note, progress_bar
 from patchbank.config import Runtime
-from patchbank.wording import counted
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.calibration import Calibration
-    from patchbank.life import Version
+    from patchbank.calibration.thresholds import Calibration
+    from patchbank.fitted.versions import Version
     from patchbank.model import PatchCore
 
 _MODEL = typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")
@@ -71,9 +71,9 @@ def register(app: typer.Typer) -> None:
         """Learn good images that were flagged, forget bad training images. A new version in the same file; 'patchbank
         rollback' undoes it."""
         from patchbank.evaluation.datasets import find_images
-        from patchbank.files import check_writable, claimed
         from patchbank.model import PatchCore
-        from patchbank.naming import files_by_name, folders_of
+        from patchbank.update.image_names import files_by_name, folders_of
+        from patchbank.util.files import check_writable, claimed
 
         target = output or model
         check_writable(target)
@@ -113,8 +113,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Go back to an earlier version of the bank: the same scores and threshold, bit for bit. That is a version too,
         so it can be undone."""
-        from patchbank.files import check_writable, claimed
         from patchbank.model import PatchCore
+        from patchbank.util.files import check_writable, claimed
 
         target = output or model
         check_writable(target)

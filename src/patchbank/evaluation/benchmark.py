@@ -13,7 +13,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import DatasetError, ImageError
 from patchbank.evaluation.datasets import read_categories, read_dataset
 from patchbank.evaluation.evaluate import KEYS, Evaluation, Inspector, evaluate
-from patchbank.progress import Progress, silent
+from patchbank.util.progress import Progress, silent
 
 # A mean threshold or a mean number of images says nothing.
 MEANS = tuple(key for key in ("fit_seconds", *KEYS) if key not in ("n_test", "threshold"))

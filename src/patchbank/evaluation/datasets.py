@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from patchbank.errors import DatasetError
-from patchbank.images import SUFFIXES
+from patchbank.imaging.images import SUFFIXES
 
 Split = Literal["train", "test"]
 GOOD = "good"

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from patchbank.errors import DatasetError, ImageError
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
-from patchbank.images import read_image
-from patchbank.progress import Progress, silent
+from patchbank.imaging.images import read_image
+from patchbank.util.progress import Progress, silent
 
 KEYS = (
     "image_auroc",

@@ -23,9 +23,9 @@ from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
 from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
-from patchbank.images import ImageSource, read_image
-from patchbank.progress import Progress, silent
-from patchbank.roi import Roi
+from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.roi import Roi
+from patchbank.util.progress import Progress, silent
 
 MOST_LEARNED = 200  # good images that a candidate learns from
 MOST_HELD = 60  # good images that are held out

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from patchbank.backbones import Backbone
-from patchbank.bank import MemoryBank
-from patchbank.calibration import Calibration
+from patchbank.bank.memory_bank import MemoryBank
+from patchbank.calibration.image_check import Scene
+from patchbank.calibration.outliers import Suspect, suspects_of
+from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.images import Skipped
-from patchbank.life import Life, State, Version, images_of
-from patchbank.normal import NormalDistances
-from patchbank.roi import Roi
-from patchbank.scene import Scene
-from patchbank.screening import Suspect, suspects_of
-from patchbank.search import Searcher
+from patchbank.fitted.versions import Life, State, Version, images_of
+from patchbank.imaging.images import Skipped
+from patchbank.imaging.roi import Roi
+from patchbank.scoring.normal_distances import NormalDistances
+from patchbank.search.searcher import Searcher
 
 
 @dataclass(frozen=True, eq=False)

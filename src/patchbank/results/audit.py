@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from patchbank.boxes import Box
+from patchbank.imaging.boxes import Box
 
 
 @dataclass(frozen=True)

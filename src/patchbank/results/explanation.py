@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.boxes import Box
-from patchbank.maps import Region
-from patchbank.normal import Distribution
+from patchbank.imaging.boxes import Box
+from patchbank.scoring.anomaly_map import Region
+from patchbank.scoring.normal_distances import Distribution
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]

@@ -1,0 +1,1 @@
+"""What normal images say of thresholds, outliers and the image as a whole."""

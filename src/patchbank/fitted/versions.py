@@ -1,0 +1,184 @@
+"""The bank's life: every version that it had, what changed in each, and the way back.
+
+A model keeps all vectors that were ever in its bank: those that are in it now, and the others in a reserve. A version
+is a list of their numbers, so rollback and diff are selections. Nothing is ever recomputed for an old version: its
+calibration scores are kept with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.calibration.image_check import Scene
+from patchbank.calibration.thresholds import Calibration
+from patchbank.scoring.normal_distances import NormalDistances
+
+IntArray = npt.NDArray[np.int32]
+
+ACTIONS = ("fit", "update", "threshold", "rollback")
+# What a version's calibration scores are: those of its bank; at least those (it has grown since they were measured);
+# of a bank that has lost vectors since, so that they may be too low; or there are none.
+CALIBRATED = ("exact", "bound", "stale", "none")
+
+
+@dataclass(frozen=True)
+class Added:
+    """A good image that an update has learned.
+
+    image, name: its number and name in the bank's `images`. patches: how many it has; covered: how many of them the
+    bank covered already; vectors: how many joined the bank. score_before, score_after: its score by the old and the new
+    bank.
+    """
+
+    image: int
+    name: str
+    patches: int
+    covered: int
+    vectors: int
+    score_before: float
+    score_after: float
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A training image that an update has taken out.
+
+    image, name: its number and name in the bank's `images`. vectors: how many left the bank. uncovered: how many of
+    these are farther from the new bank than the old one's covering radius: what looks like them is unknown now.
+    """
+
+    image: int
+    name: str
+    vectors: int
+    uncovered: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the bank, and how it came about.
+
+    number: from 1, the fit. action: 'fit', 'update', 'threshold' (another promise) or 'rollback'. time: UTC, ISO 8601;
+    empty for a fit, whose file holds no clock. refilled: vectors that took the place of removed ones. restored: the
+    version that a rollback went back to. calibrated: what the calibration scores are: 'exact'; 'bound', at least the
+    exact ones (the bank has grown since, so false alarms are rarer than promised); 'stale', perhaps lower than the
+    exact ones (the bank has lost vectors since, so nothing is promised); 'none'. images: training images. size: bank
+    vectors. covering_radius: no training patch is farther from the bank; an upper bound after an update; NaN where
+    unknown. max_false_alarms, confidence, threshold, pixel_threshold: None without calibration. added: the learned
+    images, each with its name, patches, how many of them were covered, vectors that joined, score_before, score_after.
+    removed: the forgotten ones, each with its name, vectors that left, and how many of these are uncovered now.
+    """
+
+    number: int
+    action: str
+    calibrated: str
+    images: int
+    size: int
+    covering_radius: float
+    max_false_alarms: float | None
+    confidence: float | None
+    threshold: float | None
+    pixel_threshold: float | None
+    time: str = ""
+    author: str = ""
+    note: str = ""
+    added: tuple[Added, ...] = ()
+    removed: tuple[Removed, ...] = ()
+    refilled: int = 0
+    restored: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; an unknown covering radius is None."""
+        values = asdict(self)
+        radius = None if math.isnan(self.covering_radius) else self.covering_radius
+        return values | {
+            "covering_radius": radius,
+            "added": list(values["added"]),
+            "removed": list(values["removed"]),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a version consists of. members: (M,) int32, its vectors' numbers: the present bank's first, then the
+    reserve's. calibration, normal, scene: as in `PatchCore`."""
+
+    members: IntArray
+    calibration: Calibration | None
+    normal: NormalDistances | None
+    scene: Scene | None
+
+
+@dataclass(frozen=True, eq=False)
+class Life:
+    """versions: oldest first, the last is the model as it is. past: the states of all but the last. reserve: vectors
+    that are not in the bank."""
+
+    versions: tuple[Version, ...]
+    past: tuple[State, ...]
+    reserve: Reserve
+
+
+def born(bank: MemoryBank, reserve: Reserve | None, calibration: Calibration | None) -> Life:
+    """The life of a bank that was just fitted."""
+    version = Version(
+        number=1,
+        action="fit",
+        calibrated="exact" if calibration else "none",
+        images=len(bank.images),
+        size=len(bank),
+        covering_radius=bank.covering_radius,
+        **promises(calibration),
+    )
+    nothing = np.empty(0, np.int64)
+    return Life((version,), (), reserve or rows_of(bank).take(nothing))
+
+
+def promises(calibration: Calibration | None) -> dict[str, Any]:
+    """The fields of a Version that follow from its calibration."""
+    return {
+        "max_false_alarms": calibration.max_false_alarms if calibration else None,
+        "confidence": calibration.confidence if calibration else None,
+        "threshold": calibration.threshold if calibration else None,
+        "pixel_threshold": calibration.pixel_threshold if calibration else None,
+    }
+
+
+def rows_of(bank: MemoryBank) -> Reserve:
+    """The bank's vectors with their provenance."""
+    return Reserve(bank.vectors, bank.image, bank.row, bank.column)
+
+
+def images_of(versions: Sequence[Version]) -> list[frozenset[int]]:
+    """Each version's training images, as numbers in the bank's `images`.
+
+    Raises ValueError for a history that cannot be: an image added twice, or removed without having been there.
+    """
+    sets: list[frozenset[int]] = []
+    known = 0
+    for place, version in enumerate(versions):
+        if version.number != place + 1 or (version.action == "fit") != (place == 0):
+            raise ValueError(f"versions: expected a fit and then changes, numbered from 1; got {version}")
+        added, removed = ([each.image for each in group] for group in (version.added, version.removed))
+        if place == 0:
+            known, now = version.images, frozenset(range(version.images))
+        elif version.action == "rollback":
+            if version.restored is None or not 1 <= version.restored <= place:
+                raise ValueError(f"versions: {version.number} goes back to {version.restored}")
+            now = sets[version.restored - 1]
+        else:
+            new = list(range(known, known + len(added)))
+            if added != new or not set(removed) <= sets[-1] or len(set(removed)) < len(removed):
+                raise ValueError(f"versions: {version.number} adds or removes images that it cannot")
+            known += len(added)
+            now = sets[-1].difference(removed).union(added)
+        if len(now) != version.images or not now:
+            raise ValueError(f"versions: {version.number} has {len(now)} images; it says {version.images}")
+        sets.append(now)
+    return sets

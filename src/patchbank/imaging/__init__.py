@@ -1,0 +1,1 @@
+"""Images before and after the network: decoding, resizing, places, marks, overlays."""

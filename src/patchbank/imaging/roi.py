@@ -1,0 +1,104 @@
+"""The region of interest: which part of the images counts, in fit, predict, score and threshold alike.
+
+What is ignored is blanked before the network sees it, so it cannot change a score; its patches are neither kept in the
+bank nor scored. Places are relative to the image, so that one region serves images of any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.config import Config
+from patchbank.errors import ConfigError, ImageError
+from patchbank.imaging.decoding import decode
+from patchbank.validation import parse_polygons
+
+BoolArray = npt.NDArray[np.bool_]
+
+RESOLUTION = 1024  # of polygons, which have no size of their own
+_LARGEST = 4096  # of a mask's side
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """mask: (H, W) bool, True where images count; it is laid over images of any size."""
+
+    mask: BoolArray
+
+    def __post_init__(self) -> None:
+        if self.mask.ndim != 2 or not self.mask.any():
+            raise ConfigError("region of interest: expected at least one place that counts; got none")
+
+    def inside(self, size: tuple[int, int]) -> BoolArray:
+        """(H, W) bool at another size: True where at least half of a pixel's (or patch's) area counts."""
+        return _scaled(self, size)
+
+    def to_png(self) -> bytes:
+        """The mask as a PNG, white where images count."""
+        import cv2
+
+        return bytes(cv2.imencode(".png", self.mask.astype(np.uint8) * 255)[1])
+
+    @classmethod
+    def from_png(cls, data: bytes) -> Roi:
+        """The inverse of `to_png`. Raises ValueError or ConfigError for anything else."""
+        return cls(decode(data)[:, :, 0] > 127)
+
+    @classmethod
+    def from_config(cls, config: Config) -> Roi | None:
+        """The region that `include` and `ignore` describe; None where neither is set. Raises ConfigError."""
+        masks = {name: _mask(name, text) for name in ("include", "ignore") if (text := getattr(config, name))}
+        if not masks:
+            return None
+        size = max((mask.shape for mask in masks.values() if isinstance(mask, np.ndarray)), default=None)
+        height, width = size or (RESOLUTION, RESOLUTION)
+        parts = {name: _raster(mask, (height, width)) for name, mask in masks.items()}
+        everything = np.ones((height, width), np.bool_)
+        return cls(parts.get("include", everything) & ~parts.get("ignore", ~everything))
+
+
+@lru_cache(maxsize=8)
+def _scaled(roi: Roi, size: tuple[int, int]) -> BoolArray:
+    import cv2
+
+    height, width = size
+    share: Any = roi.mask.astype(np.float32)
+    smaller = (min(height, share.shape[0]), min(width, share.shape[1]))
+    share = cv2.resize(share, smaller[::-1], interpolation=cv2.INTER_AREA)
+    inside: BoolArray = cv2.resize(share, (width, height), interpolation=cv2.INTER_NEAREST) >= 0.5
+    inside.flags.writeable = False
+    return inside
+
+
+def _mask(name: str, text: str) -> BoolArray | tuple[tuple[tuple[float, float], ...], ...]:
+    """Polygons, or the mask that a picture shows: what is brighter than half counts."""
+    if polygons := parse_polygons(text):
+        return polygons
+    try:
+        picture = decode(Path(text).read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{name}: cannot read the mask {text} ({error.strerror})") from error
+    except ImageError as error:
+        raise ConfigError(f"{name}: the mask {text} {error}") from error
+    grey = picture.max(axis=2)
+    return grey > np.float64(np.iinfo(grey.dtype).max if grey.dtype.kind == "u" else 1.0) / 2
+
+
+def _raster(mask: BoolArray | tuple[tuple[tuple[float, float], ...], ...], size: tuple[int, int]) -> BoolArray:
+    import cv2
+
+    if isinstance(mask, np.ndarray):
+        limited = (min(size[0], _LARGEST), min(size[1], _LARGEST))
+        return Roi(mask).inside(limited) if mask.any() else np.zeros(limited, np.bool_)
+    canvas, shift = np.zeros((min(size[0], _LARGEST), min(size[1], _LARGEST)), np.uint8), 8
+    scale = np.array([canvas.shape[1], canvas.shape[0]], np.float64)
+    outlines = [np.rint((np.array(p) * scale - 0.5) * (1 << shift)).astype(np.int32) for p in mask]
+    for outline in outlines:  # one by one: overlapping polygons add up
+        cv2.fillPoly(canvas, [outline], 1, shift=shift)
+    return canvas.astype(np.bool_)

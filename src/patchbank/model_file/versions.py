@@ -1,0 +1,239 @@
+"""The bank's life in the model file: its versions, what they consisted of, and the vectors that are kept in reserve."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.calibration.image_check import Scene
+from patchbank.fitted.model import FittedModel
+from patchbank.fitted.versions import (
+    ACTIONS,
+    CALIBRATED,
+    Added,
+    Life,
+    Removed,
+    State,
+    Version,
+    born,
+    images_of,
+    promises,
+    rows_of,
+)
+from patchbank.model_file import archive as artifact
+from patchbank.scoring.normal_distances import NormalDistances
+
+RESERVE = "reserve.safetensors"
+_ROWS = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+_STATE = {"members": ("I32", 1)}
+_CALIBRATION = {"calibration_image": ("I32", 1), "scores": ("F32", 1), "peaks": ("F32", 1)}
+SCENE = {
+    "measures": ("F32", 2),
+    "deviations": ("F32", 1),
+    "cells": ("F32", 3),
+    "kept": ("I32", 1),
+    "projection": ("F32", 2),
+}
+NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
+
+
+def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
+    """Adds the model's life to what will be written."""
+    life = model.life
+    manifest["versions"] = [version.to_dict() for version in life.versions]
+    states = [model.state(version.number) for version in life.versions]
+    for about, state in zip(manifest["versions"], states, strict=True):
+        about["calibration_images"] = len(state.calibration.images) if state.calibration else 0
+        about["normal_images"] = state.normal.images if state.normal else 0
+        about["scene"] = "own" if state.scene else "none"
+    for about, state, following in zip(manifest["versions"], states, states[1:], strict=False):
+        if state.scene and state.scene is following.scene:
+            about["scene"] = "next"  # the same as the next version's
+    if len(life.reserve):
+        entries[RESERVE] = artifact.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
+    sets = images_of(life.versions)
+    for version, about, images, state in zip(life.versions, manifest["versions"], sets, life.past, strict=False):
+        tensors: dict[str, npt.NDArray[Any]] = {"members": state.members}
+        if state.calibration:
+            numbers = {model.bank.images[image]: image for image in sorted(images)}
+            tensors["calibration_image"] = np.array([numbers[name] for name in state.calibration.images], np.int32)
+            tensors |= {name: getattr(state.calibration, name) for name in ("scores", "peaks")}
+        if state.normal:
+            tensors |= {name: getattr(state.normal, name) for name in NORMAL}
+        if state.scene and about["scene"] == "own":
+            tensors |= {f"scene.{name}": getattr(state.scene, name) for name in SCENE}
+        entries[_entry(version)] = artifact.tensor_bytes(tensors)
+
+
+def get_life(file: artifact.ModelFile, bank: MemoryBank, present: State) -> Life:
+    """The life that the file holds; that of a file without one begins. Raises KeyError, TypeError or ValueError for
+    what cannot be."""
+    reserve = _reserve(file, bank)
+    if "versions" not in file.manifest:
+        return born(bank, reserve, present.calibration)
+    about = file.manifest["versions"]
+    if not isinstance(about, list) or not about:
+        raise ValueError("versions: expected a list of at least one")
+    versions = tuple(_version(values) for values in about)
+    sets = images_of(versions)
+    if max(map(max, sets)) >= len(bank.images):
+        raise ValueError("versions: more images than names")
+    named = [(each.image, each.name) for version in versions for each in version.added]
+    named += [(each.image, each.name) for version in versions for each in version.removed]
+    if any(bank.images[image] != name for image, name in named):
+        raise ValueError("versions: an image under another name")
+    if {_entry(version) for version in versions[:-1]} != {
+        name for name in file.names() if name.startswith("versions/")
+    }:
+        raise ValueError("versions: expected an entry for each but the last")
+    everything = Reserve.joined([rows_of(bank), reserve])
+    every = [present]
+    for version, values, images in reversed(list(zip(versions[:-1], about, sets, strict=False))):
+        every.insert(0, _state(file, version, values, images, bank, everything, every[-1], every[0]))
+    past = every[:-1]
+    checked = [_consistent(v, images, s, everything) for v, images, s in zip(versions, sets, every, strict=True)]
+    return Life(tuple(checked), tuple(past), reserve)
+
+
+def _entry(version: Version) -> str:
+    return f"versions/{version.number:06d}.safetensors"
+
+
+def _state(
+    file: artifact.ModelFile,
+    version: Version,
+    about: dict[str, Any],
+    images: frozenset[int],
+    bank: MemoryBank,
+    everything: Reserve,
+    present: State,
+    following: State,
+) -> State:
+    """An earlier version's state. Its calibration's method is the present one's."""
+    calibration = present.calibration
+    scored, normals = _whole(about["calibration_images"]), _whole(about["normal_images"])
+    seen = {f"scene.{name}": kind for name, kind in SCENE.items()} if about["scene"] == "own" else {}
+    expected = _STATE | (_CALIBRATION if scored else {}) | (NORMAL if normals else {}) | seen
+    tensors = file.tensors(_entry(version), expected)
+    members = tensors["members"]
+    if len(members) == 0 or members.min() < 0 or members.max() >= len(everything):
+        raise ValueError(f"versions: {version.number} has no vectors, or some that are not there")
+    if len(np.unique(members)) != len(members):
+        raise ValueError(f"versions: {version.number} has a vector twice")
+    held = None
+    if scored:
+        if calibration is None:
+            raise ValueError("versions: calibration scores in a model without calibration")
+        numbers = tensors["calibration_image"].tolist()
+        if not set(numbers) <= images:
+            raise ValueError(f"versions: {version.number} is calibrated with images that are not its own")
+        names = tuple(bank.images[image] for image in numbers)
+        held = dataclasses.replace(
+            calibration,
+            scores=tensors["scores"],
+            peaks=tensors["peaks"],
+            images=names,
+            max_false_alarms=_number(about["max_false_alarms"]),
+            confidence=_number(about["confidence"]),
+        )
+    normal = NormalDistances(**{name: tensors[name] for name in NORMAL}, images=normals) if normals else None
+    scene = following.scene if about["scene"] == "next" else None
+    if seen:
+        parts = {name: tensors[f"scene.{name}"] for name in SCENE}
+        scene = Scene(**parts, max_false_alarms=_number(file.manifest["config"]["scene_false_alarms"]))
+    return State(members, held, normal, scene)
+
+
+def _consistent(version: Version, images: frozenset[int], state: State, everything: Reserve) -> Version:
+    """The version, with what follows from its state. Raises ValueError where they contradict each other."""
+    if len(state.members) != version.size:
+        raise ValueError(f"versions: {version.number} has {len(state.members)} vectors; it says {version.size}")
+    if not set(everything.image[state.members].tolist()) <= images:
+        raise ValueError(f"versions: {version.number} holds vectors of images that are not its own")
+    if (version.calibrated == "none") != (state.calibration is None):
+        raise ValueError(f"versions: {version.number} is calibrated without scores, or has scores without it")
+    return dataclasses.replace(version, **promises(state.calibration))
+
+
+def _reserve(file: artifact.ModelFile, bank: MemoryBank) -> Reserve:
+    if RESERVE not in file:
+        return rows_of(bank).take(np.empty(0, np.int64))
+    reserve = Reserve(**file.tensors(RESERVE, _ROWS))
+    if len(reserve):  # the same rules as for the bank's own vectors
+        dataclasses.replace(bank, **{name: getattr(reserve, name) for name in _ROWS})
+    if not np.isfinite(reserve.vectors).all() or reserve.vectors.shape[1] != bank.vectors.shape[1]:
+        raise ValueError("the reserve holds vectors unlike the bank's")
+    return reserve
+
+
+def packed_radius(radius: float) -> float | None:
+    """A covering radius for the manifest, which has no NaN: null where it is unknown."""
+    return None if math.isnan(radius) else radius
+
+
+def radius_of(value: Any) -> float:
+    """The covering radius that a manifest holds. Raises ValueError."""
+    return math.nan if value is None else _number(value)
+
+
+def _version(about: Any) -> Version:
+    values = _fields(Version, about, "calibration_images", "normal_images", "scene")
+    if values["scene"] not in ("own", "next", "none"):
+        raise ValueError(f"versions: unknown scene {values['scene']!r}")
+    for name in ("threshold", "pixel_threshold", "max_false_alarms", "confidence"):  # of the calibration
+        values[name] = None
+    for name in ("calibration_images", "normal_images", "scene"):
+        del values[name]
+    for name, value in values.items():
+        if name in ("action", "calibrated", "time", "author", "note"):
+            _text(value)
+        elif name == "covering_radius":
+            values[name] = radius_of(value)
+        elif name in ("added", "removed"):
+            values[name] = tuple(_record(Added if name == "added" else Removed, each) for each in value)
+        elif value is not None:
+            _whole(value)
+        elif name in ("number", "images", "size", "refilled"):
+            raise ValueError(f"versions: {name} is missing")
+    version = Version(**values)
+    if version.action not in ACTIONS or version.calibrated not in CALIBRATED:
+        raise ValueError(f"versions: unknown action {version.action!r} or calibration {version.calibrated!r}")
+    return version
+
+
+def _record(kind: type[Any], about: Any) -> Any:
+    """An Added or a Removed."""
+    checks = {"name": _text, "score_before": _number, "score_after": _number}
+    return kind(**{name: checks.get(name, _whole)(value) for name, value in _fields(kind, about).items()})
+
+
+def _fields(kind: type[Any], about: Any, *others: str) -> dict[str, Any]:
+    """The values of a dataclass's fields, and of others: exactly these."""
+    values: dict[str, Any] = dict(about)
+    if set(values) != {field.name for field in dataclasses.fields(kind)} | set(others):
+        raise ValueError(f"versions: expected other keys than {', '.join(values)}")
+    return values
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"versions: expected a whole number of at least 0; got {value!r}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < math.inf or abs(value) > sys.float_info.max:
+        raise ValueError(f"versions: expected a finite number; got {value!r}")
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"versions: expected text; got {value!r}")
+    return value

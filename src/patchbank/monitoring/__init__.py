@@ -1,0 +1,1 @@
+"""Looking at streams of results and at training images."""

@@ -1,0 +1,283 @@
+"""Have the scores of normal images shifted since the fit? Sequential tests over a stream of predictions, in order.
+
+Each test asks one yes-or-no question of every image, to which images like the training images say yes with a
+probability of at most a known bound: is the score over the median of normal scores (level, and likewise under it), over
+the threshold (flagged), is the image out of the known scene (scene)? It bets against that bound: its capital is
+multiplied by q / bound after a yes and by (1 - q) / (1 - bound) after a no, for a mixture of q above the bound and of
+places at which the shift may have begun. While the bound holds, the capital is a nonnegative supermartingale that
+starts at 1, so it ever exceeds c with probability at most 1 / c, however long the stream (Ville 1939; for bets on
+conformal p-values, Vovk et al. 2003).
+
+The bound is not known exactly either: it is an upper confidence limit from the calibration scores. Half of the allowed
+error goes to it, half to the bets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.calibration.image_check import Scene, widening
+from patchbank.calibration.thresholds import Calibration, binomial_cdf
+from patchbank.errors import ConfigError
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+_LEAST_REFERENCE = 20  # images of the stream to compare with
+_ODDS = 16  # alternatives above the bound
+_LARGEST = 0.995  # of their probabilities
+_PLACES = 2.12  # more than the sum of 1 / (k ln(k)^2) over k >= 2
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What one test found. Numbers of images count from 0.
+
+    test: 'level', 'flagged' or 'scene'. direction: 'up' or 'down' (level only). reference: compared with the
+    'calibration' or with the stream's 'start' (level only). found: whether it gave an alarm.
+    images: how many it saw. share: of them, the share that said yes. bound: the largest share that good images explain.
+    evidence: the largest capital; the alarm is at `limit`. detected: the image that brought the alarm, or None. start,
+    stop: the images that show it best are start <= number < stop; None without an alarm. showing: those of them that
+    said yes.
+    """
+
+    test: str
+    direction: str
+    reference: str
+    found: bool
+    images: int
+    share: float
+    bound: float
+    evidence: float
+    limit: float
+    detected: int | None
+    start: int | None
+    stop: int | None
+    showing: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without `showing`."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "showing"}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What all tests found, and what to do. found: whether the level or the scene has shifted; more flagged images
+    alone are no drift, but may be defects."""
+
+    images: int
+    level: Shift
+    flagged: Shift
+    scene: Shift | None
+    advice: tuple[str, ...]
+
+    @property
+    def found(self) -> bool:
+        """Whether normal images have changed."""
+        return self.level.found or (self.scene is not None and self.scene.found)
+
+    @property
+    def tests(self) -> tuple[Shift, ...]:
+        """All tests that were made."""
+        return (self.level, self.flagged, *((self.scene,) if self.scene else ()))
+
+
+def find_drift(
+    scores: Sequence[float] | npt.NDArray[Any],
+    calibration: Calibration,
+    *,
+    in_scene: Sequence[bool | None] = (),
+    scene: Scene | None = None,
+    confidence: float = 0.99,
+    defects: float = 0.1,
+    reference: int = 100,
+) -> Drift:
+    """Tests the image scores of a stream, in order, against a model's calibration, and `in_scene` against its scene.
+
+    Without drift, each test stays silent with probability at least `confidence`, over the choice of the training images
+    and the whole stream. defects: the share of images (0..0.8) that may be odd in either direction without being a
+    shift of the level. reference: so many of the stream's first images (but at most half of them) are what the level of
+    later ones is compared with, beside the calibration; 0 = none. Raises ConfigError for an impossible value.
+    """
+    values = np.asarray(scores, np.float32)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise ConfigError("drift: expected a list of finite scores")
+    if not 0.5 <= confidence < 1:
+        raise ConfigError(f"confidence: expected at least 0.5 and less than 1; got {confidence!r}")
+    if not 0 <= defects <= 0.8:
+        raise ConfigError(f"defects: expected a share between 0 and 0.8; got {defects!r}")
+    if reference < 0:
+        raise ConfigError(f"reference: expected a number of images; got {reference!r}")
+    if in_scene and len(in_scene) != len(values):
+        raise ConfigError(f"drift: expected in_scene for {len(values)} images; got {len(in_scene)}")
+    error = 1 - confidence
+    level = _level(values, calibration, error, defects, reference)
+    limit = exceedance_bound(calibration.scores, calibration.threshold, error / 2)
+    flagged = _shift("flagged", [_Side("up", "calibration", values > calibration.threshold, limit)], error)
+    strange = None
+    if scene and any(known is not None for known in in_scene):
+        seen = np.flatnonzero([known is not None for known in in_scene])
+        outside = np.array([known is False for known in in_scene])[seen]
+        limit = exceedance_bound(scene.deviations, widening(scene.deviations, scene.max_false_alarms), error / 2)
+        strange = _renumbered(_shift("scene", [_Side("up", "calibration", outside, limit)], error), seen)
+    return Drift(len(values), level, flagged, strange, _advice(level, flagged, strange))
+
+
+def exceedance_bound(scores: npt.NDArray[Any], cut: float, error: float) -> float:
+    """The share of all normal images that lie over `cut` is at most this, but for a probability of `error` over the
+    draw of the (n,) normal scores: the upper limit of Clopper and Pearson (1934). cut: one of the scores, or larger."""
+    n, over = len(scores), int(np.count_nonzero(scores > np.float32(cut)))
+    low, high = over / n, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(n, middle)[over] > error else (low, middle)
+    return high
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One question, asked of every image from number `begins` on. bound: on the probability of yes."""
+
+    direction: str
+    reference: str
+    answers: BoolArray
+    bound: float
+    begins: int = 0
+
+    def log_capital(self) -> FloatArray:
+        return np.concatenate([np.zeros(self.begins), log_capital(self.answers[self.begins :], self.bound)])
+
+
+def _level(
+    scores: npt.NDArray[np.float32], calibration: Calibration, error: float, defects: float, reference: int
+) -> Shift:
+    """Over and under the median of the calibration scores, and of the stream's first images.
+
+    A left-out image's own vectors, which its oddest patches put into the bank, are missing when it is scored: its score
+    is too high. That makes the upward question deafer, and forbids the downward one.
+    """
+    first = min(reference, len(scores) // 2)
+    known = [("up", "calibration", calibration.scores, 0)]
+    if calibration.method != "leave_one_out":
+        known.append(("down", "calibration", calibration.scores, 0))
+    if first >= _LEAST_REFERENCE:
+        known += [(direction, "start", scores[:first], first) for direction in ("up", "down")]
+    sides = []
+    for direction, where, normal, begins in known:
+        sign = 1 if direction == "up" else -1
+        middle = float(np.sort(sign * normal)[math.ceil(len(normal) / 2) - 1])
+        bound = exceedance_bound(sign * normal, middle, error / (2 * len(known)))
+        spoilt = 1.0 if where == "start" else 1 - defects  # the stream's first images have defects among them too
+        sides.append(_Side(direction, where, sign * scores > middle, min(defects + spoilt * bound, 0.999), begins))
+    return _shift("level", sides, error)
+
+
+def _shift(test: str, sides: Sequence[_Side], error: float) -> Shift:
+    """One test. The mean of several sides' capitals is one too; what is reported is the side that won most."""
+    capitals = [side.log_capital() for side in sides]
+    total = np.logaddexp.reduce(capitals, axis=0) - math.log(len(sides))  # (N,)
+    limit = math.log(2 / error)
+    side = sides[int(np.argmax([capital.max(initial=-np.inf) for capital in capitals]))]
+    asked = side.answers[side.begins :]
+    start = stop = detected = None
+    showing: tuple[int, ...] = ()
+    if len(over := np.flatnonzero(total >= limit)):
+        detected, stop = int(over[0]), int(np.argmax(total)) + 1
+        start = side.begins + begin_of_shift(side.answers[side.begins : stop], side.bound)
+        showing = tuple((start + np.flatnonzero(side.answers[start:stop])).tolist())
+    return Shift(
+        test,
+        side.direction,
+        side.reference,
+        detected is not None,
+        len(side.answers),
+        float(asked.mean()) if len(asked) else 0.0,
+        side.bound,
+        float(np.exp(min(total.max(initial=0.0), 690.0))),
+        math.exp(limit),
+        detected,
+        start,
+        stop,
+        showing,
+    )
+
+
+def log_capital(answers: BoolArray, bound: float) -> FloatArray:
+    """(N,) logarithm of the capital after each image. A bet that begins before image k (from 0) is one of the weights
+    1 / ((k + 2) ln(k + 2)^2), which sum to less than 1 over all k; the rest is never bet."""
+    k = np.arange(len(answers)) + 2.0
+    weight = -np.log(_PLACES * k * np.log(k) ** 2)  # (N,) log weights
+    capital = np.log1p(-np.cumsum(np.exp(weight)))  # what has not been bet yet
+    for q in _alternatives(bound):
+        gains = _gains(answers, bound, q)
+        after = np.cumsum(gains)
+        begun = np.logaddexp.accumulate(weight - (after - gains))
+        capital = np.logaddexp(capital, begun + after - math.log(_ODDS))
+    return np.asarray(capital)
+
+
+def begin_of_shift(answers: BoolArray, bound: float) -> int:
+    """The image at which a shift that lasts to the last one most likely begins (maximum likelihood)."""
+    best, begin = -math.inf, 0
+    for q in _alternatives(bound):
+        lasting = np.cumsum(_gains(answers, bound, q)[::-1])[::-1]  # (N,) from each image to the end
+        if lasting.max() > best:
+            best, begin = float(lasting.max()), int(np.argmax(lasting))
+    return begin
+
+
+def _alternatives(bound: float) -> list[float]:
+    """Probabilities over the bound, evenly spread on the scale of log odds."""
+    top = max(_LARGEST, (1 + bound) / 2)
+    logit = np.linspace(math.log(bound / (1 - bound)), math.log(top / (1 - top)), _ODDS + 1)[1:]
+    return list((1 / (1 + np.exp(-logit))).tolist())
+
+
+def _gains(answers: BoolArray, bound: float, q: float) -> FloatArray:
+    """(N,) log of what the capital that bets on q is multiplied by after each image."""
+    return np.where(answers, math.log(q / bound), math.log((1 - q) / (1 - bound)))
+
+
+def _renumbered(shift: Shift, numbers: npt.NDArray[np.int64]) -> Shift:
+    """The shift of a selection of images, with their numbers in the whole stream."""
+    if shift.detected is None or shift.start is None or shift.stop is None:
+        return shift
+    return replace(
+        shift,
+        detected=int(numbers[shift.detected]),
+        start=int(numbers[shift.start]),
+        stop=int(numbers[shift.stop - 1]) + 1,
+        showing=tuple(numbers[list(shift.showing)].tolist()),
+    )
+
+
+def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...]:
+    """What to look at and what to do, in words."""
+    said = []
+    if scene and scene.found:
+        said.append(
+            "the images are no longer of the known scene: see the measures outside of their ranges; check it first"
+        )
+    if level.found and level.direction == "up":
+        said.append(
+            "normal images look less normal: check lighting, camera, focus and dirt against the first images of the "
+            "shift; if the parts are good as they are now, teach them (patchbank update), or fit again"
+        )
+    if level.found and level.direction == "down":
+        said.append(
+            "scores have fallen: the same image again and again, less light, or blur; defects may score lower too, so "
+            "check the camera, and fit again if the images are to stay like this"
+        )
+    if flagged.found and not (level.found or (scene and scene.found)):
+        said.append(
+            "more images are flagged than good parts explain, while the others look as ever: defective parts, or good "
+            "ones of a kind that the model was not shown; look at the flagged ones, and teach the good ones (patchbank "
+            "update)"
+        )
+    return tuple(said) or ("nothing to do",)

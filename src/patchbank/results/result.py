@@ -1,0 +1,157 @@
+"""What `predict` returns."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.calibration.image_check import Measurement
+from patchbank.config import ImageFormat
+from patchbank.errors import ConfigError, ImageError
+from patchbank.imaging.images import COLOUR, Array, ImageSource, read_image, shown
+from patchbank.imaging.overlay import overlay
+from patchbank.imaging.roi import Roi
+from patchbank.results.explanation import ExplanationFacts
+from patchbank.scoring import anomaly_map as maps
+from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+
+
+class Explains(Protocol):
+    """What can say why a result is as it is: the model that made it."""
+
+    def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
+        """result: a `Result` of this model."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One inspected image. Scores are Euclidean distances, scaled as `distance_scaling` says; higher = more anomalous.
+
+    path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
+    whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
+    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
+    float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
+    int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
+    stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
+    scene: measurements of the whole image, each with its normal range; None if the model does not check them. model:
+    what inspected it, for `explain`; a copy that is pickled or sent to another process is without it.
+
+    `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
+    """
+
+    path: str
+    score: float
+    threshold: float | None
+    pixel_threshold: float | None
+    p_value: float | None
+    patch_scores: FloatArray
+    distances: FloatArray
+    nearest: npt.NDArray[np.int64]
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    smoothing_sigma: float
+    timings: dict[str, float]
+    source: ImageSource = field(repr=False)
+    image_format: ImageFormat = COLOUR
+    counted: BoolArray | None = field(default=None, repr=False)
+    roi: Roi | None = field(default=None, repr=False)
+    scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
+    model: Explains | None = field(default=None, repr=False)
+
+    @property
+    def is_anomalous(self) -> bool | None:
+        """Whether the score is over the threshold; None without one."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    @property
+    def in_scene(self) -> bool | None:
+        """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
+        not checked."""
+        return None if self.scene is None else not self.scene_reasons
+
+    @property
+    def scene_reasons(self) -> tuple[str, ...]:
+        """Why the image is not of the scene that the model knows, in words: one for each measure outside its range."""
+        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+
+    @cached_property
+    def anomaly_map(self) -> FloatArray:
+        """(H, W) float32 at the original image's size: the plain distances, interpolated and smoothed."""
+        start = time.perf_counter()
+        result = maps.anomaly_map(self.distances, self.input_size, self.image_size, self.smoothing_sigma, self.counted)
+        if self.roi:
+            result = np.where(self.roi.inside(self.image_size), result, np.float32(0))
+        self.timings["map"] = time.perf_counter() - start
+        return result
+
+    @cached_property
+    def mask(self) -> BoolArray:
+        """(H, W) bool: where the anomaly map is over the pixel threshold. All False without a threshold."""
+        if self._surely_clean:
+            return np.zeros(self.image_size, np.bool_)
+        assert self.pixel_threshold is not None
+        return maps.mask_of(self.anomaly_map, self.pixel_threshold)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The mask's connected regions, highest peak first. Independent of the verdict, which is the image score's."""
+        return () if self._surely_clean else maps.regions_of(self.anomaly_map, self.mask)
+
+    @property
+    def _surely_clean(self) -> bool:
+        # The map never exceeds the largest distance, so the common good image needs no map at all.
+        return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene."""
+        return {
+            "path": self.path,
+            "score": self.score,
+            "threshold": self.threshold,
+            "is_anomalous": self.is_anomalous,
+            "p_value": self.p_value,
+            "regions": [region.to_dict() for region in self.regions],
+            "in_scene": self.in_scene,
+            "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
+        }
+
+    def overlay(self) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
+        a file.
+
+        Raises ImageError if that file is gone or has changed its size.
+        """
+        return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
+
+    def explain(self, *, regions: int = 5, neighbours: int = 3) -> ExplanationFacts:
+        """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
+        if it came from a file.
+
+        Raises ConfigError if the result has lost its model (see `model`), ImageError as `overlay` does.
+        """
+        if self.model is None:
+            raise ConfigError(
+                f"{self.path}: expected a result as predict returned it; got a copy without its model: "
+                "use model.explain(result)"
+            )
+        return self.model.explain(self, regions=regions, neighbours=neighbours)
+
+    def read_again(self) -> Array:
+        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
+        size."""
+        image = read_image(self.source, self.image_format)
+        if image.shape[:2] != self.image_size:
+            raise ImageError(
+                f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "
+                "inspect it again"
+            )
+        return image
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "model": None}  # a network cannot be pickled, and a bank is large

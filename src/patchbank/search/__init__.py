@@ -1,0 +1,1 @@
+"""Nearest neighbours of patches in the memory bank."""

@@ -1,0 +1,138 @@
+"""The bank as native.c searches it for the nearest vector of each query."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.search.native import level, library
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+CodeArray = npt.NDArray[np.int8]
+
+PANEL, KEPT, HIDDEN, MIDDLE = 32, 8, -2_000_000_000, 64  # as in native.c
+LANES = 16  # of the widest instructions: vectors are filled up to whole ones
+_COUNTS = ("dim", "width", "axes", "dims", "cells", "groups")
+_ARRAYS = (
+    "middle",
+    "directions",
+    "pivots",
+    "halves",
+    "codes",
+    "wrong",
+    "first",
+    "numbers",
+    "vectors",
+    "between",
+    "least",
+)
+_NUMBERS = ("step", "half_step", "rest", "shadow_rounding", "rounding", "farthest", "measure_rounding")
+_LARGEST = 127  # of a code
+_LEAST_STEP = 1e-16  # of a bank whose vectors are all the same
+
+
+class _Struct(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in _COUNTS),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_float) for name in _NUMBERS),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NativeBank:
+    """A bank as native.c reads it, whose struct says what is what. All arrays are contiguous.
+
+    starts: (panels * PANEL,) int32; HIDDEN where a place holds no vector.
+    """
+
+    dim: int
+    width: int
+    axes: int
+    dims: int
+    cells: int
+    groups: int
+    middle: FloatArray
+    directions: FloatArray
+    pivots: FloatArray
+    halves: FloatArray
+    codes: CodeArray
+    wrong: FloatArray
+    first: IntArray
+    numbers: IntArray
+    vectors: FloatArray
+    between: FloatArray
+    least: FloatArray
+    step: float
+    half_step: float
+    rest: float
+    shadow_rounding: float
+    rounding: float
+    farthest: float
+    measure_rounding: float
+    starts: IntArray
+
+    def starts_without(self, hidden: npt.NDArray[np.bool_] | None) -> IntArray:
+        """The starts for a search to which some of the vectors, (M,) bool, do not count."""
+        if hidden is None:
+            return self.starts
+        return np.where((self.numbers >= 0) & hidden[self.numbers], np.int32(HIDDEN), self.starts)
+
+    def candidates(self, queries: FloatArray, starts: IntArray, threads: int) -> IntArray:
+        """(Q, dim) float32, contiguous -> (Q, KEPT): which bank vectors may be each query's nearest, -1 for none.
+
+        A first of -1: more than KEPT may be. threads: how many may work on it; they do not need Python's lock.
+        """
+        found = np.empty((len(queries), KEPT), np.int32)
+        bank = _Struct(
+            **{name: getattr(self, name) for name in (*_COUNTS, *_NUMBERS)},
+            **{name: getattr(self, name).ctypes.data for name in _ARRAYS},
+        )
+        addresses = (ctypes.addressof(bank), starts.ctypes.data, queries.ctypes.data)
+        if library().patchbank_nearest_2(*addresses, len(queries), found.ctypes.data, threads, level()):
+            raise MemoryError("the search needs a few megabytes, which the system did not give")
+        return found
+
+
+def panels(columns: FloatArray) -> FloatArray:
+    """(rows, n) -> (n / PANEL, rows, PANEL), the last panel filled up with zeros."""
+    return np.ascontiguousarray(wider(columns, 0).reshape(len(columns), -1, PANEL).transpose(1, 0, 2))
+
+
+def wider(columns: FloatArray, value: float) -> FloatArray:
+    """(rows, n) -> (rows, n filled up to whole panels)."""
+    return np.pad(columns, ((0, 0), (0, -columns.shape[1] % PANEL)), constant_values=np.float32(value))
+
+
+def in_panels(cuts: npt.NDArray[np.int64]) -> tuple[IntArray, npt.NDArray[np.int64]]:
+    """Where vectors go, cell by cell, if each cell starts a panel: the panels of each cell, and each vector's place.
+
+    cuts: (cells + 1,) where each cell starts in the order of the vectors.
+    """
+    counts = np.diff(cuts)
+    first = np.concatenate([[0], np.cumsum(-(-counts // PANEL))])
+    return first.astype(np.int32), np.repeat(first[:-1] * PANEL - cuts[:-1], counts) + np.arange(cuts[-1])
+
+
+def coded(
+    shadows: FloatArray, slots: npt.NDArray[np.int64], places: int
+) -> tuple[CodeArray, IntArray, float, FloatArray]:
+    """Shadows, (M, S), as whole multiples of a step, one byte each, at their places in panels.
+
+    Returns codes, (panels, groups, PANEL, 4); starts, (places,), what their products with queries' codes start from;
+    the step; and the distances between shadows and their codes, (M,).
+    """
+    step = max(float(np.abs(shadows).max()) / _LARGEST, _LEAST_STEP)
+    numbers = np.rint(shadows / np.float32(step)).clip(-_LARGEST, _LARGEST)
+    wrong = np.linalg.norm(shadows - numbers.astype(np.float64) * step, axis=1)
+    groups = -(-shadows.shape[1] // 4)
+    codes = np.zeros((places, 4 * groups), np.int8)
+    codes[slots, : shadows.shape[1]] = numbers
+    starts = np.full(places, HIDDEN, np.int32)
+    starts[slots] = -(np.square(numbers).sum(axis=1) // 4 + MIDDLE * numbers.sum(axis=1))
+    by_panel = codes.reshape(-1, PANEL, groups, 4).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(by_panel), starts, step, (1.001 * wrong).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The bank's next version: images added and removed, and the way back."""

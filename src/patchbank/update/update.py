@@ -1,0 +1,342 @@
+"""Changes of a fitted model's bank: good images that it learns, training images that it forgets, and the way back.
+
+Learning continues greedy k-center from the bank, until every patch of the new images is as close to it as a typical
+good image's oddest patches are. Forgetting takes an image's vectors out, and continues greedy k-center, among the spare
+vectors and the patches of the training images where these are at hand, until the bank has its size again. Then the
+threshold is certified again (docs/update.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.calibration.held_out import score_held_out, score_one, summarised
+from patchbank.calibration.thresholds import Calibration
+from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.features.embedding import Patches
+from patchbank.fit.collect import described
+from patchbank.fit.stream import CalibrationPatches
+from patchbank.fitted.model import FittedModel
+from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
+from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.search.exact import ExactSearcher
+from patchbank.search.searcher import Searcher, build_searcher
+from patchbank.update.image_names import new_names, numbers_of
+from patchbank.update.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
+from patchbank.update.recalibrate import TrainingImages, read_again
+from patchbank.util.progress import Progress
+
+FloatArray = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.int64]
+Describe = Callable[[Array], Patches]
+M = TypeVar("M", bound=FittedModel)  # whoever calls with a PatchCore gets a PatchCore
+
+POOL_BYTES = 128 << 20  # of patches that could fill a hole; twice as many for a moment
+UNKNOWN = -1  # the number of an image that has no vectors in the bank
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Who changes a model, when (UTC, ISO 8601), and why."""
+
+    time: str
+    author: str = ""
+    note: str = ""
+
+
+def updated(
+    model: M,
+    describe: Describe,
+    add: Sequence[ImageSource],
+    remove: Iterable[str],
+    *,
+    images: Mapping[str, ImageSource] | None,
+    representative: bool,
+    certify: bool,
+    skip_unreadable: bool,
+    reason: Reason,
+    progress: Progress,
+) -> M:
+    """The model after an update; `PatchCore.update` says what the arguments mean."""
+    bank, life = model.bank, model.life
+    current = images_of(life.versions)[-1]
+    gone = numbers_of(remove, bank.images, current)
+    _check(model, add, gone, images, representative, certify)
+    new, skipped = _read(model, describe, add, current.difference(gone), skip_unreadable, progress)
+    kept = staying(bank, gone)
+    again = read_again(model, describe, gone, images) if images is not None else None
+    refill, fresh, reach = _forget(model, kept, gone, current, again, progress)
+    centres = np.concatenate([bank.vectors[kept], life.reserve.vectors[refill], fresh.vectors])
+    radius = learning_radius(bank, model.calibration)
+    learned = learn(new, centres, radius, bank.expected, progress)
+    fresh = Reserve.joined([fresh, learned.rows])
+    known = len(bank) + len(life.reserve)
+    chosen = np.concatenate([kept, len(bank) + refill, known + np.arange(len(fresh))])
+    if len(chosen) < model.config.num_neighbours:
+        raise DatasetError(f"the bank would have {len(chosen)} vectors, fewer than num_neighbours; fit again")
+    rows, reserve, past = changed(model, fresh, chosen)
+    searcher = build_searcher(rows.vectors, model.config)
+    left = np.setdiff1d(np.arange(len(bank)), kept)
+    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][:, 0]  # (removed,) distances to what is left
+    next_bank = MemoryBank(
+        **vars(rows),
+        images=(*bank.images, *(each.name for each in new)),
+        covering_radius=max(min(bank.covering_radius + float(hole.max(initial=0)), reach), learned.reach),
+        grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
+        expected=bank.expected,
+    )
+
+    joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []
+    calibration, normal, scene = model.calibration, model.normal, model.scene
+    status = life.versions[-1].calibrated
+    if again and calibration:
+        again.calibration.others += joining
+        before = set(calibration.images)
+        calibration, normal, seen = summarised(again.calibration, next_bank, searcher, model.config, progress)
+        status = "exact"
+        if set(calibration.images) != before or scene is None:  # else it is as it was
+            scene = seen
+    else:
+        calibration = _kept(model, gone, joining, next_bank, searcher)
+        if len(left) and calibration:
+            status = "stale"
+        elif len(learned.rows) and status == "exact":
+            status = "bound"
+    version = Version(
+        number=len(life.versions) + 1,
+        action="update",
+        calibrated=status,
+        images=len(current) - len(gone) + len(new),
+        size=len(next_bank),
+        covering_radius=next_bank.covering_radius,
+        **promises(calibration),
+        **dataclasses.asdict(reason),
+        added=_added(model, new, learned, next_bank, searcher),
+        removed=tuple(_removed(image, bank, bank.image[left] == image, hole) for image in gone),
+        refilled=len(refill) + len(fresh) - len(learned.rows),
+    )
+    pictures = {each.number: each.picture for each in new if each.picture and each.number in rows.image}
+    return dataclasses.replace(
+        model,
+        bank=next_bank,
+        searcher=searcher,
+        calibration=calibration,
+        life=Life((*life.versions, version), past, reserve),
+        thumbnails={**model.thumbnails, **pictures},
+        skipped=tuple(skipped),
+        normal=normal,
+        scene=scene,
+    )
+
+
+def rolled_back(model: M, to: int | None, reason: Reason) -> M:
+    """The model with the bank, calibration and threshold of an earlier version; None: the one before the present.
+
+    A rollback is a version of its own, so that it can be undone. Raises ConfigError for a version that there is not.
+    """
+    bank, life = model.bank, model.life
+    present = len(life.versions)
+    number = present - 1 if to is None else to
+    state = model.state(number)
+    if number == present:
+        raise ConfigError(f"version {number} is the present one; expected an earlier one (patchbank history)")
+    then = life.versions[number - 1]
+    rows, reserve, past = changed(model, _none_of(bank), state.members)
+    after = dataclasses.replace(bank, **vars(rows), covering_radius=then.covering_radius)
+    version = _followed(then, present + 1, reason, action="rollback", restored=number)
+    promise: dict[str, Any] = {}
+    if state.calibration:
+        promise = {"max_false_alarms": then.max_false_alarms, "confidence": then.confidence}
+    return dataclasses.replace(
+        model,
+        config=dataclasses.replace(model.config, **promise),
+        bank=after,
+        searcher=build_searcher(after.vectors, model.config),
+        calibration=state.calibration,
+        life=Life((*life.versions, version), past, reserve),
+        normal=state.normal,
+        scene=state.scene,
+    )
+
+
+def repromised(model: M, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> M:
+    """The model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+
+    Raises ConfigError for an impossible value, or if the model was fitted without calibration.
+    """
+    if model.calibration is None:
+        raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
+    promise: dict[str, Any] = {
+        "max_false_alarms": model.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
+        "confidence": model.config.confidence if confidence is None else confidence,
+    }
+    config = dataclasses.replace(model.config, **promise)
+    if config == model.config:
+        return model
+    calibration = dataclasses.replace(
+        model.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
+    )
+    _, reserve, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
+    last = model.life.versions[-1]
+    version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
+    life = Life((*model.life.versions, version), past, reserve)
+    return dataclasses.replace(model, config=config, calibration=calibration, life=life)
+
+
+def changed(
+    model: FittedModel, learned: Reserve, members: npt.NDArray[np.integer]
+) -> tuple[Reserve, Reserve, tuple[State, ...]]:
+    """The vectors of the next version's bank, its reserve, and the past, which then includes the present version.
+
+    learned: new vectors. members: (M',) the next version's vectors, numbered through the bank, the reserve and
+    `learned`, in this order.
+    """
+    everything = Reserve.joined([rows_of(model.bank), model.life.reserve, learned])
+    others = np.setdiff1d(np.arange(len(everything)), members)
+    place = np.empty(len(everything), np.int32)  # each vector's number from now on
+    place[np.concatenate([members, others])] = np.arange(len(everything), dtype=np.int32)
+    states = (*model.life.past, model.state(len(model.versions)))
+    past = tuple(dataclasses.replace(state, members=place[state.members]) for state in states)
+    return everything.take(members), everything.take(others), past
+
+
+def _followed(version: Version, number: int, reason: Reason, **changes: Any) -> Version:
+    """The version that takes over what another one was made of: no image came or went."""
+    nothing: dict[str, Any] = {"added": (), "removed": (), "refilled": 0}
+    return dataclasses.replace(version, number=number, **nothing, **changes, **dataclasses.asdict(reason))
+
+
+def _none_of(bank: MemoryBank) -> Reserve:
+    return rows_of(bank).take(np.empty(0, np.int64))
+
+
+def _check(
+    model: FittedModel,
+    add: Sequence[ImageSource],
+    gone: Collection[int],
+    images: Mapping[str, ImageSource] | None,
+    representative: bool,
+    certify: bool,
+) -> None:
+    """Raises ConfigError for an update that says nothing, cannot be meant, or would silently lose the guarantee."""
+    if not len(add) and not gone and images is None:
+        raise ConfigError("update: expected images to add or to remove, or the training images to certify again")
+    if model.calibration is None and (representative or (images is not None and not gone)):
+        raise ConfigError("this model was fitted without calibration: it has no threshold to certify; leave that out")
+    if representative and not len(add):
+        raise ConfigError("representative: expected images to add")
+    if representative and images is None and model.calibration and model.calibration.method == "cross_fit":
+        raise ConfigError("representative: cross-fitting takes all training images again; give their folder (--images)")
+    if certify and model.calibration and images is None and np.isin(model.bank.image, list(gone)).any():
+        raise ConfigError(
+            "removing an image raises the scores of others, so the threshold must be computed again from the training "
+            "images: give their folder (--images), or give up the guarantee (--no-certify)"
+        )
+
+
+def _read(
+    model: FittedModel,
+    describe: Describe,
+    add: Sequence[ImageSource],
+    current: Collection[int],
+    skip_unreadable: bool,
+    progress: Progress,
+) -> tuple[list[NewImage], list[Skipped]]:
+    """The new images that can be used, and those that cannot; the first of these raises its ImageError, unless
+    `skip_unreadable`."""
+    first = len(model.bank.images)
+    names = new_names(add, {model.bank.images[image] for image in current}, first)
+    new: list[NewImage] = []
+    skipped: list[Skipped] = []
+    for place, (name, (source, patches, picture)) in enumerate(
+        zip(names, described(add, describe, model.config), strict=True)
+    ):
+        progress("embed", place, len(add))
+        if not isinstance(patches, ImageError):
+            new.append(NewImage(first + len(new), name, patches, picture))
+        elif skip_unreadable:
+            skipped.append(Skipped(name_of(source, place), str(patches)))
+        else:
+            raise patches
+    progress("embed", len(add), len(add))
+    if add and not new:
+        raise DatasetError(f"none of the images to add is usable; the first of {len(add)}: {skipped[0].reason}")
+    return new, skipped
+
+
+def _forget(
+    model: FittedModel,
+    kept: IndexArray,
+    gone: Collection[int],
+    current: Collection[int],
+    again: TrainingImages | None,
+    progress: Progress,
+) -> tuple[IndexArray, Reserve, float]:
+    """What takes the place of the vectors that are not kept: which of the reserve's, and patches of the images. No
+    training patch is farther from the bank then than the last value, which may be infinite."""
+    bank, reserve = model.bank, model.life.reserve
+    spare = np.flatnonzero(np.isin(reserve.image, list(set(current).difference(gone))))
+    candidates, count, left_out = reserve.take(spare), len(bank) - len(kept), math.inf
+    if again and count:
+        most = max(4 * count, POOL_BYTES // (4 * bank.vectors.shape[1]))
+        pool, left_out = farthest(again.filling, bank.vectors[kept], most, progress)
+        candidates = Reserve.joined([candidates, pool])
+    left_out = left_out if again and again.all else math.inf
+    filled = fill(candidates, bank.vectors[kept], count, model.config, left_out)
+    picks = filled.picks
+    return spare[picks[picks < len(spare)]], candidates.take(picks[picks >= len(spare)]), filled.reach
+
+
+def _added(
+    model: FittedModel, new: Sequence[NewImage], learned: Learned, bank: MemoryBank, searcher: Searcher
+) -> tuple[Added, ...]:
+    return tuple(
+        Added(
+            image=each.number,
+            name=each.name,
+            patches=len(each.patches.place),
+            covered=covered,
+            vectors=int(np.count_nonzero(bank.image == each.number)),
+            score_before=score_one(UNKNOWN, each.patches, model.bank, model.searcher, model.config).score,
+            score_after=score_one(UNKNOWN, each.patches, bank, searcher, model.config).score,
+        )
+        for each, covered in zip(new, learned.covered, strict=True)
+    )
+
+
+def _removed(image: int, bank: MemoryBank, own: npt.NDArray[np.bool_], hole: FloatArray) -> Removed:
+    """own: which of the vectors that have left are the image's. hole: how far each is from the new bank."""
+    return Removed(image, bank.images[image], int(own.sum()), int((hole[own] > bank.covering_radius).sum()))
+
+
+def _kept(
+    model: FittedModel,
+    gone: Collection[int],
+    joining: Sequence[CalibrationPatches],
+    bank: MemoryBank,
+    searcher: Searcher,
+) -> Calibration | None:
+    """The calibration as it was, without the images that are gone, and with new ones by the new bank without their own
+    vectors."""
+    calibration = model.calibration
+    if calibration is None:
+        return None
+    names = {bank.images[image] for image in gone}
+    stay = [place for place, name in enumerate(calibration.images) if name not in names]
+    if not stay:
+        raise DatasetError("no calibration image would be left; keep some, or fit again")
+    held = list(score_held_out(joining, bank, searcher, model.config))
+    return dataclasses.replace(
+        calibration,
+        scores=np.append(calibration.scores[stay], np.array([each.score for each in held], np.float32)),
+        peaks=np.append(calibration.peaks[stay], np.array([each.peak for each in held], np.float32)),
+        images=(*(calibration.images[place] for place in stay), *(bank.images[each.image] for each in held)),
+    )

@@ -1,0 +1,1 @@
+"""What everything may use: files, threads, progress, words."""
