@@ -1,6 +1,6 @@
 """patchbank's logger: what the command line prints as warnings is said here, and nowhere by default, as in libraries.
 
-    logging.basicConfig(level=logging.WARNING)  # or logging.getLogger("patchbank").addHandler(...)
+logging.basicConfig(level=logging.WARNING)  # or logging.getLogger("patchbank").addHandler(...)
 """
 
 from __future__ import annotations
