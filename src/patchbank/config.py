@@ -340,6 +340,13 @@ def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """The values that the option of Config or Runtime may have; () where it is not one of a few."""
+    (found,) = (each for each in options(cls) if each.name == name)
+    values: tuple[str, ...] = found.metadata["choices"]
+    return values
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The contents of a TOML file; ConfigError where it cannot be read or parsed."""
     try:
