@@ -151,6 +151,16 @@ def test_odd_numbers_do_not_stop_the_report(tmp_path: Path, score: float, thresh
     assert len(page.all("img")) == 2
 
 
+def test_a_score_that_is_no_number_comes_first(tmp_path: Path) -> None:
+    rows = [row("low.png", 1.0), row("none.png", float("nan")), row("high.png", 9.0), row("inf.png", float("inf"))]
+    page = written(tmp_path / "r.html", rows)
+    assert re.findall(r'class="name">([a-z]+)\.png', page.source) == ["none", "inf", "high", "low"]
+    orders = [float(str(r["data-score"])) for r in page.all("tr")[1:]]
+    assert np.isfinite(orders).all()  # the script reads them, and knows no "inf"
+    assert orders == sorted(orders, reverse=True)
+    assert "nan" not in " ".join(str(r["width"]) for r in page.all("rect"))
+
+
 def test_without_a_threshold_and_without_images(tmp_path: Path) -> None:
     page = written(tmp_path / "r.html", [row(threshold=None)])
     assert "unjudged" in page.text["tbody"]
