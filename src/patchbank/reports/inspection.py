@@ -21,7 +21,7 @@ import numpy.typing as npt
 from patchbank.reports import distributions
 from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.reports.html import picture, small_jpeg, write_page
-from patchbank.results.result import Result
+from patchbank.results.result import MadeBy, Result
 from patchbank.scoring.anomaly_map import Region
 from patchbank.util.files import output_errors
 
@@ -39,7 +39,7 @@ class ReportRow:
 
     picture, overlay: JPEG bytes, empty where the image is gone. label: what the image really is, in the user's word;
     defective: the same as a truth value; None where it is not known. scene: why it is not of the known scene. Build one
-    with `of` or `from_arrays`, which shrink the pictures.
+    with `of` or `from_arrays`, which shrink the pictures. made_by, time: as in `Result`.
     """
 
     name: str
@@ -52,6 +52,8 @@ class ReportRow:
     label: str | None = None
     defective: bool | None = None
     scene: tuple[str, ...] = ()
+    made_by: MadeBy | None = None
+    time: str = ""
 
     @classmethod
     def of(
@@ -78,6 +80,8 @@ class ReportRow:
             label=label,
             defective=defective,
             scene=result.scene_reasons,
+            made_by=result.made_by,
+            time=result.time,
         )
 
     @classmethod
@@ -92,6 +96,8 @@ class ReportRow:
             overlay=b"",
             regions=result.regions,
             scene=result.scene_reasons,
+            made_by=result.made_by,
+            time=result.time,
         )
 
     @classmethod
@@ -108,6 +114,8 @@ class ReportRow:
         label: str | None = None,
         defective: bool | None = None,
         scene: Sequence[str] = (),
+        made_by: MadeBy | None = None,
+        time: str = "",
     ) -> ReportRow:
         """image, overlay: (H, W, 3) uint8 RGB. A label without `defective` is a defect unless it is "good"."""
         if defective is None and label is not None:
@@ -123,6 +131,8 @@ class ReportRow:
             label=label,
             defective=defective,
             scene=tuple(scene),
+            made_by=made_by,
+            time=time,
         )
 
     @property
@@ -150,6 +160,7 @@ class InspectionReport:
         """path: of the report. Raises OutputError if its folder cannot be written to."""
         self._path = Path(path)
         self._seen: list[_Seen] = []
+        self._makers: dict[MadeBy, int] = {}  # how many rows each model made
         with output_errors(self._path):
             self._spool = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115  (closed by `close`)
 
@@ -172,6 +183,8 @@ class InspectionReport:
             offset = self._spool.seek(0, 2)
             self._spool.write(line)
         self._seen.append(_Seen(row.score, row.threshold, row.is_anomalous, row.defective, row.mistake, offset))
+        if row.made_by is not None:
+            self._makers[row.made_by] = self._makers.get(row.made_by, 0) + 1
 
     def write(
         self,
@@ -192,6 +205,7 @@ class InspectionReport:
             figures={**_figures(self._seen), **(summary or {})},
             chart=_chart(self._seen, calibration),
             skipped=skipped,
+            makers=[{"images": count, **vars(maker)} for maker, count in self._makers.items()],
             labelled=any(row.defective is not None for row in self._seen),
             rows=self._rows(),
         )
@@ -244,6 +258,7 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
     return {
         "number": number,
         "name": row.name,
+        "time": row.time.replace("T", " ").replace("+00:00", " UTC"),
         "label": row.label,
         "mistake": row.mistake,
         "is_anomalous": None if row.is_anomalous is None else bool(row.is_anomalous),
