@@ -119,7 +119,8 @@ def verdict_of(is_anomalous: bool | None) -> str:
 
 
 def _told(value: Any) -> Any:
-    """What a template may show: texts without invisible signs, unless they are markup that was made of such; never None, which is a mistake of the template."""
+    """What a template may show: texts whose every sign shows (markup is made of such already), and never None, which is
+    a mistake of the template."""
     if value is None:
         raise TypeError("a page was about to show None")
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
