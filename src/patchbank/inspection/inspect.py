@@ -47,7 +47,6 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         image_format=model.config.image_format,
         roi=model.roi,
         scene=scene,
-        made_by=by.made_by,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         fingerprint=inspected,
         model=by,

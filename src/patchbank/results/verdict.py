@@ -59,5 +59,7 @@ def decide(
         return Decision(Verdict.REVIEW, strange)
     if not p_value > review_rate:
         share = f"{100 * p_value:.2g} %"
-        return Decision(Verdict.REVIEW, f"only {share} of good images look this odd (review from {100 * review_rate:g} %)")
+        return Decision(
+            Verdict.REVIEW, f"only {share} of good images look this odd (review from {100 * review_rate:g} %)"
+        )
     return Decision(Verdict.OK, f"{100 * p_value:.2g} % of good images look this odd")
