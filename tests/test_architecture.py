@@ -125,7 +125,7 @@ def test_dataclasses_over_arrays_are_compared_by_identity(path):
 def test_dependencies_are_declared():
     """Every third-party package that is imported anywhere is a dependency or an extra."""
     declared = {
-        "numpy", "onnxruntime", "onnx", "cv2", "faiss", "safetensors", "typer", "rich", "tomli", "threadpoolctl",
+        "numpy", "onnxruntime", "onnx", "cv2", "faiss", "safetensors", "typer", "rich", "threadpoolctl",
         "torch", "timm", "elpv_dataset", "matplotlib", "PyInstaller", "patchbank",
     }  # fmt: skip
     used = {

@@ -22,8 +22,6 @@ import pytest
 from parts import striped
 from patchbank import Config, PatchCore, load_backbone, read_dataset
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.coreset import greedy_kcenter
-from patchbank.images import read_image
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "patchcore_in_100_lines.py"
 KEPT = 0.1
@@ -61,6 +59,8 @@ def assert_agree(example, good, new, backbone, sampler):
     model = PatchCore.fit(good, config, backbone=backbone)
     bank = example.fit(good, backbone, SAMPLERS[sampler])
     assert bank.shape == model.bank.vectors.shape
+    if sampler == "greedy_coreset":  # the same picks in the same order
+        np.testing.assert_allclose(model.bank.vectors, bank, rtol=1e-4, atol=1e-4)
     for image in new:
         ours, paper = model.predict(image), example.inspect(image, backbone, bank)
         assert paper.patch_scores.shape == ours.patch_scores.shape
@@ -84,12 +84,6 @@ def test_patchcore_with_the_papers_settings_is_the_example(example, rng, sampler
 def test_with_the_default_network(example, rng, sampler):
     good, new = [striped(rng) for _ in range(4)], [striped(rng), striped(rng, defect=True)]
     assert_agree(example, good, new, load_backbone("efficientnet_lite2"), sampler)
-
-
-def test_the_coreset_picks_what_the_librarys_picks(example, rng):
-    """The same features, so the same picks in the same order; each pick has one answer but for near ties."""
-    features = rng.standard_normal((800, 24)).astype(np.float32)
-    np.testing.assert_array_equal(example.greedy_coreset(features, 200), greedy_kcenter(features, 200).indices)
 
 
 def test_closed_forms(example):
@@ -134,6 +128,6 @@ def test_it_runs_on_two_folders(rng, tmp_path):
 @pytest.mark.realdata
 def test_on_real_bottles(example, data_root):
     data = read_dataset(data_root / "bottle")
-    good = [read_image(path) for path in data.train_paths[:6]]
-    new = [read_image(path) for path in data.test_paths[::40]]
+    good = [example.read(path) for path in data.train_paths[:6]]
+    new = [example.read(path) for path in data.test_paths[::40]]
     assert_agree(example, good, new, load_backbone("efficientnet_lite2"), "greedy_coreset")

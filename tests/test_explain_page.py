@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -24,7 +24,7 @@ REGION = Region((30, 20, 8, 6), np.array([[30, 20], [37, 20], [37, 25], [30, 25]
 NORMAL = NormalDistances.of([(np.linspace(0.5, 2, 64, dtype=np.float32).reshape(8, 8), None)])
 JPEG = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
 MEDIAN = NORMAL.everywhere().median
-NOON = datetime(2024, 5, 6, 12, 0, tzinfo=timezone.utc)
+NOON = datetime(2024, 5, 6, 12, 0, tzinfo=UTC)
 
 
 def patch(name="good/1.png", distance=4.0, thumbnail=JPEG) -> NormalPatch:

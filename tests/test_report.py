@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +199,7 @@ def test_a_failure_leaves_the_old_report(tmp_path: Path) -> None:
 
 
 def test_the_same_results_make_the_same_file(tmp_path: Path) -> None:
-    when = datetime(2024, 5, 6, 7, 8, tzinfo=timezone.utc)
+    when = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
     for name in ("a", "b"):
         write_report(tmp_path / name, [row(), row("b.png", 1)], title="Report", created=when)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -7,7 +7,6 @@ file and `docs/configuration.md`. What their values may be, and how they are rea
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -342,10 +341,7 @@ def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The contents of a TOML file; ConfigError where it cannot be read or parsed."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
 
     try:
         with Path(path).open("rb") as file:

@@ -11,7 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 
 import numpy as np
@@ -41,7 +41,7 @@ def document_start(title: str, style: str = "", script: str = "", created: datet
 
 def when(created: datetime | None) -> str:
     """A moment for people; now, for None."""
-    return (created or datetime.now(timezone.utc).astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
+    return (created or datetime.now(UTC).astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
 
 
 def document_end(script: str = "") -> str:
