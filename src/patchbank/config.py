@@ -326,11 +326,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+MAX_TOML_BYTES = 1_000_000
+
+
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values without their key `preset`, over those of the preset that it names. Raises ConfigError."""
     rest = dict(values)
     name = rest.pop("preset", "balanced")
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"preset: expected one of {', '.join(PRESETS)}; got {name!r}")
     return {**PRESETS[name], **rest}
 
@@ -341,7 +344,8 @@ def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The contents of a TOML file; ConfigError where it cannot be read or parsed."""
+    """The contents of a TOML file (UTF-8, with or without a byte order mark); ConfigError where it cannot be read or
+    parsed."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -349,10 +353,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
     try:
         with Path(path).open("rb") as file:
-            return tomllib.load(file)
+            data = file.read(MAX_TOML_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(data) > MAX_TOML_BYTES:
+        raise ConfigError(f"{path}: expected a configuration file of at most {MAX_TOML_BYTES:,} bytes; got more")
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: it is not UTF-8 text; save it as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is not a configuration file: its values are nested too deeply") from error
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
