@@ -1,13 +1,16 @@
-"""Counts in sentences: one of a thing, several of it, none."""
+"""Counts in sentences: one of a thing, several of it, none; texts from outside that are safe to show."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from patchbank.util.wording import counted, plural
+from patchbank.util.wording import counted, plural, printable
 
 SOURCE = Path(__file__).parents[1] / "src" / "patchbank"
 
@@ -22,3 +25,25 @@ def test_counts():
 def test_no_other_module_has_a_rule_of_its_own(path):
     if path.name != "wording.py":
         assert not re.search(r"""(['"])(s|ies|s are)\1 if """, path.read_text(encoding="utf-8"))
+
+
+def test_what_a_terminal_would_obey_or_hide_is_written_out():
+    assert printable("a\x1b[31mb\nc\td\x9be\x7f") == "a\\x1b[31mb\\nc\\td\\x9be\\x7f"
+    assert printable("\u202egnp.exe\u2066\u2028\ufeff\u200b") == "\\u202egnp.exe\\u2066\\u2028\\ufeff\\u200b"
+    assert printable("gr\udcfcn") == "gr\\udcfcn"
+    assert printable("\U000e0041") == "\\U000e0041"
+
+
+@pytest.mark.parametrize("text", ["部品.png", "C:\\parts\\é ü.png", "👩\u200d🔧", "نیم\u200cه", "a\u00a0b\u3000c", ""])
+def test_all_that_people_write_stays(text):
+    assert printable(text) == text
+    assert printable(printable("\x1b")) == printable("\x1b")  # twice is fine
+
+
+@given(st.text())
+def test_what_is_printable_is_one_line_of_text_that_any_program_takes(text):
+    shown = printable(text)
+    shown.encode()  # no halves of characters
+    assert len(shown.splitlines()) <= 1
+    assert not any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in shown)
+    assert not any(unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "PDI") for c in shown)

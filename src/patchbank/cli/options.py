@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchbank.cli.terminal import note, note_trace
+from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import OutputError, PatchbankError
 from patchbank.util.progress import Progress, silent
@@ -132,7 +132,8 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     def run(*, debug: bool = False, **given: Any) -> None:
         _debug.set(debug)
         try:
-            function(**given)
+            with logged_as_notes():
+                function(**given)
         except PatchbankError as error:
             fail(str(error), error.exit_code, debug=debug)
         except KeyboardInterrupt:

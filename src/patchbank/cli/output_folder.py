@@ -40,7 +40,7 @@ def without_outputs(images: Sequence[Path], paths: Iterable[str | Path], out: st
     given = [Path(path) for path in paths]
     named = {os.path.abspath(path) for path in given if not path.is_dir()}  # noqa: PTH100
     searched = [Path(os.path.realpath(path)) for path in given if path.is_dir()]
-    inside = any(each in folder.parents for each in searched)
+    inside = folder not in searched and any(each in folder.parents for each in searched)
 
     def is_output(image: Path) -> bool:
         if folder not in Path(os.path.realpath(image)).parents:

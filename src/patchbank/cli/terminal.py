@@ -6,10 +6,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import sys
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from patchbank.errors import OutputError
@@ -48,6 +50,27 @@ def note(text: str) -> None:
     nothing happens."""
     with suppress(OSError, ValueError):
         _write(sys.stderr, printable(text))
+
+
+class Notes(logging.Handler):
+    """Says what the library logs (what it has left out, say) as notes, names in it made safe like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+@contextmanager
+def logged_as_notes() -> Iterator[None]:
+    """While the block runs, warnings of the logger "patchbank" are notes."""
+    logger, notes = logging.getLogger("patchbank"), Notes(logging.WARNING)
+    propagates = logger.propagate
+    logger.addHandler(notes)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.propagate = propagates
 
 
 def note_trace(trace: str | None = None) -> None:
