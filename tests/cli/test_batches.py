@@ -18,6 +18,8 @@ import pytest
 from patchbank import PatchCore, errors
 from patchbank.cli import output_folder
 from patchbank.errors import OutputError
+from patchbank.evaluation.datasets import read_dataset
+from patchbank.evaluation.evaluate import evaluate
 from patchbank.fit import collect
 from patchbank.imaging import images
 from patchbank.results.result import Result
@@ -140,6 +142,14 @@ def test_an_odd_training_image_is_left_out_by_name(category, tmp_path, odd):
     result = run("fit", category, "-o", tmp_path / "m", *SMALL)
     assert "7 images" in result.stdout
     assert "001.png: internal error (RuntimeError: surprise)" in result.stderr
+
+
+def test_an_odd_test_image_is_left_out_of_an_evaluation_by_name(fitted, category, odd):
+    odd(sys.modules["patchbank.model"], RuntimeError("surprise"), "001.png")
+    evaluation = evaluate(PatchCore.load(fitted), read_dataset(category))
+    assert evaluation.n_test == 6
+    assert [each.path.name for each in evaluation.skipped] == ["001.png"] * 2
+    assert all("001.png: internal error (RuntimeError: surprise)" in each.reason for each in evaluation.skipped)
 
 
 # --- pictures that cannot be written ---

@@ -15,7 +15,7 @@ from patchbank.errors import DatasetError, OutputError
 from patchbank.fit.collect import relative_names
 from patchbank.imaging.images import SUFFIXES, reason_of
 from patchbank.util.files import make_folder
-from patchbank.util.wording import counted
+from patchbank.util.wording import counted, printable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -135,7 +135,7 @@ class OutputFolder:
                 write_png(self._inside(file + ending), drawn)
             except OutputError as error:  # noqa: PERF203
                 failed.append(str(error))
-        shown = name if file == name else f"{name} (pictures: {file}{OVERLAY})"
+        shown = printable(name if file == name else f"{name} (pictures: {file}{OVERLAY})")
         try:
             self._rows.append(ReportRow.of(result, name=shown, overlay=picture))
         except OutputError as error:
@@ -146,7 +146,7 @@ class OutputFolder:
         """Writes the report. Returns what could not be written, and why."""
         from patchbank.reports.inspection import write_report
 
-        reasons = [each.reason for each in refused]
+        reasons = [printable(each.reason) for each in refused]
         title = f"Inspection with {model}"
         try:
             report = self._inside(REPORT)
