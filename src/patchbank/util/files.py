@@ -143,7 +143,8 @@ def _written_into(target: Path) -> Iterator[IO[bytes]]:
             yield file
             file.seek(0)
             if descriptor := _DESCRIPTOR.fullmatch(str(target)):
-                sys.stdout.flush()
+                if sys.stdout:
+                    sys.stdout.flush()
                 number = int(descriptor[1])
                 opened = os.fdopen(os.dup(number), "wb")  # not opened by its name: a file would be begun again
             else:
