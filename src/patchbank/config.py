@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -350,14 +350,16 @@ def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """The values that the option of Config or Runtime may have; () where it is not one of a few."""
+    (found,) = (each for each in options(cls) if each.name == name)
+    values: tuple[str, ...] = found.metadata["choices"]
+    return values
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The contents of a TOML file (UTF-8, with or without a byte order mark); ConfigError where it cannot be read or
     parsed."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_TOML_BYTES + 1)

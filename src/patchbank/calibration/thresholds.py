@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.util.wording import counted
+from patchbank.util.wording import brief, counted
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -72,6 +72,8 @@ class Calibration:
     max_false_alarms: float
     confidence: float = 0.0
 
+    __repr__ = brief
+
     def __post_init__(self) -> None:
         n = len(self.images)
         if n == 0 or self.scores.shape != (n,) or self.peaks.shape != (n,):
@@ -102,7 +104,8 @@ class Calibration:
         """The share of normal images, this one counted, that look at least this odd (0..1; a conformal p-value):
         (1 + number of calibration scores >= score) / (n + 1). A normal image's is at most p with probability at most p.
         """
-        return (1 + int(np.count_nonzero(self.scores >= np.float64(score)))) / (len(self.scores) + 1)
+        scores = self.scores.astype(np.float64)  # as the verdict compares; NumPy 1 would round the score to float32
+        return (1 + int(np.count_nonzero(scores >= score))) / (len(scores) + 1)
 
 
 def threshold_of(scores: FloatArray, max_false_alarms: float, confidence: float = 0.0) -> float:

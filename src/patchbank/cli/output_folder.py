@@ -110,47 +110,51 @@ class OutputFolder:
     """Writes what `--out` asks for. What cannot be written is named, and the rest goes on."""
 
     def __init__(self, folder: str, images: Sequence[Path]) -> None:
-        from patchbank.reports.inspection import ReportRow
+        from patchbank.reports.inspection import InspectionReport
 
         self._folder = make_folder(folder)
         self._real = Path(os.path.realpath(self._folder))
         names = relative_names([str(path) for path in images])
         files = output_names(images, _longest_name(self._folder))
         self._names = {str(image): pair for image, *pair in zip(images, names, files, strict=True)}
-        self._rows: list[ReportRow] = []
+        self._report = InspectionReport(self._folder / REPORT)
         if renamed := sum(name != file for name, file in zip(names, files, strict=True)):
             them = counted(renamed, "image", "images")
             note(f"the pictures of {them} get other names, because theirs are too long or alike; {REPORT} says which")
 
     def add(self, result: Result) -> list[str]:
-        """Writes an image's pictures, and keeps its row of the report. Returns what could not be written, and why;
-        raises ImageError if the image's file has gone, or changed, since it was inspected."""
+        """Writes an image's pictures and its row of the report. Returns what could not be written, and why. Raises what
+        drawing raises (ImageError if the image's file has gone, or changed, since it was inspected); its row is without
+        pictures then."""
         from patchbank.imaging.images import write_png
         from patchbank.reports.inspection import ReportRow
 
         name, file = self._names[result.path]
-        picture, failed = result.overlay(), []
+        shown = printable(name if file == name else f"{name} (pictures: {file}{OVERLAY})")
+        try:
+            picture, failed = result.overlay(), []
+        except Exception:
+            self._report.add(ReportRow.without_pictures(result, name=shown))
+            raise
         for ending, drawn in ((OVERLAY, picture), (MASK, result.mask)):
             try:
                 write_png(self._inside(file + ending), drawn)
-            except OutputError as error:  # noqa: PERF203
+            except OutputError as error:
                 failed.append(str(error))
-        shown = printable(name if file == name else f"{name} (pictures: {file}{OVERLAY})")
         try:
-            self._rows.append(ReportRow.of(result, name=shown, overlay=picture))
+            self._report.add(ReportRow.of(result, name=shown, overlay=picture))
         except OutputError as error:
             failed.append(f"{result.path}: is missing in {REPORT} ({error})")
         return failed
 
     def finish(self, model: str, scores: npt.ArrayLike | None, refused: Sequence[Skipped]) -> list[str]:
         """Writes the report. Returns what could not be written, and why."""
-        from patchbank.reports.inspection import write_report
-
         reasons = [printable(each.reason) for each in refused]
         title = f"Inspection with {model}"
         try:
-            report = self._inside(REPORT)
-            write_report(report, self._rows, title=title, calibration_scores=scores, skipped=reasons)
+            self._inside(REPORT)
+            with self._report as report:
+                report.write(title=title, calibration_scores=scores, skipped=reasons)
         except OutputError as error:
             return [str(error)]
         except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)

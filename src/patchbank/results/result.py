@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,19 +14,39 @@ import numpy.typing as npt
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, Array, ImageSource, read_image, shown
+from patchbank.imaging.images import COLOUR, Array, ImageSource, fingerprint, read_image, shown
 from patchbank.imaging.overlay import overlay
 from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
 from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+from patchbank.util.wording import brief
 
 
-class Explains(Protocol):
-    """What can say why a result is as it is: the model that made it."""
+@dataclass(frozen=True)
+class MadeBy:
+    """Which model made a result. sha256: the digest of the model's file, in hexadecimal. version: the number of the
+    bank's version, from 1. software: patchbank's version."""
+
+    sha256: str
+    version: int
+    software: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"sha256": self.sha256, "version": self.version, "patchbank": self.software}
+
+
+class Inspector(Protocol):
+    """What makes results and answers for them: a model."""
+
+    @property
+    def made_by(self) -> MadeBy:
+        """What its results say of it."""
+        ...
 
     def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
-        """result: a `Result` of this model."""
+        """Why one of its results is as it is."""
         ...
 
 
@@ -39,8 +60,10 @@ class Result:
     float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
     int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
     stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. model:
-    what inspected it, for `explain`; a copy that is pickled or sent to another process is without it.
+    scene: measurements of the whole image, each with its normal range; None if the model does not check them. time:
+    when it was inspected, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to
+    another process is without it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image
+    as it was given, for `read_again`; fingerprint: `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -62,7 +85,17 @@ class Result:
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
     scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
-    model: Explains | None = field(default=None, repr=False)
+    maker: MadeBy | None = None
+    time: str = ""
+    fingerprint: bytes | None = field(default=None, repr=False)
+    model: Inspector | None = field(default=None, repr=False)
+
+    __repr__ = brief
+
+    @property
+    def made_by(self) -> MadeBy | None:
+        """Which model inspected the image; None if that is not known."""
+        return self.maker or (self.model.made_by if self.model else None)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -109,7 +142,7 @@ class Result:
         return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time."""
         return {
             "path": self.path,
             "score": self.score,
@@ -119,13 +152,15 @@ class Result:
             "regions": [region.to_dict() for region in self.regions],
             "in_scene": self.in_scene,
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
+            "model": self.made_by.to_dict() if self.made_by else None,
+            "time": self.time,
         }
 
     def overlay(self) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
         a file.
 
-        Raises ImageError if that file is gone or has changed its size.
+        Raises ImageError if the image is gone, or no longer the one that was inspected.
         """
         return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
 
@@ -143,15 +178,40 @@ class Result:
         return self.model.explain(self, regions=regions, neighbours=neighbours)
 
     def read_again(self) -> Array:
-        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
-        size."""
+        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone, or if the file or
+        the array holds another picture now."""
+        if self.source is None:
+            raise ImageError(f"{self.path}: the result was detached from its image; expected a result that holds it")
         image = read_image(self.source, self.image_format)
         if image.shape[:2] != self.image_size:
             raise ImageError(
                 f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "
                 "inspect it again"
             )
+        if self.fingerprint is not None and fingerprint(image) != self.fingerprint:
+            kind = "a file" if isinstance(self.source, (str, os.PathLike)) else "an array"
+            raise ImageError(
+                f"{self.path}: is another picture now than the one that was inspected; inspect it again, or give each "
+                f"picture {kind} of its own"
+            )
         return image
 
+    def detached(self) -> Result:
+        """The result without its model, and without the image if that came as an array, to keep or to send: some
+        kilobytes. It answers the same questions, but those that need the image or the model are an error: `explain`,
+        and `overlay` of an array."""
+        kept = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+        source = self.source if isinstance(self.source, (str, os.PathLike)) else None
+        result = Result(
+            **{**kept, "source": source, "timings": dict(self.timings), "maker": self.made_by, "model": None}
+        )
+        if "regions" in vars(self):  # they cost a map, and are small
+            vars(result)["regions"] = self.regions
+        return result
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "model": None}  # a network cannot be pickled, and a bank is large
+        return {
+            **self.__dict__,
+            "maker": self.made_by,
+            "model": None,
+        }  # a network cannot be pickled, and a bank is large
