@@ -144,6 +144,7 @@ def test_a_file_that_was_replaced_before_the_lock_came_is_refused(tmp_path: Path
     lock = fcntl.flock
 
     def replaced_meanwhile(file, operation) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
         with atomic_write(path) as other:
             other.write(b"2")
         lock(file, operation)

@@ -7,6 +7,7 @@ import functools
 import getpass
 import inspect
 import io
+import logging
 import os
 import sys
 import traceback
@@ -130,7 +131,8 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*, debug: bool = False, **given: Any) -> None:
         try:
-            function(**given)
+            with _log_on_stderr():
+                function(**given)
             sys.stdout.flush()  # a full disk behind a redirection shows itself here, not when the interpreter ends
         except PatchbankError as error:
             fail(str(error), error.exit_code, debug=debug)
@@ -180,6 +182,25 @@ def _drop_stdout() -> None:
 def note(message: str) -> None:
     """Says something that is not a result: on stderr, so that stdout stays machine-readable."""
     typer.echo(message, err=True)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """What the library logs becomes notes."""
+    logger, handler = logging.getLogger("patchbank"), _Notes()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def login() -> str:

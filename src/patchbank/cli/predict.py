@@ -83,7 +83,7 @@ class _Output:
     """The folder that `--out` names: an overlay and a mask for each image, and one report."""
 
     def __init__(self, folder: str, images: list[Path]) -> None:
-        from patchbank.fit.collect import relative_names
+        from patchbank.fit.fit import relative_names
         from patchbank.reports.inspection import ReportRow
         from patchbank.util.files import make_folder
 

@@ -21,9 +21,8 @@ from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.thresholds import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
-from patchbank.features.embedding import Patches
-from patchbank.fit.collect import described
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
+from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
 from patchbank.imaging.images import Array, ImageSource, Skipped, name_of

@@ -1,10 +1,10 @@
-"""The training images, one pass: read, embedded, and handed to the stream that thins their patches."""
+"""Fit: the training images, one pass, are read, embedded, thinned to a memory bank under a memory budget, and the bank
+is calibrated. Each line of `fit` is a step of the paper."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -12,21 +12,68 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank.memory_bank import MemoryBank, Reserve
-from patchbank.config import Config
-from patchbank.errors import DatasetError, ImageError
-from patchbank.features.embedding import Patches
-from patchbank.fit.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
-from patchbank.fit.stream import PICTURE_SHARE, CalibrationPatches, PatchStream
-from patchbank.imaging.images import Array, ImageSource, Skipped, name_of, read_image, thumbnail
+from patchbank.calibration.held_out import calibrate
+from patchbank.config import Config, Runtime
+from patchbank.errors import ConfigError, DatasetError, ImageError
+from patchbank.features.embedding import CalibrationPatches, Patches
+from patchbank.features.extract import described, patches_of, taken, usable
+from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_array, json_value, pack_blobs, unpack_blobs
+from patchbank.fit.stream import PICTURE_SHARE, PatchStream
+from patchbank.fit.without_outliers import Known, without_outliers
+from patchbank.fitted.model import FittedModel
+from patchbank.fitted.versions import born
+from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.imaging.roi import Roi
 from patchbank.scoring.expected_distance import Sample, expected_distance
-from patchbank.search.searcher import Searcher
-from patchbank.util.parallel import in_order
+from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.util.progress import Progress
+from patchbank.validation import memory_budget
 
 FloatArray = npt.NDArray[np.float32]
-Described = tuple[ImageSource, Patches | ImageError, bytes]  # an image, its patches or why it has none, its thumbnail
-Known = list[Described] | None  # what an earlier fit knows of all images
+
+
+def fit(
+    images: Iterable[ImageSource],
+    config: Config,
+    runtime: Runtime,
+    *,
+    backbone: Backbone | None,
+    skip_unreadable: bool,
+    checkpoint: str | Path | None,
+    progress: Progress,
+) -> FittedModel:
+    """The fitted model; `PatchCore.fit` says what the arguments mean."""
+    network = backbone or load_backbone(config.backbone, config.layers, runtime)
+    config = _resolved(config, network.info)
+    roi, budget = Roi.from_config(config), memory_budget(runtime.memory)
+    job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
+    images = listed(images)
+    if config.drop_outliers and not isinstance(images, (list, tuple)):
+        raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
+    state = checkpoint_of(checkpoint, images, config, runtime, budget, network, roi) if checkpoint else None
+
+    def once(
+        images: Iterable[ImageSource], known: Known = None, state: Checkpoint | None = None
+    ) -> tuple[FittedModel, Known]:
+        training = collect(images, job, state, known)  # (N, D) of all images, thinned to (M, D)
+        searcher = build_searcher(training.bank.vectors, config)
+        bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
+        calibration, normal, scene = calibrate(training.calibration, bank, searcher, config, progress)
+        life = born(bank, training.spares, calibration)
+        pictures = training.thumbnails
+        model = FittedModel(
+            config, network, bank, searcher, calibration, life, roi, pictures, training.skipped, normal, scene
+        )
+        return model, training.known
+
+    model, known = once(images, state=state)
+    if config.drop_outliers:
+        model = without_outliers(model, list(images), known, once, job.embed, progress)
+    if state:
+        state.remove()
+    return model
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,46 +115,32 @@ def collect(
     """
     config, progress = job.config, job.progress
     total = len(images) if isinstance(images, Sized) else 0
-    stream = PatchStream(config, job.budget, total, held_out_images(total, config), progress)
-    run = _Run(stream, int(PICTURE_SHARE * job.budget))
-    if checkpoint and (state := checkpoint.load()):
-        run.restore(state)
+    run = _begun(images, job, checkpoint)
+    left = islice(taken(images), run.done, None)
+    remaining = known or described(checkpoint.watch(left) if checkpoint else left, job.embed, config)
     try:
-        remaining = iter(known[run.done :]) if known else described(islice(images, run.done, None), job.embed, config)
-        for number, (source, patches, picture) in enumerate(remaining, start=run.done):
-            progress("embed", number, total)
-            if isinstance(patches, ImageError):
-                if not job.skip_unreadable:
-                    raise patches
-                run.skipped.append(Skipped(name_of(source, number), str(patches)))
-            elif run.add(patches, name_of(source, number), picture) and checkpoint:
-                checkpoint.save(run.state())
-            run.done = number + 1
+        for source, patches, picture in remaining:
+            progress("embed", run.done, total)
+            name = name_of(source, run.done)
+            if not isinstance(patches, ImageError):
+                if run.add(patches, name, picture) and checkpoint:
+                    checkpoint.save(run.state(), run.done)
+            elif job.skip_unreadable:
+                run.skip(name, patches)
+            else:
+                raise patches
     except BaseException:
-        if checkpoint and run.intact:
-            checkpoint.save(run.state())
+        if checkpoint and run.whole:
+            checkpoint.save(run.state(), run.done)
         raise
     progress("embed", total, total)
     _check_count(len(run.names), run.skipped, config)
     known = run.known(list(images)) if config.drop_outliers else None
-    sample = stream.sample()
-    bank, spares, calibration = stream.finish(relative_names(run.names))
+    sample = run.stream.sample()
+    bank, spares, calibration = run.stream.finish(relative_names(run.names))
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
     return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped), known)
-
-
-def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config) -> Iterator[Described]:
-    """Reads and embeds images, two at a time, in order."""
-
-    def describe(source: ImageSource) -> Described:
-        try:
-            image = read_image(source, config.image_format)
-            return source, embed(image), thumbnail(image, config.thumbnail_size)
-        except ImageError as error:
-            return source, error, b""
-
-    return in_order(describe, sources)
 
 
 def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
@@ -118,28 +151,30 @@ def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
     return images
 
 
-def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[ImageSource]:
-    """The images that a fit could use, in the order of its bank's `images`."""
-    unreadable = {each.name for each in skipped}
-    return [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
-
-
 @dataclass(eq=False)
 class _Run:
-    """How far a fit has come: `done` images of the sequence, usable or not. picture_bytes: what thumbnails may take."""
+    """How far a fit has come. picture_bytes: what thumbnails may take."""
 
     stream: PatchStream
     picture_bytes: int
-    done: int = 0
     names: list[str] = field(default_factory=list)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     pictured: int = 0  # bytes of the thumbnails
-    intact: bool = True  # False while an image is half-way into the stream
+    whole: bool = True  # False while an image is half-way in: an interruption then leaves nothing to store
+
+    @property
+    def done(self) -> int:
+        """Images of the sequence that have been taken, usable or not."""
+        return len(self.names) + len(self.skipped)
+
+    def skip(self, name: str, error: ImageError) -> None:
+        """Takes an unusable image."""
+        self.skipped.append(Skipped(name, str(error)))
 
     def add(self, patches: Patches, name: str, picture: bytes) -> bool:
         """Takes an image; True if that has reduced a chunk."""
-        chunks, self.intact = self.stream.chunks, False
+        chunks, self.whole = self.stream.chunks, False
         self.stream.add(patches)
         if picture and self.pictured + len(picture) <= self.picture_bytes:
             self.thumbnails[len(self.names)] = picture
@@ -148,7 +183,7 @@ class _Run:
         reduced = self.stream.chunks > chunks
         if reduced:  # memory: a picture for each image that the bank may still need, no others
             self._keep({n: self.thumbnails[n] for n in self.stream.images_in_use() if n in self.thumbnails})
-        self.intact = True
+        self.whole = True
         return reduced
 
     def known(self, images: Sequence[ImageSource]) -> Known:
@@ -162,19 +197,40 @@ class _Run:
         return [(sources[each.image], each.patches, self.thumbnails.get(each.image, b"")) for each in held]
 
     def state(self) -> State:
-        texts = {"names": self.names, "skipped": [[s.name, s.reason] for s in self.skipped], "done": self.done}
-        return {**self.stream.state(), **pack_blobs(self.thumbnails), "run": np.array(json.dumps(texts))}
+        """All that `restore` needs."""
+        run = json_array([self.names, [[each.name, each.reason] for each in self.skipped]])
+        return {**self.stream.state(), **pack_blobs(self.thumbnails), "run": run}
 
     def restore(self, state: State) -> None:
-        texts = json.loads(str(state["run"]))
-        self.names, self.done = texts["names"], texts["done"]
-        self.skipped = [Skipped(*pair) for pair in texts["skipped"]]
+        """Goes on from a state; the run must be new. Raises what a state that cannot be one makes its parts raise."""
+        names, skipped = json_value(state["run"])
+        self.names, self.skipped = [str(name) for name in names], [Skipped(str(a), str(b)) for a, b in skipped]
         self._keep(unpack_blobs(state))
-        if self.names:
-            self.stream.restore(state)
+        self.stream.restore(state)
+        if len(self.stream.facts) != len(self.names) or len(state["digests"]) != self.done:
+            raise ValueError("its images do not belong together")
 
     def _keep(self, thumbnails: dict[int, bytes]) -> None:
         self.thumbnails, self.pictured = thumbnails, sum(map(len, thumbnails.values()))
+
+
+def _begun(images: Iterable[ImageSource], job: Job, checkpoint: Checkpoint | None) -> _Run:
+    """A run at its beginning, or where the same fit was interrupted."""
+    config, total = job.config, len(images) if isinstance(images, Sized) else 0
+
+    def new() -> _Run:
+        stream = PatchStream(config, job.budget, total, held_out_images(total, config), job.progress)
+        return _Run(stream, int(PICTURE_SHARE * job.budget))
+
+    run = new()
+    if checkpoint and (state := checkpoint.load(job.progress)):
+        try:
+            run.restore(state)
+        except Exception as error:  # noqa: BLE001  (whatever is wrong with the file: nothing of it is used)
+            checkpoint.refuse(error)
+            return new()
+        checkpoint.resumed(run.done)
+    return run
 
 
 def with_expected(bank: MemoryBank, searcher: Searcher, sample: Sample | None, power: float) -> MemoryBank:
@@ -196,6 +252,12 @@ def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
         chosen = frozenset(rng.choice(total, count, replace=False).tolist())
         return lambda image: image in chosen
     return lambda image: image > 0 and bool(rng.random() < config.holdout_fraction)
+
+
+def _resolved(config: Config, info: BackboneInfo) -> Config:
+    """The config with what it left to the backbone filled in."""
+    embedding = info.embedding if config.embedding == "auto" else config.embedding
+    return replace(config, backbone=info.name, layers=tuple(layer.name for layer in info.layers), embedding=embedding)
 
 
 def _check_count(usable: int, skipped: list[Skipped], config: Config) -> None:
