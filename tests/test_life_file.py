@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from parts import striped
-from patchbank import Config, PatchCore, Runtime, artifact
+from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
+from patchbank.model_file import archive as artifact
 from patchbank.model_file.archive import ModelFile
 from patchbank.model_file.contents import load_versions, packed
 

@@ -27,7 +27,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, OutputError
 from patchbank.imaging.roi import Roi
 from patchbank.util.files import atomic_write, remove_left_behind
-from patchbank.util.log import LOG
+from patchbank.util.log import logger
 from patchbank.util.progress import Progress
 from patchbank.version import __version__
 
@@ -81,12 +81,12 @@ class Checkpoint:
 
     def refuse(self, why: object) -> None:
         """Says that the state is not used."""
-        LOG.warning("%s: cannot go on from this state (%s); the fit starts anew", self.path, _one_line(why))
+        logger.warning("%s: cannot go on from this state (%s); the fit starts anew", self.path, _one_line(why))
         self._digests = []
 
     def resumed(self, done: int) -> None:
         """Says that the state is used."""
-        LOG.info("resumed at image %d of %d, from %s", done + 1, len(self._images), self.path)
+        logger.info("resumed at image %d of %d, from %s", done + 1, len(self._images), self.path)
 
     def save(self, state: State, done: int) -> None:
         """Writes the state after so many images. Where that fails, the fit goes on without, which is said once."""
@@ -98,14 +98,16 @@ class Checkpoint:
                 _write(file, self.fingerprint, {**state, "digests": digests})
         except OutputError as error:
             self._full = True
-            LOG.warning("the state of this fit cannot be kept, in case that it is interrupted (%s)", _one_line(error))
+            logger.warning(
+                "the state of this fit cannot be kept, in case that it is interrupted (%s)", _one_line(error)
+            )
 
     def remove(self) -> None:
         """Forgets the state: the fit has ended."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
-            LOG.warning("%s: cannot be removed (%s)", self.path, error.strerror)
+            logger.warning("%s: cannot be removed (%s)", self.path, error.strerror)
         remove_left_behind(self.path)
 
 

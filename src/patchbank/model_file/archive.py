@@ -8,6 +8,7 @@ input: every size, name and offset is checked before it is used, and nothing in 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import mmap
@@ -18,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,12 +47,24 @@ Tensor = npt.NDArray[Any]
 
 def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
     """Writes a model file: beside its name first, then renamed. Raises OutputError if it cannot be written."""
+    with atomic_write(path) as file:
+        _write(file, manifest, entries)
+
+
+def file_bytes(manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> bytes:
+    """What `write` writes."""
+    file = io.BytesIO()
+    _write(file, manifest, entries)
+    return file.getvalue()
+
+
+def _write(file: IO[bytes], manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
     described = {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in entries.items()
     }
     full = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "entries": described}
     text = json.dumps(full, indent=1, allow_nan=False).encode()
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {MANIFEST: text, **entries}.items():
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = 0o644 << 16
@@ -91,6 +104,10 @@ class ModelFile:
 
     def __contains__(self, name: str) -> bool:
         return name in self._views
+
+    def sha256(self) -> str:
+        """The digest of the whole file, in hexadecimal, as `sha256sum` prints it."""
+        return hashlib.sha256(self._map).hexdigest()
 
     def names(self) -> list[str]:
         """The entries' names, sorted."""

@@ -7,6 +7,7 @@ Everything that is read is checked: a file that passes gives a model that predic
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import State, Version
 from patchbank.imaging.roi import Roi
-from patchbank.model_file import archive as artifact
+from patchbank.model_file import archive
 from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
@@ -46,7 +47,12 @@ _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
 def save(model: FittedModel, path: str | Path) -> None:
     """Writes the model file: beside its name first, then renamed. Raises OutputError."""
-    artifact.write(path, *packed(model))
+    archive.write(path, *packed(model))
+
+
+def sha256(model: FittedModel) -> str:
+    """The digest of the file that `save` writes, in hexadecimal."""
+    return hashlib.sha256(archive.file_bytes(*packed(model))).hexdigest()
 
 
 def packed(model: FittedModel) -> tuple[Manifest, Entries]:
@@ -69,15 +75,16 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     return manifest, entries
 
 
-def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
-    """The fields of the FittedModel that the file holds. Raises ModelFileError or BackboneError."""
-    file = artifact.ModelFile(path)
+def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
+    """The fields of the FittedModel that the file holds, and the file's digest. Raises ModelFileError or
+    BackboneError."""
+    file = archive.ModelFile(path)
     with _checked(path):
         config = _config(file)
         backbone = _backbone(file, runtime)
         bank = _bank(file, config, backbone.info)
         state = _state(file, config, bank)
-        return {
+        fields: dict[str, Any] = {
             "config": config,
             "backbone": backbone,
             "bank": bank,
@@ -90,18 +97,19 @@ def load(path: str | Path, runtime: Runtime) -> dict[str, Any]:
             "thumbnails": _thumbnails(file),
             "dropped": _dropped(file),
         }
+        return fields, file.sha256()
 
 
 def load_calibration(path: str | Path) -> Calibration | None:
     """The held-out scores of the model in a file, without the model. Raises ModelFileError."""
-    file = artifact.ModelFile(path)
+    file = archive.ModelFile(path)
     with _checked(path):
         return _calibration(file, _config(file))
 
 
 def load_versions(path: str | Path) -> tuple[Version, ...]:
     """The versions of the bank in a file, without the model. Raises ModelFileError."""
-    file = artifact.ModelFile(path)
+    file = archive.ModelFile(path)
     with _checked(path):
         config = _config(file)
         bank = _bank(file, config, _backbone_info(file))
@@ -110,14 +118,14 @@ def load_versions(path: str | Path) -> tuple[Version, ...]:
 
 def load_scene(path: str | Path) -> Scene | None:
     """How normal images look as a whole, without the model. Raises ModelFileError."""
-    file = artifact.ModelFile(path)
+    file = archive.ModelFile(path)
     with _checked(path):
         return _scene(file, _config(file))
 
 
 def load_manifest(path: str | Path) -> Manifest:
     """The file's manifest, its options and calibration in the words of the present format. Raises ModelFileError."""
-    file = artifact.ModelFile(path)
+    file = archive.ModelFile(path)
     with _checked(path):
         config = _config(file)
         calibration = _calibration(file, config)
@@ -125,7 +133,7 @@ def load_manifest(path: str | Path) -> Manifest:
         return {name: described.get(name, value) for name, value in file.manifest.items()}
 
 
-def _state(file: artifact.ModelFile, config: Config, bank: MemoryBank) -> State:
+def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
     """What the present version consists of, beside its bank."""
     members = np.arange(len(bank), dtype=np.int32)
     return State(members, _calibration(file, config), _normal(file), _scene(file, config, bank.vectors.shape[1]))
@@ -139,7 +147,7 @@ def _checked(path: str | Path) -> Iterator[None]:
         raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
 
 
-def _config(file: artifact.ModelFile) -> Config:
+def _config(file: archive.ModelFile) -> Config:
     """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
     options = {**_BEFORE, **file.manifest["config"]}
     if file.manifest["format_version"] == 1:
@@ -147,7 +155,7 @@ def _config(file: artifact.ModelFile) -> Config:
     return Config.from_dict(options)
 
 
-def _backbone_info(file: artifact.ModelFile) -> BackboneInfo:
+def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
     about = dict(file.manifest["backbone"])
     about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
     for name in ("mean", "std"):
@@ -155,7 +163,7 @@ def _backbone_info(file: artifact.ModelFile) -> BackboneInfo:
     return BackboneInfo(**about)
 
 
-def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
+def _backbone(file: archive.ModelFile, runtime: Runtime) -> Backbone:
     info = _backbone_info(file)
     try:
         return restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
@@ -164,7 +172,7 @@ def _backbone(file: artifact.ModelFile, runtime: Runtime) -> Backbone:
 
 
 def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
-    entries["bank.safetensors"] = artifact.tensor_bytes({name: getattr(bank, name) for name in _BANK})
+    entries["bank.safetensors"] = archive.tensor_bytes({name: getattr(bank, name) for name in _BANK})
     manifest["bank"] = {
         "size": len(bank),
         "covering_radius": packed_radius(bank.covering_radius),
@@ -178,10 +186,10 @@ def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
             slopes["folds"] = np.stack([fold.slope for fold in expected.folds])
             terms = [[getattr(fold, name) for name in _EXPECTED] for fold in expected.folds]
             manifest["bank"]["expected"] |= {"folds": terms, "images": expected.images}
-        entries["expected.safetensors"] = artifact.tensor_bytes(slopes)
+        entries["expected.safetensors"] = archive.tensor_bytes(slopes)
 
 
-def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
+def _expected(file: archive.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
     about: Mapping[str, Any] | None = file.manifest["bank"].get("expected")  # version 1 has none
     if about is None:
         return None
@@ -202,7 +210,7 @@ def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDi
     return dataclasses.replace(whole, folds=tuple(folds), images=operator.index(about.get("images", 0)))
 
 
-def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
+def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
     about, first = file.manifest["bank"], file.manifest["format_version"] == 1
     tensors = file.tensors("bank.safetensors", _BANK_1 if first else _BANK)
     if not np.isfinite(tensors["vectors"]).all():
@@ -231,7 +239,7 @@ def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: Backbon
 def _put_calibration(calibration: Calibration | None, manifest: Manifest, entries: Entries) -> None:
     manifest["calibration"] = None
     if calibration:
-        entries["calibration.safetensors"] = artifact.tensor_bytes(
+        entries["calibration.safetensors"] = archive.tensor_bytes(
             {name: getattr(calibration, name) for name in _CALIBRATION}
         )
         manifest["calibration"] = _described(calibration)
@@ -253,7 +261,7 @@ def _described(calibration: Calibration) -> Manifest:
     }
 
 
-def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None:
+def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
     about: Mapping[str, Any] | None = file.manifest["calibration"]
     if about is None:
         return None
@@ -270,11 +278,11 @@ def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None
 def _put_normal(normal: NormalDistances | None, manifest: Manifest, entries: Entries) -> None:
     manifest["normal"] = None
     if normal:
-        entries["normal.safetensors"] = artifact.tensor_bytes({name: getattr(normal, name) for name in NORMAL})
+        entries["normal.safetensors"] = archive.tensor_bytes({name: getattr(normal, name) for name in NORMAL})
         manifest["normal"] = {"images": normal.images}
 
 
-def _normal(file: artifact.ModelFile) -> NormalDistances | None:
+def _normal(file: archive.ModelFile) -> NormalDistances | None:
     about: Mapping[str, Any] | None = file.manifest.get("normal")  # version 1 has none
     if about is None:
         return None
@@ -284,12 +292,12 @@ def _normal(file: artifact.ModelFile) -> NormalDistances | None:
 def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
-        entries["scene.safetensors"] = artifact.tensor_bytes({name: getattr(scene, name) for name in SCENE})
+        entries["scene.safetensors"] = archive.tensor_bytes({name: getattr(scene, name) for name in SCENE})
         ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
         manifest["scene"] = {"ranges": {measure.name: pair for measure, pair in ranges}}
 
 
-def _scene(file: artifact.ModelFile, config: Config, dims: int | None = None) -> Scene | None:
+def _scene(file: archive.ModelFile, config: Config, dims: int | None = None) -> Scene | None:
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
@@ -299,7 +307,7 @@ def _scene(file: artifact.ModelFile, config: Config, dims: int | None = None) ->
     return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
-def _dropped(file: artifact.ModelFile) -> tuple[Suspect, ...]:
+def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
     found = tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
     for each in found:
@@ -308,5 +316,5 @@ def _dropped(file: artifact.ModelFile) -> tuple[Suspect, ...]:
     return found
 
 
-def _thumbnails(file: artifact.ModelFile) -> dict[int, bytes]:
+def _thumbnails(file: archive.ModelFile) -> dict[int, bytes]:
     return {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}

@@ -1,9 +1,11 @@
-"""What the library has to say beside results and errors: `logging.getLogger("patchbank")`, silent unless a program
-asks for it. The command line prints it on stderr."""
+"""patchbank's logger: what the command line prints as warnings is said here, and nowhere by default, as in libraries.
+
+logging.basicConfig(level=logging.WARNING)  # or logging.getLogger("patchbank").addHandler(...)
+"""
 
 from __future__ import annotations
 
 import logging
 
-LOG = logging.getLogger("patchbank")
-LOG.addHandler(logging.NullHandler())
+logger = logging.getLogger("patchbank")
+logger.addHandler(logging.NullHandler())  # else Python prints warnings of who has set up no logging
