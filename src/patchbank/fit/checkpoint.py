@@ -86,7 +86,8 @@ class Checkpoint:
 
     def resumed(self, done: int) -> None:
         """Says that the state is used."""
-        logger.info("resumed at image %d of %d, from %s", done + 1, len(self._images), self.path)
+        total = len(self._images)
+        logger.info("resumed at image %d of %d, from %s", min(done + 1, total), total, self.path)
 
     def save(self, state: State, done: int) -> None:
         """Writes the state after so many images. Where that fails, the fit goes on without, which is said once."""

@@ -4,7 +4,8 @@ is calibrated. Each line of `fit` is a step of the paper."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -118,7 +119,7 @@ def collect(
     run = _begun(images, job, checkpoint)
     left = islice(taken(images), run.done, None)
     remaining = known or described(checkpoint.watch(left) if checkpoint else left, job.embed, config)
-    try:
+    with _stored_after(BaseException, run, checkpoint):
         for source, patches, picture in remaining:
             progress("embed", run.done, total)
             name = name_of(source, run.done)
@@ -129,18 +130,21 @@ def collect(
                 run.skip(name, patches)
             else:
                 raise patches
-    except BaseException:
+    progress("embed", total, total)
+    _check_count(len(run.names), run.skipped, config)
+    with _stored_after(KeyboardInterrupt, run, checkpoint):
+        return run.finish(images)
+
+
+@contextmanager
+def _stored_after(kind: type[BaseException], run: _Run, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Saves the state when the block raises such an exception."""
+    try:
+        yield
+    except kind:
         if checkpoint and run.whole:
             checkpoint.save(run.state(), run.done)
         raise
-    progress("embed", total, total)
-    _check_count(len(run.names), run.skipped, config)
-    known = run.known(list(images)) if config.drop_outliers else None
-    sample = run.stream.sample()
-    bank, spares, calibration = run.stream.finish(relative_names(run.names))
-    used = {*bank.image.tolist(), *spares.image.tolist()}
-    thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
-    return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped), known)
 
 
 def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
@@ -186,7 +190,18 @@ class _Run:
         self.whole = True
         return reduced
 
-    def known(self, images: Sequence[ImageSource]) -> Known:
+    def finish(self, images: Iterable[ImageSource]) -> Training:
+        """What has been made of all images. The run must not be used afterwards."""
+        stream, config = self.stream, self.stream.config
+        known = self._known(list(images)) if config.drop_outliers else None
+        sample = stream.sample()
+        self.whole = config.sampler != "random"  # which thins the buffer once more
+        bank, spares, calibration = stream.finish(relative_names(self.names))
+        used = {*bank.image.tolist(), *spares.image.tolist()}
+        thumbnails = {image: data for image, data in self.thumbnails.items() if image in used}
+        return Training(bank, spares, sample, calibration, thumbnails, tuple(self.skipped), known)
+
+    def _known(self, images: Sequence[ImageSource]) -> Known:
         """All usable images as they were described; None where the stream cannot hold them twice, or a thumbnail did
         not fit."""
         held = self.stream.held_twice()
