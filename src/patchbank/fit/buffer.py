@@ -208,11 +208,13 @@ class ImageFacts:
 
     def restore(self, state: Arrays) -> None:
         """Goes on from a state. Raises ValueError for one that cannot be."""
-        if not len(state["grids"]) == len(state["input_sizes"]) == len(state["looks"]) or state["grids"].min() < 1:
+        grids, sizes, looks = state["grids"], state["input_sizes"], state["looks"]
+        if not (grids.shape == sizes.shape == (len(looks), 2) and looks.shape == (len(looks), 4)):
             raise ValueError("its images do not belong together")
-        for sizes, name in ((self.grids, "grids"), (self.input_sizes, "input_sizes")):
-            sizes[:] = [(height, width) for height, width in state[name].tolist()]
-        self._looks = array("d", state["looks"].astype(np.float64).tobytes())
+        if grids.min() < 1 or sizes.min() < 1 or not np.isfinite(looks).all():
+            raise ValueError("its images have impossible sizes")
+        self.grids, self.input_sizes = ([(h, w) for h, w in each.tolist()] for each in (grids, sizes))
+        self._looks = array("d", looks.astype(np.float64).tobytes())
 
     def check(self, image: IntArray, place: IntArray) -> None:
         """Raises ValueError unless these are places of these images."""

@@ -213,7 +213,7 @@ def _read(path: Path, fingerprint: str, largest: int) -> State:
         held = json.loads(header)
         if held["fingerprint"] != fingerprint:
             raise ValueError("it is of a fit of other images, options, network, mask, memory or versions")
-        shapes = {str(name): (_dtype(dtype), _shape(shape)) for name, dtype, shape in held["arrays"]}
+        shapes = {str(name): (_dtype(dtype), _shape(shape, about.st_size)) for name, dtype, shape in held["arrays"]}
         size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in shapes.values())
         if len(start) + length + size + hashlib.sha256().digest_size != about.st_size:
             raise ValueError("it is damaged: its size is another one")
@@ -241,8 +241,8 @@ def _dtype(name: Any) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def _shape(sizes: Any) -> tuple[int, ...]:
-    if not isinstance(sizes, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in sizes):
+def _shape(sizes: Any, most: int) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(type(size) is int and 0 <= size <= most for size in sizes):
         raise ValueError("it holds arrays of an impossible shape")
     return tuple(sizes)
 
