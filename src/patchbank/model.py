@@ -65,7 +65,10 @@ class PatchCore(FittedModel):
         """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
-        and listed in `skipped`. Raises ConfigError, BackboneError, ImageError or DatasetError.
+        and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
+        from it, if neither its images (a list of paths) nor its options have changed, and says so (`logging`,
+        "patchbank"). What an iterator hands out is copied at once (see `predict_each`). Raises ConfigError,
+        BackboneError, ImageError or DatasetError.
         """
         model = fitting.fit(
             images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO
 
 from patchbank.errors import OutputError
 
-_MOST_ASIDE = 1000  # files that are written under one name at the same time
+_MOST_ASIDE, _LOOKED_AT = 1000, 8  # files that are written under one name at the same time; that may be left behind
 
 
 @contextmanager
@@ -96,27 +97,36 @@ def _open_aside(target: Path) -> tuple[Path, IO[bytes]]:
         raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
     if not target.parent.is_dir():
         raise OutputError(f"cannot write {target}: its folder does not exist; make it first")
+    remove_left_behind(target)
     try:
         for number in range(_MOST_ASIDE):
             aside = _aside(target, number)
-            if not os.path.lexists(aside) or _left_behind(aside):
-                with suppress(FileExistsError, FileNotFoundError):  # another process was quicker
-                    file = aside.open("xb")
-                    if _locked(file, aside):
-                        return aside, file
-                    file.close()
+            with suppress(FileExistsError):  # another one writes it
+                file = aside.open("xb")
+                if _locked(file, aside):
+                    return aside, file
+                file.close()
     except OSError as error:
         raise _output_error(target, error) from error
     raise OutputError(f"cannot write {target}: {_MOST_ASIDE} others are writing it; try again when they have ended")
 
 
 def remove_left_behind(path: str | os.PathLike[str]) -> None:
-    """Removes what processes that were killed while they wrote `path` have left beside it."""
-    number = 0
-    while number < _MOST_ASIDE and os.path.lexists(aside := _aside(Path(path), number)):
+    """Removes what processes that were killed while they wrote `path` have left beside it. A writer holds a lock until
+    its file has its final name; where there are no locks, what is left stays."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for number in range(_LOOKED_AT):
+        aside = _aside(Path(path), number)
         with suppress(OSError):
-            _left_behind(aside)
-        number += 1
+            if not stat.S_ISREG(aside.lstat().st_mode):
+                continue
+            with aside.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), aside.stat()):  # and not one that has just been begun
+                    aside.unlink()
 
 
 def _aside(target: Path, number: int) -> Path:
@@ -128,22 +138,6 @@ def _aside(target: Path, number: int) -> Path:
     while len(os.fsencode(f".{name}.{number:04d}.part")) > longest and name:
         name = name[:-1]
     return target.with_name(f".{name}.{number:04d}.part")
-
-
-def _left_behind(aside: Path) -> bool:
-    """Removes the file if nobody writes it any more; whether it did. Its writer holds a lock until it has its final
-    name; where there are no locks, it stays."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    if not aside.is_file() or aside.is_symlink():
-        return False
-    with suppress(OSError), aside.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        aside.unlink()
-        return True
-    return False
 
 
 def _close_first_on_windows(file: IO[bytes]) -> None:
