@@ -101,6 +101,7 @@ MOMENTS = {
     "while a chunk's first image is put away": (buffer.PatchBuffer, "append", 14, False),
     "before a reduction": (training.PatchStream, "_reduce", 2, True),
     "in a reduction": (buffer.PatchBuffer, "keep", 2, False),
+    "before a reduction has dropped anything": (buffer.PatchBuffer, "keep", 4, True),  # the last, of random ones
     "in a selection of the net": (coreset, "greedy_kcenter", 2, True),
     "after a reduction": (training.PatchStream, "_reduce", 2, False),
     "before the state is written": (checkpoint.Checkpoint, "save", 1, True),
@@ -113,8 +114,9 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_fit_interrupted_at_any_moment_ends_as_the_uninterrupted_one(paths, tmp_path, monkeypatch, moment):
-    """The image that was being learned is learned once, not twice and not half."""
+def test_a_fit_interrupted_at_any_moment_ends_as_the_uninterrupted_one(paths, tmp_path, monkeypatch, caplog, moment):
+    """The image that was being learned is learned once, not twice and not half; and no state was stored in between,
+    which would have to be refused."""
     for options in ({}, {"sampler": "random"}, {"drop_outliers": True}):
         config = dataclasses.replace(LARGE, **options)
         owner, name, call, before = MOMENTS[moment]
@@ -128,6 +130,7 @@ def test_a_fit_interrupted_at_any_moment_ends_as_the_uninterrupted_one(paths, tm
                 fit(paths, config, part, Counting(), "1MB")
         assert saved(fit(paths, config, part, Counting(), "1MB"), tmp_path / "again") == whole
         assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "good", "whole"]
+        assert caplog.messages == []
 
 
 @pytest.mark.parametrize("moment", ["between images", "while the bank is sampled"])

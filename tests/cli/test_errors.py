@@ -322,7 +322,8 @@ def test_a_real_sigint_ends_in_one_line_and_the_next_fit_is_whole(category, fitt
     assert done.stdout == ""
     assert [line[:22] for line in done.stderr.splitlines()] == ["patchbank: interrupted"]
     assert not model.exists()
-    run("fit", category, "-o", model, *SMALL)
+    again = run("fit", category, "-o", model, *SMALL)
+    assert "resumed at image " in again.stderr
     assert model.read_bytes() == fitted.read_bytes()
     assert os.listdir(tmp_path) == ["disc.patchbank"]  # noqa: PTH208
 
