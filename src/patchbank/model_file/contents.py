@@ -22,7 +22,7 @@ from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import MEASURES, Scene
 from patchbank.calibration.outliers import Suspect
 from patchbank.calibration.thresholds import Calibration
-from patchbank.config import Config, Runtime
+from patchbank.config import Config, Runtime, choices
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
@@ -266,10 +266,13 @@ def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
     if about is None:
         return None
     held = file.tensors("calibration.safetensors", _CALIBRATION)
+    method, known = str(about["method"]), set(choices(Config, "calibration")) - {"none"}
+    if method not in known:
+        raise ValueError(f"calibration: expected one of {', '.join(sorted(known))}; got {method!r}")
     return Calibration(
         **held,
         images=tuple(about["images"]),
-        method=str(about["method"]),
+        method=method,
         max_false_alarms=config.max_false_alarms,
         confidence=config.confidence,
     )
