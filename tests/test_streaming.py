@@ -108,7 +108,7 @@ def test_the_buffer_has_room_for_projections_only_where_all_may_be_sampled_at_on
     for features in many[:11]:
         foreseen.add(patches_of(features))
     assert foreseen.chunks == 0
-    assert foreseen.buffer.used > streaming.Limits(CONFIG, budget).rows(DIMS, projected=True)
+    assert foreseen.buffer.used > streaming.Limits(CONFIG, budget, 60).rows(DIMS, projected=True)
     bank = foreseen.finish(tuple(map(str, range(11))))[0]
     exact = sample(
         np.concatenate([f.reshape(-1, DIMS) for f in many[:11]]), dataclasses.replace(CONFIG, sampler="greedy_coreset")

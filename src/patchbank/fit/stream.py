@@ -38,10 +38,21 @@ _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: p
 
 @dataclass(frozen=True)
 class Limits:
-    """How the memory budget, in bytes, is shared out. dims: of a patch's features."""
+    """How the memory budget, in bytes, is shared out. dims: of a patch's features. expected: images, 0 if unknown."""
 
     config: Config
     budget: int
+    expected: int
+
+    def buffer(self, dims: int, patches: int) -> int:
+        """How many patches the buffer may hold at first, of images of so many. Raises ConfigError for too few."""
+        capacity = self.rows(dims, projected=True)
+        if self.expected * patches > capacity:
+            capacity = self.rows(dims, projected=False)
+        if capacity < 4 * patches:
+            needed = math.ceil(4 * patches / capacity * self.budget / 1e6)
+            raise ConfigError(f"memory: expected at least {needed} MB for images of {patches} patches; raise memory")
+        return capacity
 
     def rows(self, dims: int, *, projected: bool) -> int:
         """How many patches the buffer may hold, if they are projected to be sampled, or if not."""
@@ -62,6 +73,24 @@ class Limits:
         """How many patches the expected distances are learned from."""
         return max(2, min(SAMPLE, int(SAMPLE_SHARE * self.budget / (8 * dims))))
 
+    def net(self, seen: int, images: int, capacity: int) -> int:
+        """How many patches the net may hold, after so many of so many images: a multiple of the final coreset, as far
+        as that can be foreseen."""
+        foreseen = seen * max(1.0, self.expected / images) if self.expected else 8 * seen
+        wanted = NET_FACTOR * coreset.coreset_size(int(foreseen), self.config)
+        return max(2, min(wanted, int(NET_SHARE * capacity)))
+
+    def bank(self, seen: int, half: int | None) -> int:
+        """How many vectors the bank gets. half: of what the buffer holds, if it was full. Raises ConfigError if the
+        budget cannot hold that many."""
+        size = coreset.coreset_size(seen, self.config) if self.config.sampler != "identity" else seen
+        if half is not None and size > half:
+            raise ConfigError(
+                f"a bank of {size:,} vectors does not fit the memory budget, which holds {half:,}; "
+                "raise memory, or set coreset_size"
+            )
+        return size
+
 
 class PatchStream:
     """Takes images' patches in order; ends as a memory bank. One pass, bounded memory.
@@ -74,9 +103,9 @@ class PatchStream:
     def __init__(
         self, config: Config, budget: int, expected_images: int, held_out: Callable[[int], bool], progress: Progress
     ) -> None:
-        self.config, self.budget, self.expected_images, self.held_out = config, budget, expected_images, held_out
-        self._limits = Limits(config, budget)
-        self.progress, self.facts, self.net = progress, ImageFacts(), Net(progress)
+        self.config, self.held_out, self.progress = config, held_out, progress
+        self.facts, self.net = ImageFacts(), Net(progress)
+        self._limits = Limits(config, budget, expected_images)
         self.seen, self.chunks = 0, 0
         self._rng = np.random.default_rng([config.seed, 1])
 
@@ -118,7 +147,7 @@ class PatchStream:
 
     def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
         """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
-        size = self._final_size()
+        size = self._limits.bank(self.seen, self.buffer.capacity // 2 if self.chunks else None)
         if self.chunks and self.config.sampler == "random":
             self._reduce()
             order = np.argsort(self.buffer.key[: self.buffer.used])
@@ -174,13 +203,8 @@ class PatchStream:
         self._first = patches, dims
         self.pool = CalibrationPool(self._limits.images(dims, patches), self._rng)
         self._reservoir = Reservoir(self._limits.sample(dims), self.config.seed)
-        capacity = self._limits.rows(dims, projected=True)
-        if self.expected_images * patches > capacity:
-            capacity = self._limits.rows(dims, projected=False)
-        if capacity < 4 * patches:
-            needed = math.ceil(4 * patches / capacity * self.budget / 1e6)
-            raise ConfigError(f"memory: expected at least {needed} MB for images of {patches} patches; raise memory")
-        rows = min(capacity, (self.expected_images or 8) * patches)
+        capacity = self._limits.buffer(dims, patches)
+        rows = min(capacity, (self._limits.expected or 8) * patches)
         self.buffer = PatchBuffer(capacity, rows, dims, keyed=self.config.sampler == "random")
 
     def _reduce(self) -> None:
@@ -200,30 +224,13 @@ class PatchStream:
                 self.pool.offer(held)
         self.chunks += 1
         buffer.capacity = self._limits.rows(self._first[1], projected=False)
+        limit = self._limits.net(self.seen, len(self.facts), buffer.capacity)
         if config.sampler == "random":
-            self.net.draw(buffer, self._net_size(), self._rng)
+            self.net.draw(buffer, limit, self._rng)
         else:
-            self.net.cover(buffer, self._net_size())
+            self.net.cover(buffer, limit)
         if len(buffer.features) < buffer.capacity:  # now, while there is little to copy
             buffer.grow(buffer.capacity)
-
-    def _net_size(self) -> int:
-        """How many patches the net may hold: a multiple of the final coreset, as far as that can be foreseen."""
-        done = len(self.facts)
-        foreseen = self.seen * max(1.0, self.expected_images / done) if self.expected_images else 8 * self.seen
-        wanted = NET_FACTOR * coreset.coreset_size(int(foreseen), self.config)
-        return max(2, min(wanted, int(NET_SHARE * self.buffer.capacity)))
-
-    def _final_size(self) -> int:
-        """How many vectors the bank gets. Raises ConfigError if the budget cannot hold that many."""
-        size = coreset.coreset_size(self.seen, self.config) if self.config.sampler != "identity" else self.seen
-        half = self.buffer.capacity // 2
-        if self.chunks and size > half:
-            raise ConfigError(
-                f"a bank of {size:,} vectors does not fit the memory budget, which holds {half:,}; "
-                "raise memory, or set coreset_size"
-            )
-        return size
 
     def _sampling(self, size: int) -> Config:
         """How the bank is sampled. What is left of several chunks is few enough for exact k-center, which makes up for
