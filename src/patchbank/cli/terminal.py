@@ -61,16 +61,16 @@ class Notes(logging.Handler):
 
 @contextmanager
 def logged_as_notes() -> Iterator[None]:
-    """While the block runs, warnings of the logger "patchbank" are notes."""
-    logger, notes = logging.getLogger("patchbank"), Notes(logging.WARNING)
-    propagates = logger.propagate
+    """While the block runs, what the logger "patchbank" is told is noted, but for its details (DEBUG)."""
+    logger, notes = logging.getLogger("patchbank"), Notes()
+    before = logger.level
     logger.addHandler(notes)
-    logger.propagate = False
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(notes)
-        logger.propagate = propagates
+        logger.setLevel(before)
 
 
 def note_trace(trace: str | None = None) -> None:
