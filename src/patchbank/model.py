@@ -271,10 +271,14 @@ class PatchCore(FittedModel):
         packing.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, *, runtime: Runtime | None = None) -> PatchCore:
-        """Reads a model file; its scores are those of the model that was saved. Raises ModelFileError or
-        BackboneError."""
-        return cls(**packing.load(path, runtime or Runtime()))
+    def load(cls, path: str | Path, *, runtime: Runtime | None = None, trusted: bool = False) -> PatchCore:
+        """Reads a model file; its scores are those of the model that was saved. All of it is read into memory: what
+        happens to the file later does not matter.
+
+        trusted: you know where the file comes from, so its network may have any operators, and it may cost what it
+        wants (docs/model-file.md says what it may otherwise). Raises ModelFileError or BackboneError.
+        """
+        return cls(**packing.load(path, runtime or Runtime(), trusted=trusted))
 
 
 def _now() -> str:

@@ -30,12 +30,18 @@ def load_backbone(name_or_path: str, layers: tuple[str, ...] = (), runtime: Runt
     return OnnxBackbone(onnx, info, runtime)
 
 
-def restore_backbone(onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None) -> Backbone:
+def restore_backbone(
+    onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None, *, trusted: bool = False, side: int = 384
+) -> Backbone:
     """A network from a model file: its ONNX bytes, which are not trusted, and what the manifest says about it.
 
-    Raises BackboneError where the bytes are no ONNX file, need other files, or have other inputs or outputs than `info`
-    says.
+    trusted: somebody vouches for the file, so the network may have any operators and cost anything; else it is held to
+    `onnx_safety.check_plain` for images of `side` x `side` pixels. Raises BackboneError where it is not, or where the
+    bytes are no ONNX file, need other files, or have other inputs or outputs than `info` says.
     """
+    from patchbank.backbones.onnx_safety import check_plain
     from patchbank.backbones.session import OnnxBackbone
 
+    if not trusted:
+        check_plain(onnx, side)
     return OnnxBackbone(onnx, info, runtime)

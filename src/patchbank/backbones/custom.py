@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.backbones.base import BackboneInfo, Layer
-from patchbank.backbones.session import check_input, make_session, read_onnx, reject_external_data
+from patchbank.backbones.onnx_safety import read_model
+from patchbank.backbones.session import check_input, make_session, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
@@ -37,7 +38,7 @@ def prepare(path: str | Path, layers: tuple[str, ...]) -> tuple[bytes, BackboneI
     """
     onnx = read_onnx(path)
     try:
-        reject_external_data(onnx)
+        read_model(onnx)
         model = _parse(onnx)
         stated = _metadata(model)
         wanted = layers or tuple(name.strip() for name in stated.get("layers", "").split(",") if name.strip())
@@ -51,7 +52,7 @@ def list_layers(path: str | Path) -> tuple[Layer, ...]:
     """Those of a file's outputs that are feature maps, shallow to deep. Raises BackboneError."""
     onnx = read_onnx(path)
     try:
-        reject_external_data(onnx)
+        read_model(onnx)
         return _take(_parse(onnx), ())[1]
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
