@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 import default_size
 from _common import DATA, RESULTS, save
-from patchbank import Config, PatchCore, Result, images, scoring
+from patchbank import Config, PatchCore, Result
 from patchbank.backbones import load_backbone
 from patchbank.backbones.checkpoint import read_checkpoint
 from patchbank.backbones.weights import locate
@@ -38,7 +38,9 @@ from patchbank.evaluation.metrics import auroc
 from patchbank.features.embedding import Patches, bilinear_matrix, embed
 from patchbank.fit.collect import with_expected
 from patchbank.fit.stream import PatchStream
+from patchbank.imaging import images
 from patchbank.imaging.statistics import Look
+from patchbank.scoring import scoring
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.search.searcher import build_searcher
 from patchbank.util.parallel import one_blas_thread

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from patchbank import Config, PatchCore, artifact
+from patchbank import Config, PatchCore
 from patchbank.backbones.base import Layer
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ConfigError, ImageError, OutputError
 from patchbank.imaging.boxes import cut, pixels_of
 from patchbank.inspection.explain import CROP_SIDE, PICTURE_SIDE, nearest_of_distinct_images
+from patchbank.model_file import archive as artifact
 from patchbank.model_file.contents import packed
 from patchbank.reports.explanation_pictures import decoded, inspected_crop, normal_crop, normal_whole
 

@@ -1,5 +1,5 @@
-"""PatchCore: fit, predict, save, load. Read this first; each line of `fit` and `_inspect` is a step of the paper and a
-module here."""
+"""PatchCore: fit, predict, save, load. Read this first; each line of `fit`, and of `inspect` in
+`inspection/inspect.py`, is a step of the paper and a module here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +21,7 @@ from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.errors import ImageError
 from patchbank.features.embedding import Patches
-from patchbank.features.extract import Clock, patches_of
+from patchbank.features.extract import patches_of
 from patchbank.fit.checkpoint import resumable
 from patchbank.fit.collect import Job, Known, collect, listed, with_expected
 from patchbank.fit.without_outliers import fit_without_outliers
@@ -37,20 +37,21 @@ from patchbank.imaging.images import (
 )
 from patchbank.imaging.roi import Roi
 from patchbank.inspection.explain import Explanation, check_numbers, explain
-from patchbank.model_file import contents as packing
-from patchbank.results.result import Result
-from patchbank.scoring import scoring
+from patchbank.inspection.inspect import inspect
+from patchbank.model_file import contents
+from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import build_searcher, measured_recall
 from patchbank.update.compare import Diff, difference
 from patchbank.update.update import Reason, repromised, rolled_back, updated
-from patchbank.util.parallel import beside, in_order, one_blas_thread
+from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import memory_budget
+from patchbank.version import __version__
 
 FloatArray = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchCore(FittedModel):
     """A fitted model (Roth et al., CVPR 2022) with all that it can do. There is no unfitted one: it comes from `fit` or
     `load`, and does not change. Its fields are those of `FittedModel`.
@@ -123,7 +124,7 @@ class PatchCore(FittedModel):
             return list(self._stream(images))
         if isinstance(images, Iterator):
             return self._stream(images)
-        return self._inspect(images, name_of(images, 0), *_read(images, self.config.image_format))
+        return self._inspect(images, name_of(images, 0))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
         """Inspects images as they come, two at a time, in order; an unusable image yields a Skipped and no error.
@@ -136,7 +137,7 @@ class PatchCore(FittedModel):
         number, source = numbered
         name = name_of(source, number)
         try:
-            return self._inspect(source, name, *_read(source, self.config.image_format))
+            return self._inspect(source, name)
         except ImageError as error:
             return Skipped(name, str(error))
 
@@ -146,40 +147,17 @@ class PatchCore(FittedModel):
                 raise ImageError(result.reason)
             yield result
 
-    @one_blas_thread()
-    def _inspect(self, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
-        """image: (H, W, 3 G) RGB, which took so many seconds to read."""
-        timings = {"decode": seconds}
-        patches = patches_of(image, self.backbone, self.config, self.roi, timings)  # (n, D)
-        layout = beside(partial(self.scene.layout, patches)) if self.scene else None
-        with Clock(timings, "search"):
-            distances, nearest = self.searcher.search(patches.features, self.config.num_neighbours)  # (n, k)
-        with Clock(timings, "score"):
-            plain = scoring.mean_distances(distances)  # (n,)
-            scores = scoring.patch_scores(plain, patches.features, self.bank.expected)  # (n,)
-            score = scoring.image_score(scores, nearest, patches, self.bank.vectors, self.searcher, self.config)
-        with Clock(timings, "scene"):
-            scene = self.scene.check(patches, scores, layout()) if self.scene and layout else None
-        return Result(
-            path=name,
-            score=score,
-            threshold=self.calibration.threshold if self.calibration else None,
-            pixel_threshold=self.calibration.pixel_threshold if self.calibration else None,
-            p_value=self.calibration.p_value(score) if self.calibration else None,
-            patch_scores=patches.on_grid(scores),
-            distances=patches.on_grid(plain),
-            nearest=patches.on_grid(nearest[:, 0]),
-            counted=patches.counted,
-            image_size=(image.shape[0], image.shape[1]),
-            input_size=patches.input_size,
-            smoothing_sigma=self.config.smoothing_sigma,
-            timings=timings,
-            source=source,
-            image_format=self.config.image_format,
-            roi=self.roi,
-            scene=scene,
-            model=self,
-        )
+    def _inspect(self, source: ImageSource, name: str) -> Result:
+        return inspect(self, self, source, name, *_read(source, self.config.image_format))
+
+    @cached_property
+    def made_by(self) -> MadeBy:
+        """What results say of the model that made them: its file's digest, its version, the software's. The digest is
+        that of the file that was loaded, or of the file that `save` writes."""
+        return self._made_by(contents.sha256(self))
+
+    def _made_by(self, digest: str) -> MadeBy:
+        return MadeBy(digest, self.versions[-1].number, __version__)
 
     def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3) -> Explanation:
         """Why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
@@ -268,7 +246,7 @@ class PatchCore(FittedModel):
 
     def save(self, path: str | Path) -> None:
         """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
-        packing.save(self, path)
+        contents.save(self, path)
 
     @classmethod
     def load(cls, path: str | Path, *, runtime: Runtime | None = None, trusted: bool = False) -> PatchCore:
@@ -278,7 +256,10 @@ class PatchCore(FittedModel):
         trusted: you know where the file comes from, so its network may have any operators, and it may cost what it
         wants (docs/model-file.md says what it may otherwise). Raises ModelFileError or BackboneError.
         """
-        return cls(**packing.load(path, runtime or Runtime(), trusted=trusted))
+        fields, digest = contents.load(path, runtime or Runtime(), trusted=trusted)
+        model = cls(**fields)
+        model.__dict__["made_by"] = model._made_by(digest)
+        return model
 
 
 def _now() -> str:

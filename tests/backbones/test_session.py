@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from patchbank.backbones import BackboneInfo, Layer, load_backbone, restore_backbone
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.backbones.session import CPU, DEVICES, OnnxBackbone, available_cpus, reject_external_data
+from patchbank.backbones.onnx_safety import read_model
+from patchbank.backbones.session import CPU, DEVICES, OnnxBackbone, available_cpus
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
 
@@ -327,12 +328,12 @@ def test_deep_nesting_is_refused() -> None:
     for _ in range(20):
         graph = helper.make_graph([helper.make_node("If", ["c"], ["d"], then_branch=graph)], "g", [], [])
     with pytest.raises(BackboneError, match="nested"):
-        reject_external_data(helper.make_model(graph).SerializeToString())
+        read_model(helper.make_model(graph).SerializeToString())
 
 
 def test_a_valid_file_passes_the_scan(lite0: OnnxBackbone) -> None:
     """The scan refuses nothing that we write."""
-    reject_external_data(lite0.to_onnx())
+    read_model(lite0.to_onnx())
 
 
 WRONG_INFOS = {

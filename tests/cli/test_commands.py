@@ -150,7 +150,7 @@ def test_predict_tells_good_from_scratched(fitted, good, scratched):
 def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratched):
     result = run("predict", fitted, good, scratched, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
+    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene", "model", "time"]
     assert [list(row) for row in rows] == [keys] * 2
     assert [row["path"] for row in rows] == [str(good), str(scratched)]
     assert [row["is_anomalous"] for row in rows] == [False, True]

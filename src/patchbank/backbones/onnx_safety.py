@@ -87,6 +87,10 @@ FIELDS: Mapping[str, Mapping[int, tuple[str, str, bool]]] = {name: _fields(text)
 def read_model(onnx: bytes) -> Message:
     """The file's contents. Raises BackboneError for a file that is damaged, is written in a way that parsers could
     understand differently, or keeps values in another file, which could be any of this machine."""
+    if onnx[4:8] == b"ORTM":
+        raise BackboneError(
+            "expected an ONNX file, got ONNX Runtime's own .ort format; convert from the original .onnx"
+        )
     return _message(memoryview(onnx), "Model", 0)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import stat
 import threading
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,11 +50,14 @@ class OnnxBackbone:
         runtime = runtime or Runtime()
         self._onnx = onnx
         self._info = info
-        self._session = make_session(onnx, runtime)
-        self._provider: str = self._session.get_providers()[0]
-        check_input(self._session)
-        _check_outputs(self._session, info)
-        entry = self._session.get_inputs()[0]
+        self._runtime = runtime
+        self._sessions = {os.getpid(): make_session(onnx, runtime)}
+        self._renewing = threading.Lock()
+        session = self._session
+        self._provider: str = session.get_providers()[0]
+        check_input(session)
+        _check_outputs(session, info)
+        entry = session.get_inputs()[0]
         self._input: str = entry.name
         self._size = tuple(entry.shape[2:])  # numbers where the graph fixes them
         self._one_by_one = self._provider == CPU or isinstance(entry.shape[0], int)
@@ -85,6 +90,24 @@ class OnnxBackbone:
             return self._run(images)
         maps = [self._run(images[i : i + 1]) for i in range(len(images))]
         return tuple(np.concatenate(layer) for layer in zip(*maps, strict=True))  # B x (1, C, H, W) -> (B, C, H, W)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where and how it runs."""
+        return self._runtime
+
+    @property
+    def _session(self) -> Any:
+        """This process' session. A forked child has none of its parent's threads, so that the parent's session, which
+        waits for them, is of no use there: it gets a session of its own when it first needs one."""
+        process = os.getpid()
+        session = self._sessions.get(process)
+        if session is None:
+            with self._renewing:
+                session = self._sessions.get(process)
+                if session is None:
+                    session = self._sessions[process] = make_session(self._onnx, self._runtime)
+        return session
 
     def to_onnx(self) -> bytes:
         """The graph as an ONNX file's bytes."""
@@ -130,10 +153,6 @@ def import_onnxruntime() -> Any:
 def make_session(onnx: bytes, runtime: Runtime) -> Any:
     """An onnxruntime.InferenceSession on the wanted device, or a BackboneError; never silently another device."""
     onnxruntime = import_onnxruntime()
-    if onnx[4:8] == b"ORTM":
-        raise BackboneError(
-            "expected an ONNX file, got ONNX Runtime's own .ort format; convert from the original .onnx"
-        )
     read_model(onnx)
     provider = _provider(runtime.device, onnxruntime.get_available_providers())
     settings = onnxruntime.SessionOptions()
@@ -158,7 +177,22 @@ def make_session(onnx: bytes, runtime: Runtime) -> Any:
             f"device {runtime.device!r}: {provider} is installed but does not start here; "
             "check its driver and libraries, or use device 'cpu'"
         )
+    _sessions.add(session)
     return session
+
+
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()  # of this process, and of the one that it was forked from
+
+
+def _keep_sessions() -> None:
+    """In a forked child: ends no session of the parent, ever. A session's end waits for its threads, which the child
+    does not have: it would hang, or crash (ONNX Runtime does not support fork)."""
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _load_cuda(onnxruntime: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.scoring.expected_distance import ExpectedDistance
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -26,6 +27,8 @@ class Reserve:
     image: IntArray
     row: IntArray
     column: IntArray
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -60,6 +63,8 @@ class MemoryBank:
     covering_radius: float
     grids: IntArray
     expected: ExpectedDistance | None = None
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         m = len(self.vectors)

@@ -23,6 +23,7 @@ from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 _Ranges = npt.NDArray[np.float64]
@@ -125,6 +126,8 @@ class Scene:
     kept: npt.NDArray[np.int32]
     projection: FloatArray
     max_false_alarms: float
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         n, v, d = len(self.measures), len(self.kept), self.projection.shape[1]

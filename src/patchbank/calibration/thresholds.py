@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.util.wording import counted
+from patchbank.util.wording import brief, counted
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -71,6 +71,8 @@ class Calibration:
     method: str
     max_false_alarms: float
     confidence: float = 0.0
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         n = len(self.images)

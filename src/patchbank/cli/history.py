@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command
+from patchbank.cli.options import TRUSTED, command
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """List the versions of a model's bank: when, who, why, and what changed."""
-        from patchbank.model_file.contents import load_versions
+        from patchbank.model_file.contents import read
 
-        versions = load_versions(model)
+        versions = read(model).life.versions
         if as_json:
             typer.echo(json.dumps({"versions": [version.to_dict() for version in versions]}, allow_nan=False))
             return
@@ -48,13 +48,14 @@ def register(app: typer.Typer) -> None:
             int | None, typer.Argument(metavar="V1", help="Version (default: the one before the last).")
         ] = None,
         after: Annotated[int | None, typer.Argument(metavar="V2", help="Version (default: the last).")] = None,
+        trusted: Annotated[bool, TRUSTED] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all scores.")] = False,
     ) -> None:
         """Show what differs between two versions: images, vectors, threshold, and which calibration images changed
         sides of it."""
         from patchbank.model import PatchCore
 
-        found = PatchCore.load(model).diff(before, after)
+        found = PatchCore.load(model, trusted=trusted).diff(before, after)
         if as_json:
             typer.echo(json.dumps(found.to_dict(), allow_nan=False))
             return

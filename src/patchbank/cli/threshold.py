@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.history import MEANING
-from patchbank.cli.options import command, login, note
+from patchbank.cli.options import TRUSTED, command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 from patchbank.util.wording import counted
@@ -42,17 +42,19 @@ def register(app: typer.Typer) -> None:
             str, typer.Option("--note", metavar="TEXT", help="Why; kept in the version that -o makes.")
         ] = "",
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Show the thresholds that a model's held-out good images support, and set another one without fitting again.
         Nothing is written without -o."""
         from patchbank.model import PatchCore
-        from patchbank.model_file.contents import load_calibration, load_versions
+        from patchbank.model_file.contents import read
         from patchbank.util.files import check_writable, claimed
 
-        now = load_calibration(model)
+        stored = read(model)
+        now = stored.state.calibration
         if now is None:
             raise ConfigError(f"{model} was fitted with calibration = 'none': it has no held-out scores; fit it again")
-        calibrated = load_versions(model)[-1].calibrated
+        calibrated = stored.life.versions[-1].calibrated
         config = Config(
             max_false_alarms=now.max_false_alarms if max_false_alarms is None else max_false_alarms,
             confidence=now.confidence if confidence is None else confidence,
@@ -61,7 +63,7 @@ def register(app: typer.Typer) -> None:
         if output:
             check_writable(output)
             with claimed(model):
-                new = PatchCore.load(model, runtime=Runtime()).with_threshold(
+                new = PatchCore.load(model, runtime=Runtime(), trusted=trusted).with_threshold(
                     max_false_alarms=config.max_false_alarms,
                     confidence=config.confidence,
                     note=message,

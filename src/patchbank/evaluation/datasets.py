@@ -20,6 +20,7 @@ from typing import Literal
 
 from patchbank.errors import DatasetError
 from patchbank.imaging.images import SUFFIXES
+from patchbank.util.wording import brief
 
 Split = Literal["train", "test"]
 GOOD = "good"
@@ -56,6 +57,8 @@ class Dataset:
     layout: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+
+    __repr__ = brief
 
     @property
     def train_paths(self) -> tuple[Path, ...]:

@@ -17,6 +17,7 @@ from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
 from patchbank.imaging.images import read_image
 from patchbank.util.progress import Progress, silent
+from patchbank.util.wording import brief
 
 KEYS = (
     "image_auroc",
@@ -105,6 +106,8 @@ class Evaluation:
     skipped: tuple[Skipped, ...]
     kinds: dict[str, Kind]
     pixel: PixelResult | None
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values under the eleven keys of `patchbank evaluate --json`, in their order."""

@@ -22,6 +22,7 @@ from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.imaging.statistics import Look
 from patchbank.util.parallel import one_blas_thread, spread
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 _ROWS = 24  # rows of patches that a thread embeds together
@@ -41,6 +42,8 @@ class Patches:
     grid: tuple[int, int]
     input_size: tuple[int, int]
     look: Look
+
+    __repr__ = brief
 
     def on_grid(self, values: npt.NDArray[_Scalar]) -> npt.NDArray[_Scalar]:
         """(n,) values of the patches -> (h, w), zeros where no patch counts."""

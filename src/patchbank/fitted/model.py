@@ -19,6 +19,7 @@ from patchbank.imaging.images import Skipped
 from patchbank.imaging.roi import Roi
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.searcher import Searcher
+from patchbank.util.wording import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class FittedModel:
     normal: NormalDistances | None = None
     scene: Scene | None = None
     dropped: tuple[Suspect, ...] = ()
+
+    __repr__ = brief
 
     @property
     def versions(self) -> tuple[Version, ...]:

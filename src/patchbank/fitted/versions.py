@@ -19,6 +19,7 @@ from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.image_check import Scene
 from patchbank.calibration.thresholds import Calibration
 from patchbank.scoring.normal_distances import NormalDistances
+from patchbank.util.wording import brief
 
 IntArray = npt.NDArray[np.int32]
 
@@ -93,6 +94,8 @@ class Version:
     refilled: int = 0
     restored: int | None = None
 
+    __repr__ = brief
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; an unknown covering radius is None."""
         values = asdict(self)
@@ -114,6 +117,8 @@ class State:
     normal: NormalDistances | None
     scene: Scene | None
 
+    __repr__ = brief
+
 
 @dataclass(frozen=True, eq=False)
 class Life:
@@ -123,6 +128,8 @@ class Life:
     versions: tuple[Version, ...]
     past: tuple[State, ...]
     reserve: Reserve
+
+    __repr__ = brief
 
 
 def born(bank: MemoryBank, reserve: Reserve | None, calibration: Calibration | None) -> Life:

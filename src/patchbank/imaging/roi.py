@@ -17,6 +17,7 @@ import numpy.typing as npt
 from patchbank.config import Config
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.decoding import decode
+from patchbank.util.wording import brief
 from patchbank.validation import parse_polygons
 
 BoolArray = npt.NDArray[np.bool_]
@@ -30,6 +31,8 @@ class Roi:
     """mask: (H, W) bool, True where images count; it is laid over images of any size."""
 
     mask: BoolArray
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or not self.mask.any():

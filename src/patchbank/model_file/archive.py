@@ -7,19 +7,18 @@ Files are untrusted input: every size, name and offset is checked before it is u
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import math
-import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +53,18 @@ Tensor = npt.NDArray[Any]
 
 def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
     """Writes a model file: beside its name first, then renamed. Raises OutputError if it cannot be written."""
+    with atomic_write(path) as file:
+        _write(file, manifest, entries)
+
+
+def file_bytes(manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> bytes:
+    """What `write` writes."""
+    file = io.BytesIO()
+    _write(file, manifest, entries)
+    return file.getvalue()
+
+
+def _write(file: IO[bytes], manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
     described = {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in entries.items()
     }
@@ -62,8 +73,8 @@ def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, b
     try:  # nothing is written that would not be read
         _check_bounds(text)
     except ValueError as error:
-        raise OutputError(f"{path}: the model cannot be written: its manifest {error}") from error
-    with atomic_write(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        raise OutputError(f"the model cannot be written: its manifest {error}") from error
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {MANIFEST: text, **entries}.items():
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = 0o644 << 16
@@ -80,111 +91,102 @@ class ModelFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with self._reading() as file:
-            size = os.fstat(file.fileno()).st_size
-            self._check_directory(file, size)
-            with zipfile.ZipFile(file) as archive:
-                infos, directory = archive.infolist(), archive.start_dir
-            if len(infos) > MAX_ENTRIES:
-                raise self._bad(f"holds {len(infos)} entries; expected at most {MAX_ENTRIES}")
-            places = {info.filename: self._place(file, info, directory) for info in infos}
-            if len(places) != len(infos):
-                raise self._bad("holds two entries of one name")
-            self._check_places(sorted(places.values()))
-            self._entries = {name: self._read(file, name, *place[1:]) for name, place in places.items()}
+        self._data = self._read()
+        self._check_directory()
+        try:
+            with zipfile.ZipFile(io.BytesIO(self._data)) as file:
+                infos, directory = file.infolist(), file.start_dir
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError, struct.error) as error:
+            raise self._bad(
+                f"is not a whole model file ({error}); it may be truncated: copy or fit it again"
+            ) from error
+        if len(infos) > MAX_ENTRIES:
+            raise self._bad(f"holds {len(infos)} entries; expected at most {MAX_ENTRIES}")
+        places = {info.filename: self._place(info, directory) for info in infos}
+        if len(places) != len(infos):
+            raise self._bad("holds two entries of one name")
+        if any(later[0] < earlier[2] for earlier, later in itertools.pairwise(sorted(places.values()))):
+            raise self._bad("holds entries that overlap, so that it would be larger than it is")
+        self._views = {name: memoryview(self._data)[start:end] for name, (_, start, end) in places.items()}
         self.manifest = self._read_manifest({info.filename: info.CRC for info in infos}.get(MANIFEST))
         self._check_entries()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._views
+
+    def sha256(self) -> str:
+        """The digest of the whole file, in hexadecimal, as `sha256sum` prints it."""
+        return hashlib.sha256(self._data).hexdigest()
 
     def names(self) -> list[str]:
         """The entries' names, sorted."""
-        return sorted(self._entries)
+        return sorted(self._views)
 
-    def entry(self, name: str) -> bytes:
-        """An entry's bytes."""
+    def entry(self, name: str) -> memoryview:
+        """An entry's bytes, where they lie in the file's."""
         try:
-            return self._entries[name]
+            return self._views[name]
         except KeyError:
             raise self._bad(f"lacks its entry {name}") from None
 
     def tensors(self, name: str, expected: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
         """The arrays of a safetensors entry: exactly the `expected` names, each with its (dtype, number of
-        dimensions). They are views of the entry's bytes."""
+        dimensions)."""
         try:
-            return read_tensors(memoryview(self.entry(name)), expected)
+            return read_tensors(self.entry(name), expected)
         except ValueError as error:
             raise self._bad(f"{name}: {error}") from error
 
     def _bad(self, what: str) -> ModelFileError:
         return ModelFileError(f"{self.path}: {what}")
 
-    @contextmanager
-    def _reading(self) -> Iterator[BinaryIO]:
-        """The file, open. Whatever is wrong with it becomes a ModelFileError."""
+    def _read(self) -> bytes:
+        """The whole file, as it is now."""
         try:
             about = self.path.stat()
-            if not stat.S_ISREG(about.st_mode):  # a pipe would block, and cannot be read twice
-                raise self._bad("is not a regular file; expected a model written by 'patchbank fit'")
+            if not stat.S_ISREG(about.st_mode):  # a pipe would block, a device would never end
+                raise self._bad("cannot be read: it is no regular file; expected a model written by 'patchbank fit'")
             if about.st_size > MAX_FILE_BYTES:
                 raise self._bad(f"has {about.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
             with self.path.open("rb") as file:
-                yield file
+                return file.read(MAX_FILE_BYTES)
         except FileNotFoundError as error:
             raise ModelFileError(f"{self.path}: no such file; expected a model written by 'patchbank fit'") from error
-        except OSError as error:
-            raise ModelFileError(f"{self.path}: cannot be read ({error.strerror or error})") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeError, struct.error) as error:
-            raise self._bad(
-                f"is not a whole model file ({error}); it may be truncated: copy or fit it again"
-            ) from error
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+            raise ModelFileError(f"{self.path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
-    def _check_directory(self, file: BinaryIO, size: int) -> None:
+    def _check_directory(self) -> None:
         """Raises ModelFileError if the zip's directory is larger than that of a model: it is parsed as a whole."""
-        file.seek(max(0, size - _END - _LOCATOR_64))
-        end = file.read()
-        stated = [struct.unpack("<I", end[-10:-6])[0]] if end[-_END:][:4] == b"PK\5\6" else [0]
-        if len(end) == _END + _LOCATOR_64 and end[:4] == b"PK\6\7":
-            file.seek(max(0, size - _END - _LOCATOR_64 - _END_64))
-            stated = [struct.unpack("<Q", file.read(_END_64)[40:48])[0]]
-        if max(stated) > MAX_ENTRIES * _DIRECTORY_ROOM:
-            raise self._bad(f"has a directory of {max(stated):,} bytes; expected at most {MAX_ENTRIES} entries")
+        data, stated = self._data, 0
+        if data[-_END:][:4] == b"PK\5\6":
+            stated = int.from_bytes(data[-10:-6], "little")
+            if data[-_END - _LOCATOR_64 :][:4] == b"PK\6\7":  # its size is said again, in 64 bits
+                stated = int.from_bytes(data[-_END - _LOCATOR_64 - _END_64 :][40:48], "little")
+        if stated > MAX_ENTRIES * _DIRECTORY_ROOM:
+            raise self._bad(f"has a directory of {stated:,} bytes; expected at most {MAX_ENTRIES} entries")
 
-    def _place(self, file: BinaryIO, info: zipfile.ZipInfo, directory: int) -> tuple[int, int, int]:
+    def _place(self, info: zipfile.ZipInfo, directory: int) -> tuple[int, int, int]:
         """Where an entry's header starts, where its data starts, and where that ends."""
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 0x1:
             raise self._bad(f"entry {info.filename!r} is compressed or encrypted; expected stored entries")
         if info.filename != MANIFEST and not _ENTRY_NAME.fullmatch(info.filename):
             raise self._bad(f"holds an unexpected entry {info.filename!r}")
-        file.seek(info.header_offset)
-        header = file.read(_LOCAL_HEADER)
-        if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
+        header = self._data[info.header_offset : info.header_offset + _LOCAL_HEADER]
+        if info.header_offset < 0 or len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
             raise self._bad(f"entry {info.filename!r} has no header where the directory says")
         name_length, extra_length = struct.unpack("<HH", header[26:30])
-        if file.read(name_length) != info.filename.encode():
+        named = info.header_offset + _LOCAL_HEADER
+        if self._data[named : named + name_length] != info.filename.encode():
             raise self._bad(f"entry {info.filename!r} has another name in its own header")
-        start = info.header_offset + _LOCAL_HEADER + name_length + extra_length
+        start = named + name_length + extra_length
         if start + info.file_size > directory:
             raise self._bad(f"entry {info.filename!r} reaches beyond the end of the file; it is truncated")
         return info.header_offset, start, start + info.file_size
 
-    def _check_places(self, places: list[tuple[int, int, int]]) -> None:
-        """Raises ModelFileError where entries share bytes: the file would hold more than its size."""
-        if any(later[0] < earlier[2] for earlier, later in itertools.pairwise(places)):
-            raise self._bad("holds entries that overlap")
-
-    def _read(self, file: BinaryIO, name: str, start: int, end: int) -> bytes:
-        if name == MANIFEST and end - start > MAX_MANIFEST_BYTES:
-            raise self._bad(f"has a manifest of {end - start:,} bytes; expected at most {MAX_MANIFEST_BYTES:,}")
-        file.seek(start)
-        data = file.read(end - start)
-        if len(data) != end - start:
-            raise self._bad(f"entry {name} ends early: the file changes while it is read")
-        return data
-
     def _read_manifest(self, checksum: int | None) -> dict[str, Any]:
-        data = self.entry(MANIFEST)
+        if len(self.entry(MANIFEST)) > MAX_MANIFEST_BYTES:
+            raise self._bad(f"has a manifest of {len(self.entry(MANIFEST)):,} bytes; expected at most {MAX_MANIFEST_BYTES:,}")
+        data = bytes(self.entry(MANIFEST))
         if zlib.crc32(data) != checksum:
             raise self._bad("has a damaged manifest (its checksum differs); copy or fit it again")
         try:
@@ -203,11 +205,11 @@ class ModelFile:
 
     def _check_entries(self) -> None:
         described = self.manifest.get("entries")
-        if not isinstance(described, dict) or set(described) != set(self._entries) - {MANIFEST}:
+        if not isinstance(described, dict) or set(described) != set(self._views) - {MANIFEST}:
             raise self._bad("its manifest does not describe the entries that it holds")
         for name, about in described.items():
             digest = about.get("sha256") if isinstance(about, dict) else None
-            if hashlib.sha256(self._entries[name]).hexdigest() != digest:
+            if hashlib.sha256(self._views[name]).hexdigest() != digest:
                 raise self._bad(f"entry {name} is damaged (its checksum differs); copy or fit it again")
 
 

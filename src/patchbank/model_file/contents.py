@@ -7,6 +7,7 @@ Everything that is read is checked: a file that passes gives a model that predic
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import struct
 from collections.abc import Iterator, Mapping
@@ -29,8 +30,7 @@ from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Life, State
 from patchbank.imaging.roi import LARGEST_MASK, Roi
-from patchbank.model_file import archive as artifact
-from patchbank.model_file import schema
+from patchbank.model_file import archive, schema
 from patchbank.model_file.thumbnails import check_thumbnail
 from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
 from patchbank.scoring.expected_distance import ExpectedDistance
@@ -51,7 +51,12 @@ _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
 def save(model: FittedModel, path: str | Path) -> None:
     """Writes the model file: beside its name first, then renamed. Raises OutputError."""
-    artifact.write(path, *packed(model))
+    archive.write(path, *packed(model))
+
+
+def sha256(model: FittedModel) -> str:
+    """The digest of the file that `save` writes, in hexadecimal."""
+    return hashlib.sha256(archive.file_bytes(*packed(model))).hexdigest()
 
 
 def packed(model: FittedModel) -> tuple[Manifest, Entries]:
@@ -78,7 +83,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
 class Stored:
     """What a file holds, read once and checked; its network is not started yet."""
 
-    file: artifact.ModelFile
+    file: archive.ModelFile
     config: Config
     info: BackboneInfo
     bank: MemoryBank
@@ -107,7 +112,7 @@ class Stored:
 
 def read(path: str | Path) -> Stored:
     """All that a file holds, without starting its network. Raises ModelFileError."""
-    file = artifact.ModelFile(path)
+    file = archive.ModelFile(path)
     with _checked(path):
         schema.check(file.manifest)
         config, info = _config(file), _backbone_info(file)
@@ -118,9 +123,9 @@ def read(path: str | Path) -> Stored:
         return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
 
 
-def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> dict[str, Any]:
-    """The fields of the FittedModel that the file holds. trusted: take any network, and work without limits. Raises
-    ModelFileError or BackboneError."""
+def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> tuple[dict[str, Any], str]:
+    """The fields of the FittedModel that the file holds, and the file's digest. trusted: take any network, and work
+    without limits. Raises ModelFileError or BackboneError."""
     stored = read(path)
     config, bank = stored.config, stored.bank
     if not trusted:
@@ -134,7 +139,7 @@ def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> dict[s
     backbone = _backbone(stored, runtime, trusted)
     with _checked(path):
         searcher = build_searcher(bank.vectors, config)
-    return {
+    fields = {
         "config": config,
         "backbone": backbone,
         "bank": bank,
@@ -147,9 +152,10 @@ def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> dict[s
         "thumbnails": stored.thumbnails,
         "dropped": stored.dropped,
     }
+    return fields, stored.file.sha256()
 
 
-def _state(file: artifact.ModelFile, config: Config, bank: MemoryBank) -> State:
+def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
     """What the present version consists of, beside its bank."""
     members = np.arange(len(bank), dtype=np.int32)
     return State(members, _calibration(file, config), _normal(file), _scene(file, config, bank.vectors.shape[1]))
@@ -163,7 +169,7 @@ def _checked(path: str | Path) -> Iterator[None]:
         raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
 
 
-def _config(file: artifact.ModelFile) -> Config:
+def _config(file: archive.ModelFile) -> Config:
     """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
     options = {**_BEFORE, **file.manifest["config"]}
     if file.manifest["format_version"] == 1:
@@ -171,7 +177,7 @@ def _config(file: artifact.ModelFile) -> Config:
     return schema.resolved(Config.from_dict(options))
 
 
-def _backbone_info(file: artifact.ModelFile) -> BackboneInfo:
+def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
     about = dict(file.manifest["backbone"])
     about["layers"] = tuple(Layer(**layer) for layer in about["layers"])
     for name in ("mean", "std"):
@@ -182,7 +188,7 @@ def _backbone_info(file: artifact.ModelFile) -> BackboneInfo:
 def _backbone(stored: Stored, runtime: Runtime, trusted: bool) -> Backbone:
     side = min(stored.config.tile_size, math.ceil(math.sqrt(math.prod(_size(stored.config)))))
     try:
-        return restore_backbone(stored.file.entry("backbone.onnx"), stored.info, runtime, trusted=trusted, side=side)
+        return restore_backbone(bytes(stored.file.entry("backbone.onnx")), stored.info, runtime, trusted=trusted, side=side)
     except BackboneError as error:
         raise type(error)(f"{stored.file.path}: {error}") from error
 
@@ -192,7 +198,7 @@ def _size(config: Config) -> tuple[int, int]:
 
 
 def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
-    entries["bank.safetensors"] = artifact.tensor_bytes({name: getattr(bank, name) for name in _BANK})
+    entries["bank.safetensors"] = archive.tensor_bytes({name: getattr(bank, name) for name in _BANK})
     manifest["bank"] = {
         "size": len(bank),
         "covering_radius": packed_radius(bank.covering_radius),
@@ -206,10 +212,10 @@ def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
             slopes["folds"] = np.stack([fold.slope for fold in expected.folds])
             terms = [[getattr(fold, name) for name in _EXPECTED] for fold in expected.folds]
             manifest["bank"]["expected"] |= {"folds": terms, "images": expected.images}
-        entries["expected.safetensors"] = artifact.tensor_bytes(slopes)
+        entries["expected.safetensors"] = archive.tensor_bytes(slopes)
 
 
-def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
+def _expected(file: archive.ModelFile, config: Config, dims: int) -> ExpectedDistance | None:
     about: Mapping[str, Any] | None = file.manifest["bank"].get("expected")  # version 1 has none
     if about is None:
         return None
@@ -230,7 +236,7 @@ def _expected(file: artifact.ModelFile, config: Config, dims: int) -> ExpectedDi
     return dataclasses.replace(whole, folds=tuple(folds), images=about.get("images", 0))
 
 
-def _bank(file: artifact.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
+def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
     about, first = file.manifest["bank"], file.manifest["format_version"] == 1
     tensors = file.tensors("bank.safetensors", _BANK_1 if first else _BANK)
     if not np.isfinite(tensors["vectors"]).all():
@@ -262,7 +268,7 @@ def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: Backbon
 def _put_calibration(calibration: Calibration | None, manifest: Manifest, entries: Entries) -> None:
     manifest["calibration"] = None
     if calibration:
-        entries["calibration.safetensors"] = artifact.tensor_bytes(
+        entries["calibration.safetensors"] = archive.tensor_bytes(
             {name: getattr(calibration, name) for name in _CALIBRATION}
         )
         manifest["calibration"] = _described(calibration)
@@ -284,7 +290,7 @@ def _described(calibration: Calibration) -> Manifest:
     }
 
 
-def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None:
+def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
     about: Mapping[str, Any] | None = file.manifest["calibration"]
     if about is None:
         return None
@@ -301,11 +307,11 @@ def _calibration(file: artifact.ModelFile, config: Config) -> Calibration | None
 def _put_normal(normal: NormalDistances | None, manifest: Manifest, entries: Entries) -> None:
     manifest["normal"] = None
     if normal:
-        entries["normal.safetensors"] = artifact.tensor_bytes({name: getattr(normal, name) for name in NORMAL})
+        entries["normal.safetensors"] = archive.tensor_bytes({name: getattr(normal, name) for name in NORMAL})
         manifest["normal"] = {"images": normal.images}
 
 
-def _normal(file: artifact.ModelFile) -> NormalDistances | None:
+def _normal(file: archive.ModelFile) -> NormalDistances | None:
     about: Mapping[str, Any] | None = file.manifest.get("normal")  # version 1 has none
     if about is None:
         return None
@@ -315,7 +321,7 @@ def _normal(file: artifact.ModelFile) -> NormalDistances | None:
 def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
-        entries["scene.safetensors"] = artifact.tensor_bytes({name: getattr(scene, name) for name in SCENE})
+        entries["scene.safetensors"] = archive.tensor_bytes({name: getattr(scene, name) for name in SCENE})
         manifest["scene"] = _ranges(scene)
 
 
@@ -325,7 +331,7 @@ def _ranges(scene: Scene) -> Manifest:
     return {"ranges": {measure.name: pair for measure, pair in ranges}}
 
 
-def _scene(file: artifact.ModelFile, config: Config, dims: int) -> Scene | None:
+def _scene(file: archive.ModelFile, config: Config, dims: int) -> Scene | None:
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
@@ -335,14 +341,14 @@ def _scene(file: artifact.ModelFile, config: Config, dims: int) -> Scene | None:
     return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
-def _dropped(file: artifact.ModelFile) -> tuple[Suspect, ...]:
+def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
     return tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
 
 
-def _region(file: artifact.ModelFile) -> bytes:
+def _region(file: archive.ModelFile) -> bytes:
     """The region's picture, if it is a PNG of a size that a region has."""
-    data = file.entry("roi.png")
+    data = bytes(file.entry("roi.png"))
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
         raise ValueError("roi.png: expected a PNG file")
     width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
@@ -351,8 +357,8 @@ def _region(file: artifact.ModelFile) -> bytes:
     return data
 
 
-def _thumbnails(file: artifact.ModelFile, bank: MemoryBank) -> dict[int, bytes]:
-    found = {int(name[11:17]): file.entry(name) for name in file.names() if name.startswith("thumbnails/")}
+def _thumbnails(file: archive.ModelFile, bank: MemoryBank) -> dict[int, bytes]:
+    found = {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}
     for image, data in found.items():
         if image >= len(bank.images):
             raise ValueError(f"thumbnails: {image} is the number of no training image")

@@ -24,7 +24,7 @@ from patchbank.fitted.versions import (
     promises,
     rows_of,
 )
-from patchbank.model_file import archive as artifact
+from patchbank.model_file import archive
 from patchbank.model_file.schema import fields_of
 from patchbank.scoring.normal_distances import NormalDistances
 
@@ -55,7 +55,7 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
         if state.scene and state.scene is following.scene:
             about["scene"] = "next"  # the same as the next version's
     if len(life.reserve):
-        entries[RESERVE] = artifact.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
+        entries[RESERVE] = archive.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
     sets = images_of(life.versions)
     for version, about, images, state in zip(life.versions, manifest["versions"], sets, life.past, strict=False):
         tensors: dict[str, npt.NDArray[Any]] = {"members": state.members}
@@ -67,10 +67,10 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
             tensors |= {name: getattr(state.normal, name) for name in NORMAL}
         if state.scene and about["scene"] == "own":
             tensors |= {f"scene.{name}": getattr(state.scene, name) for name in SCENE}
-        entries[_entry(version)] = artifact.tensor_bytes(tensors)
+        entries[_entry(version)] = archive.tensor_bytes(tensors)
 
 
-def get_life(file: artifact.ModelFile, config: Config, bank: MemoryBank, present: State) -> Life:
+def get_life(file: archive.ModelFile, config: Config, bank: MemoryBank, present: State) -> Life:
     """The life that the file holds; that of a file without one begins. Raises ValueError for what cannot be; the
     manifest has passed `schema.check`."""
     reserve = _reserve(file, bank)
@@ -105,7 +105,7 @@ def _entry(version: Version) -> str:
 
 
 def _state(
-    file: artifact.ModelFile,
+    file: archive.ModelFile,
     config: Config,
     version: Version,
     about: dict[str, Any],
@@ -163,7 +163,7 @@ def _consistent(version: Version, images: frozenset[int], state: State, everythi
     return dataclasses.replace(version, **promises(state.calibration))
 
 
-def _reserve(file: artifact.ModelFile, bank: MemoryBank) -> Reserve:
+def _reserve(file: archive.ModelFile, bank: MemoryBank) -> Reserve:
     if RESERVE not in file:
         return rows_of(bank).take(np.empty(0, np.int64))
     reserve = Reserve(**file.tensors(RESERVE, _ROWS))

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from patchbank.calibration.image_check import Scene, widening
 from patchbank.calibration.thresholds import Calibration, binomial_cdf
 from patchbank.errors import ConfigError
+from patchbank.util.wording import brief
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -61,6 +62,8 @@ class Shift:
     stop: int | None
     showing: tuple[int, ...]
 
+    __repr__ = brief
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without `showing`."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "showing"}
@@ -76,6 +79,8 @@ class Drift:
     flagged: Shift
     scene: Shift | None
     advice: tuple[str, ...]
+
+    __repr__ = brief
 
     @property
     def found(self) -> bool:

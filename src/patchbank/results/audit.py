@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchbank.imaging.boxes import Box
+from patchbank.util.wording import brief
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class AuditedImage:
     mark: Box | None = None
     picture: bytes = field(default=b"", repr=False)
 
+    __repr__ = brief
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
@@ -56,6 +59,8 @@ class AuditFacts(ABC):
     images: tuple[AuditedImage, ...]
     unreadable: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    __repr__ = brief
 
     @property
     def odd(self) -> tuple[AuditedImage, ...]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from patchbank.imaging.boxes import Box
 from patchbank.scoring.anomaly_map import Region
 from patchbank.scoring.normal_distances import Distribution
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -39,6 +40,8 @@ class NormalPatch:
     thumbnail: bytes | None
     mark: Box
     close: Box
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `box` is [x, y, width, height] in shares (0..1) of the training image."""
@@ -76,6 +79,8 @@ class Finding:
     around: Box
     close_picture: ByteArray
     around_picture: ByteArray
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -117,6 +122,8 @@ class ExplanationFacts(ABC):
     notes: tuple[str, ...]
     picture: ByteArray
     overlay: ByteArray
+
+    __repr__ = brief
 
     @property
     def good_at_least(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,13 +20,33 @@ from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
 from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+from patchbank.util.wording import brief
 
 
-class Explains(Protocol):
-    """What can say why a result is as it is: the model that made it."""
+@dataclass(frozen=True)
+class MadeBy:
+    """Which model made a result. sha256: the digest of the model's file, in hexadecimal. version: the number of the
+    bank's version, from 1. software: patchbank's version."""
+
+    sha256: str
+    version: int
+    software: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"sha256": self.sha256, "version": self.version, "patchbank": self.software}
+
+
+class Inspector(Protocol):
+    """What makes results and answers for them: a model."""
+
+    @property
+    def made_by(self) -> MadeBy:
+        """What its results say of it."""
+        ...
 
     def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
-        """result: a `Result` of this model."""
+        """Why one of its results is as it is."""
         ...
 
 
@@ -39,8 +60,9 @@ class Result:
     float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
     int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
     stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. model:
-    what inspected it, for `explain`; a copy that is pickled or sent to another process is without it.
+    scene: measurements of the whole image, each with its normal range; None if the model does not check them. made_by:
+    which model inspected it; time: when, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled
+    or sent to another process is without it (see `detached`).
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -62,12 +84,17 @@ class Result:
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
     scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
-    model: Explains | None = field(default=None, repr=False)
+    made_by: MadeBy | None = None
+    time: str = ""
+    model: Inspector | None = field(default=None, repr=False)
+
+    __repr__ = brief
 
     @property
     def is_anomalous(self) -> bool | None:
-        """Whether the score is over the threshold; None without one."""
-        return None if self.threshold is None else self.score > self.threshold
+        """Whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
+        threshold."""
+        return None if self.threshold is None else not self.score <= self.threshold
 
     @property
     def in_scene(self) -> bool | None:
@@ -109,7 +136,7 @@ class Result:
         return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time."""
         return {
             "path": self.path,
             "score": self.score,
@@ -119,6 +146,8 @@ class Result:
             "regions": [region.to_dict() for region in self.regions],
             "in_scene": self.in_scene,
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
+            "model": self.made_by.to_dict() if self.made_by else None,
+            "time": self.time,
         }
 
     def overlay(self) -> npt.NDArray[np.uint8]:
@@ -145,6 +174,8 @@ class Result:
     def read_again(self) -> Array:
         """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
         size."""
+        if self.source is None:
+            raise ImageError(f"{self.path}: the result was detached from its image; expected a result that holds it")
         image = read_image(self.source, self.image_format)
         if image.shape[:2] != self.image_size:
             raise ImageError(
@@ -152,6 +183,17 @@ class Result:
                 "inspect it again"
             )
         return image
+
+    def detached(self) -> Result:
+        """The result without its model, and without the image if that came as an array, to keep or to send: some
+        kilobytes. It answers the same questions, but those that need the image or the model are an error: `explain`,
+        and `overlay` of an array."""
+        kept = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
+        source = self.source if isinstance(self.source, (str, os.PathLike)) else None
+        result = Result(**{**kept, "source": source, "timings": dict(self.timings), "model": None})
+        if "regions" in vars(self):  # they cost a map, and are small
+            vars(result)["regions"] = self.regions
+        return result
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "model": None}  # a network cannot be pickled, and a bank is large

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from patchbank.features.embedding import bilinear_matrix
 from patchbank.util.parallel import one_blas_thread
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,6 +31,8 @@ class Region:
     area: int
     peak: tuple[int, int]
     peak_score: float
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

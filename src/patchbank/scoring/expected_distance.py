@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from patchbank.search.searcher import Searcher, search_excluding
 from patchbank.util.parallel import one_blas_thread
+from patchbank.util.wording import brief
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -47,6 +48,8 @@ class ExpectedDistance:
     power: float
     folds: tuple[ExpectedDistance, ...] = ()
     images: int = 0
+
+    __repr__ = brief
 
     def without(self, image: int) -> ExpectedDistance:
         """The expectation that a training image has had no part in, which scores it as it scores a new image. What was

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.util.wording import brief
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,6 +37,8 @@ class Distribution:
     count: int
     levels: FloatArray
     quantiles: FloatArray
+
+    __repr__ = brief
 
     def share_at_most(self, distance: float) -> float:
         """Share (0..1) of the distances that are at most `distance`, interpolated between the stored quantiles."""
@@ -74,6 +78,8 @@ class NormalDistances:
     overall: FloatArray
     cells: FloatArray
     counts: IntArray
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         levels, shape = len(self.levels), self.counts.shape

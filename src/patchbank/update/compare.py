@@ -8,6 +8,7 @@ from typing import Any
 from patchbank.calibration.thresholds import Calibration
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Version, images_of
+from patchbank.util.wording import brief
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Diff:
     vectors_added: int
     vectors_removed: int
     scores: tuple[ScoreChange, ...]
+
+    __repr__ = brief
 
     @property
     def changed_sides(self) -> tuple[ScoreChange, ...]:

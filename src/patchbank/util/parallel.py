@@ -25,10 +25,12 @@ R = TypeVar("R")
 
 _lock = threading.Lock()
 _users = 0  # threads inside one_blas_thread
-_images = 0  # items of in_order under way
+_images = 0  # images under way
 _before: list[int] = []
+_inherited: list[int] = []  # what a forked child must give back, although it never entered
 _pool: ThreadPoolExecutor | None = None
 _scratch = threading.local()
+_here = threading.local()  # .counted: this thread works on an image that is counted already
 
 
 def workers() -> int:
@@ -48,7 +50,7 @@ def spread(work: Callable[[T], R], items: Sequence[T], most: int | None = None) 
 
     most: workers to use at most. Short NumPy calls wait for each other (for Python's lock): of these, more than two
     threads get less done than one. Who is free takes the next item. Where the other workers are busy (with another
-    thread's items), this thread does everything itself. Images that are worked on at the same time (`in_order`) share
+    thread's items), this thread does everything itself. Images that are worked on at the same time (`one_image`) share
     the workers.
     """
     with one_blas_thread():
@@ -101,14 +103,8 @@ def in_order(work: Callable[[T], R], items: Iterable[T], ahead: int = 2) -> Iter
     """
 
     def counted(item: T) -> R:
-        global _images
-        with _lock:
-            _images += 1
-        try:
+        with one_image():
             return work(item)
-        finally:
-            with _lock:
-                _images -= 1
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="patchbank-image")
     waiting: deque[Future[R]] = deque()
@@ -121,6 +117,25 @@ def in_order(work: Callable[[T], R], items: Iterable[T], ahead: int = 2) -> Iter
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def one_image() -> Iterator[None]:
+    """Counts an image as under way on this thread: all that are under way at the same time share the workers, whoever
+    handed them over. Inside of itself it counts nothing again."""
+    global _images
+    if getattr(_here, "counted", False):
+        yield
+        return
+    with _lock:
+        _images += 1
+    _here.counted = True
+    try:
+        yield
+    finally:
+        _here.counted = False
+        with _lock:
+            _images -= 1
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
@@ -138,12 +153,14 @@ def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS uses one thread while any thread of this process is inside; then what it used before."""
+    """BLAS uses one thread while any thread of this process is inside; then what it used before, unless somebody else
+    has set another number meanwhile, which stays."""
     global _users, _before
     with _lock:
         _users += 1
         if _users == 1:
-            _before = [library.num_threads for library in _blas()]
+            _before = _inherited[:] or [library.num_threads for library in _blas()]
+            _inherited.clear()
             _limit_blas([1] * len(_before))
     try:
         yield
@@ -151,11 +168,14 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                _limit_blas(_before)
+                now = [library.num_threads for library in _blas()]
+                _limit_blas([then if count == 1 else count for then, count in zip(_before, now, strict=True)])
 
 
 def _limit_blas(threads: list[int]) -> None:
     for library, count in zip(_blas(), threads, strict=True):
+        if library.num_threads == count:
+            continue
         # threadpoolctl 3.7 and later ignores all threads but the first that set a limit; here the last one to leave
         # need not be the first that came
         if hasattr(library, "clear_controlling_thread"):
@@ -183,7 +203,8 @@ def _threads() -> ThreadPoolExecutor:
 def _forget() -> None:
     """A forked child has none of its parent's threads, and may have been forked while a lock was held."""
     global _lock, _users, _images, _pool
-    _lock, _users, _images, _pool = threading.Lock(), 0, 0, None
+    _inherited.extend(_before if _users else [])  # not set here: a fork handler should do little
+    _lock, _users, _images, _pool, _here.counted = threading.Lock(), 0, 0, None, False
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,53 @@
+"""One image against a fitted model: its patches, their distances to the bank, its score and its verdict."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+
+from patchbank.features.extract import Clock, patches_of
+from patchbank.fitted.model import FittedModel
+from patchbank.imaging.images import Array, ImageSource
+from patchbank.results.result import Inspector, Result
+from patchbank.scoring import scoring
+from patchbank.util.parallel import beside, one_blas_thread, one_image
+
+
+@one_image()
+@one_blas_thread()
+def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
+    """image: (H, W, 3 G) RGB, which took so many seconds to read from its source. by: who answers for the result."""
+    timings = {"decode": seconds}
+    patches = patches_of(image, model.backbone, model.config, model.roi, timings)  # (n, D)
+    layout = beside(partial(model.scene.layout, patches)) if model.scene else None
+    with Clock(timings, "search"):
+        distances, nearest = model.searcher.search(patches.features, model.config.num_neighbours)  # (n, k)
+    with Clock(timings, "score"):
+        plain = scoring.mean_distances(distances)  # (n,)
+        scores = scoring.patch_scores(plain, patches.features, model.bank.expected)  # (n,)
+        score = scoring.image_score(scores, nearest, patches, model.bank.vectors, model.searcher, model.config)
+    with Clock(timings, "scene"):
+        scene = model.scene.check(patches, scores, layout()) if model.scene and layout else None
+    calibration = model.calibration
+    return Result(
+        path=name,
+        score=score,
+        threshold=calibration.threshold if calibration else None,
+        pixel_threshold=calibration.pixel_threshold if calibration else None,
+        p_value=calibration.p_value(score) if calibration else None,
+        patch_scores=patches.on_grid(scores),
+        distances=patches.on_grid(plain),
+        nearest=patches.on_grid(nearest[:, 0]),
+        counted=patches.counted,
+        image_size=(image.shape[0], image.shape[1]),
+        input_size=patches.input_size,
+        smoothing_sigma=model.config.smoothing_sigma,
+        timings=timings,
+        source=source,
+        image_format=model.config.image_format,
+        roi=model.roi,
+        scene=scene,
+        made_by=by.made_by,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        model=by,
+    )
