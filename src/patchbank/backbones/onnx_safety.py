@@ -1,8 +1,8 @@
 """What may be in an ONNX file before ONNX Runtime sees it.
 
 `read_model` walks the file as the runtime's parser will, and takes only what two parsers cannot see differently: known
-fields with their own types, numbers in their shortest form, singular fields once, no file beyond this one. `check_plain`
-holds a network that nobody vouches for to plain feed-forward operators, and to what it may cost.
+fields with their own types, numbers in their shortest form, singular fields once, no file beyond this one.
+`check_plain` holds a network that nobody vouches for to plain feed-forward operators, and to what it may cost.
 
 The walk does without the onnx package, whose import takes longer than loading a small network; only networks of other
 operators than our own builders use need the package's shape inference.
@@ -102,7 +102,9 @@ def _message(data: memoryview, kind: str, depth: int) -> Message:
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
         if tag >= 1 << 32 or number not in fields:
-            raise BackboneError(f"expected an ONNX file, got something else or a damaged one (field {number} of {kind})")
+            raise BackboneError(
+                f"expected an ONNX file, got something else or a damaged one (field {number} of {kind})"
+            )
         name, type_, repeated = fields[number]
         values = found.setdefault(name, [])
         if values and not repeated:
@@ -190,20 +192,21 @@ def signed(value: int) -> int:
 MAX_NODES = 20_000
 MAX_BYTES = 1 << 30  # of values that are held at once
 MAX_WORK = 1 << 39  # multiplications
-# Feed-forward arithmetic that gives the same numbers each time, and whose cost can be told from its shapes. No loops and
-# branches (Loop, If, Scan, SequenceMap), no random numbers, no texts, nothing that reads files (EPContext).
-PLAIN = frozenset(
-    "Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat "
-    "Constant ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf Exp "
-    "Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater "
-    "GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LRN "
-    "LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max MaxPool Mean "
-    "MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear "
-    "RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Size Slice Softmax "
-    "Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu "
-    "Unsqueeze Upsample Where Xor".split()
+# Feed-forward arithmetic that gives the same numbers each time, and whose cost can be told from its shapes. No loops
+# and branches (Loop, If, Scan, SequenceMap), no random numbers, no texts, nothing that reads files (EPContext).
+_PLAIN = (
+    "Abs Acos Add And ArgMax ArgMin Asin Atan AveragePool BatchNormalization Cast CastLike Ceil Celu Clip Concat",
+    "Constant ConstantOfShape Conv ConvTranspose Cos CumSum DepthToSpace DequantizeLinear Div Dropout Elu Equal Erf",
+    "Exp Expand Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool GlobalMaxPool Greater",
+    "GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LRN",
+    "LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax LpNormalization MatMul Max MaxPool Mean",
+    "MeanVarianceNormalization Min Mish Mod Mul Neg Not Or PRelu Pad Pow QLinearConv QLinearMatMul QuantizeLinear",
+    "RMSNormalization Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin",
+    "ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round Selu Shape Sigmoid Sign Sin Size Slice Softmax",
+    "Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile TopK Transpose",
+    "Trilu Unsqueeze Upsample Where Xor",
 )
+PLAIN = frozenset(name for line in _PLAIN for name in line.split(" "))
 _DOMAINS = (b"", b"ai.onnx")
 _SAME = {"Relu", "Clip"}  # of the shape of their first input
 _OURS = {"Conv", "MaxPool", "Add", *_SAME}  # what our builders write
@@ -241,7 +244,7 @@ def check_plain(onnx: bytes, side: int) -> None:
     else:
         shapes, wide = _shapes(nodes, {**sizes, **tensors}), frozenset()
     shapes = {**shapes, **tensors}
-    _check_cost(nodes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])}, tensors)
+    _check_cost(nodes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
 
 
 def _refused(why: str) -> BackboneError:
@@ -291,26 +294,29 @@ def _entry(value: Message, side: int) -> Shape:
         raise BackboneError("expected a network with one float32 input (batch, 3, height, width)") from None
     free = (1, 3, side, side)
     dims = [signed(dim.get("dim_value", [0])[0]) for dim in shape.get("dim", [])]
-    return tuple(dim if dim > 0 else default for dim, default in itertools.zip_longest(dims, free[: len(dims)], fillvalue=1))
+    return tuple(
+        dim if dim > 0 else default for dim, default in itertools.zip_longest(dims, free[: len(dims)], fillvalue=1)
+    )
 
 
 def _shapes(nodes: Sequence[Node], known: Mapping[str, Shape]) -> dict[str, Shape]:
     """Of all values of a network of our own operators. Raises BackboneError where they do not fit."""
     shapes = dict(known)
-    for node in nodes:
-        try:
-            inputs = [shapes[name] for name in node.inputs if name]
-            if node.op == "Add":
-                shape = tuple(map(max, zip(*_padded(inputs[:2]), strict=True)))
-            elif node.op in _SAME:
-                shape = inputs[0]
-            else:
-                channels = inputs[1][0] if node.op == "Conv" else inputs[0][1]
-                shape = (inputs[0][0], channels, *_windows(node, inputs))
-            shapes[node.outputs[0]] = shape
-        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-            raise BackboneError(f"expected a network whose shapes can be told; its {node.op} is damaged") from error
+    try:
+        for node in nodes:
+            shapes[node.outputs[0]] = _shape(node, [shapes[name] for name in node.inputs if name])
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise BackboneError(f"expected a network whose shapes can be told; its {node.op} is damaged") from error
     return shapes
+
+
+def _shape(node: Node, inputs: Sequence[Shape]) -> Shape:
+    if node.op == "Add":
+        return tuple(map(max, zip(*_padded(inputs[:2]), strict=True)))
+    if node.op in _SAME:
+        return inputs[0]
+    channels = inputs[1][0] if node.op == "Conv" else inputs[0][1]
+    return (inputs[0][0], channels, *_windows(node, inputs))
 
 
 def _padded(shapes: Sequence[Shape]) -> list[Shape]:
@@ -370,7 +376,6 @@ def _check_cost(
     shapes: Mapping[str, Shape],
     wide: frozenset[str],
     outputs: set[str],
-    tensors: Mapping[str, Shape],
 ) -> None:
     """Walks through the network as the runtime does: what is held at once, and how much is multiplied."""
     last = {name: place for place, node in enumerate(nodes) for name in node.inputs}

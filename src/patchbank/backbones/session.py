@@ -42,8 +42,9 @@ _OPTIONS = {CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 class OnnxBackbone:
     """A Backbone over ONNX Runtime.
 
-    onnx: an ONNX file's bytes; they may be untrusted (other files, and a graph that is not as `info` says, are refused;
-    what it may cost is not looked at: `onnx_safety.check_plain`). Raises BackboneError. Thread-safe: several threads may call `features` of one object.
+    onnx: an ONNX file's bytes; they may be untrusted (other files, and a graph that is not as `info` says, are
+    refused; what it may cost is not looked at: `onnx_safety.check_plain`). Raises BackboneError. Thread-safe: several
+    threads may call `features` of one object.
     """
 
     def __init__(self, onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None) -> None:

@@ -153,7 +153,9 @@ class ModelFile:
         except FileNotFoundError as error:
             raise ModelFileError(f"{self.path}: no such file; expected a model written by 'patchbank fit'") from error
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-            raise ModelFileError(f"{self.path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+            raise ModelFileError(
+                f"{self.path}: cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from error
 
     def _check_directory(self) -> None:
         """Raises ModelFileError if the zip's directory is larger than that of a model: it is parsed as a whole."""
@@ -185,7 +187,9 @@ class ModelFile:
 
     def _read_manifest(self, checksum: int | None) -> dict[str, Any]:
         if len(self.entry(MANIFEST)) > MAX_MANIFEST_BYTES:
-            raise self._bad(f"has a manifest of {len(self.entry(MANIFEST)):,} bytes; expected at most {MAX_MANIFEST_BYTES:,}")
+            raise self._bad(
+                f"has a manifest of {len(self.entry(MANIFEST)):,} bytes; expected at most {MAX_MANIFEST_BYTES:,}"
+            )
         data = bytes(self.entry(MANIFEST))
         if zlib.crc32(data) != checksum:
             raise self._bad("has a damaged manifest (its checksum differs); copy or fit it again")

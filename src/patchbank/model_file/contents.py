@@ -188,7 +188,9 @@ def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
 def _backbone(stored: Stored, runtime: Runtime, trusted: bool) -> Backbone:
     side = min(stored.config.tile_size, math.ceil(math.sqrt(math.prod(_size(stored.config)))))
     try:
-        return restore_backbone(bytes(stored.file.entry("backbone.onnx")), stored.info, runtime, trusted=trusted, side=side)
+        return restore_backbone(
+            bytes(stored.file.entry("backbone.onnx")), stored.info, runtime, trusted=trusted, side=side
+        )
     except BackboneError as error:
         raise type(error)(f"{stored.file.path}: {error}") from error
 

@@ -1,8 +1,8 @@
 """What a manifest may say: one description of every key, its type and its range, and what must agree with what.
 
 `docs/model-file.md` says the same in words. The options have their own description, in `config.py`; whatever a model
-asks for beyond it is held to the limits here. Pure functions over JSON values; each raises ValueError that says what was
-expected and what was got.
+asks for beyond it is held to the limits here. Pure functions over JSON values; each raises ValueError that says what
+was expected and what was got.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Check = Callable[[Any], None]
 MAX_LAYERS = 64
 MAX_NAMES = 1_000_000
 MAX_VERSIONS = 10_000
-# What a model may ask of this machine for one image. Larger settings are possible, but not by a file that nobody vouches
-# for (`trusted`).
+# What a model may ask of this machine for one image. Larger settings are possible, but not by a file that nobody
+# vouches for (`trusted`).
 MAX_PIXELS = 2048 * 2048  # of the resized image
 MAX_FEATURES = 1 << 28  # numbers: 1 GB would be the next step
 MAX_PAIRS = 1 << 22  # patches times neighbours
@@ -102,11 +102,12 @@ def record(required: Mapping[str, Check], optional: Mapping[str, Check] | None =
             raise ValueError(f"lacks {', '.join(sorted(missing))}")
         if closed and (others := set(value) - set(known)):
             raise ValueError(f"holds {', '.join(map(repr, sorted(others)))}, which is unknown")
-        for name in known.keys() & value.keys():
-            try:
+        name = ""
+        try:
+            for name in known.keys() & value.keys():
                 known[name](value[name])
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     return check
 

@@ -24,7 +24,7 @@ def check_thumbnail(data: bytes) -> None:
             if 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE:
                 return
             raise ValueError(f"thumbnails: expected at most {MAX_SIDE} pixels a side; got {width} x {height}")
-        if not 0xC4 == marker and not 0xDB <= marker <= 0xFE or marker == 0xFF:
+        if marker not in (0xC4, *range(0xDB, 0xFF)):
             break
         position += 2 + length
     raise ValueError("thumbnails: expected sequential JPEG files, as patchbank writes them")
