@@ -253,10 +253,12 @@ class PatchCore(FittedModel):
         """Reads a model file; its scores are those of the model that was saved. All of it is read into memory: what
         happens to the file later does not matter.
 
-        trusted: you know where the file comes from, so its network may have any operators, and it may cost what it
-        wants (docs/model-file.md says what it may otherwise). Raises ModelFileError or BackboneError.
+        trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
+        any operators, and it may cost what it wants (docs/model-file.md says what it may otherwise). Raises
+        ModelFileError or BackboneError.
         """
-        fields, digest = contents.load(path, runtime or Runtime(), trusted=trusted)
+        runtime = runtime or Runtime()
+        fields, digest = contents.load(path, dataclasses.replace(runtime, trusted=trusted or runtime.trusted))
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.backbones.base import BackboneInfo, Layer
-from patchbank.backbones.onnx_safety import read_model
+from patchbank.backbones.onnx_safety import check_plain, read_model
 from patchbank.backbones.session import check_input, make_session, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from patchbank.config import Runtime
@@ -27,14 +27,14 @@ _PROBE_SIZES = (224, 448)
 _NAMES_SHOWN = 30
 
 
-def prepare(path: str | Path, layers: tuple[str, ...]) -> tuple[bytes, BackboneInfo]:
+def prepare(path: str | Path, layers: tuple[str, ...], *, trusted: bool = False) -> tuple[bytes, BackboneInfo]:
     """The ONNX file, cut down to the wanted layers, and its description.
 
     layers: names of outputs or of values inside the graph; empty = those that the file's metadata names, or all outputs
     that are feature maps. Channels and strides are found by running the network on probe images. The file's metadata
     (`metadata_props`) may say `patchbank.mean` and `patchbank.std` (three comma-separated numbers, RGB on the 0..255
     scale; ImageNet's by default), `patchbank.layers` (comma-separated), `patchbank.licence`, `patchbank.embedding`
-    ("mean" or "reference"). Raises BackboneError.
+    ("mean" or "reference"). trusted: the network may have any operators, and cost what it wants. Raises BackboneError.
     """
     onnx = read_onnx(path)
     try:
@@ -42,23 +42,24 @@ def prepare(path: str | Path, layers: tuple[str, ...]) -> tuple[bytes, BackboneI
         model = _parse(onnx)
         stated = _metadata(model)
         wanted = layers or tuple(name.strip() for name in stated.get("layers", "").split(",") if name.strip())
-        cut, found = _take(model, wanted)
+        cut, found = _take(model, wanted, trusted)
         return cut, _info(Path(path).stem, stated, found)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def list_layers(path: str | Path) -> tuple[Layer, ...]:
-    """Those of a file's outputs that are feature maps, shallow to deep. Raises BackboneError."""
+def list_layers(path: str | Path, *, trusted: bool = False) -> tuple[Layer, ...]:
+    """Those of a file's outputs that are feature maps, shallow to deep. trusted: as in `prepare`. Raises
+    BackboneError."""
     onnx = read_onnx(path)
     try:
         read_model(onnx)
-        return _take(_parse(onnx), ())[1]
+        return _take(_parse(onnx), (), trusted)[1]
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]]:
+def _take(model: Any, layers: tuple[str, ...], trusted: bool) -> tuple[bytes, tuple[Layer, ...]]:
     """The graph cut down to these layers (none = the outputs that are feature maps), and their description."""
     values = {value: i for i, node in enumerate(model.graph.node) for value in node.output if value}
     outputs = tuple(output.name for output in model.graph.output)
@@ -68,7 +69,7 @@ def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]
         if layers.count(layer) > 1:
             raise BackboneError(f"layer {layer!r} is given {layers.count(layer)} times; give each layer once")
     names = layers or tuple(name for name in outputs if name in values)
-    found = _probe(_cut(model, names), names, skip_others=not layers) if names else []
+    found = _probe(_vouched(_cut(model, names), trusted), names, skip_others=not layers) if names else []
     if not found:
         raise BackboneError(
             f"none of the outputs ({_shown(outputs)}) is a feature map (B, C, H, W); "
@@ -76,6 +77,12 @@ def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]
         )
     found.sort(key=lambda layer: (layer.stride, values[layer.name]))
     return _cut(model, tuple(layer.name for layer in found)), tuple(found)
+
+
+def _vouched(onnx: bytes, trusted: bool) -> bytes:
+    if not trusted:
+        check_plain(onnx, max(_PROBE_SIZES))
+    return onnx
 
 
 def _parse(onnx: bytes) -> Any:

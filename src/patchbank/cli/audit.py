@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import TRUSTED, command, note, progress_bar
+from patchbank.cli.options import command, note, progress_bar
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 from patchbank.util.wording import counted, plural
@@ -35,7 +35,6 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("-o", "--output", metavar="FILE", help="Write one page with pictures (.html).")
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all images.")] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Look for bad images among the training images: defective, blurred, wrongly exposed, differently sized or
         framed ones, and near duplicates, the oddest first. Nothing is changed."""
@@ -51,7 +50,7 @@ def register(app: typer.Typer) -> None:
         if _is_model(source):
             if config != Config():
                 raise ConfigError(f"{source} is a model, whose options are its own; leave the model options out")
-            found = audit_model(PatchCore.load(source, runtime=runtime, trusted=trusted))
+            found = audit_model(PatchCore.load(source, runtime=runtime))
         else:
             with progress_bar() as progress:
                 found = audit_images(read_dataset(source).train_paths, config, runtime=runtime, progress=progress)

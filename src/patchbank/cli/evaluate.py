@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from patchbank.cli.fit import report_skipped
-from patchbank.cli.options import TRUSTED, command, progress_bar
+from patchbank.cli.options import command, progress_bar
 from patchbank.config import Runtime
 
 
@@ -21,7 +21,6 @@ def register(app: typer.Typer) -> None:
         data: Annotated[str, typer.Argument(metavar="DATASET", help="MVTec AD folder, or CSV file with test images.")],
         runtime: Runtime,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Measure a model on the labelled test images of a data set."""
         from patchbank.evaluation.datasets import read_dataset
@@ -29,7 +28,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.model import PatchCore
 
         dataset = read_dataset(data)
-        detector = PatchCore.load(model, runtime=runtime, trusted=trusted)
+        detector = PatchCore.load(model, runtime=runtime)
         with progress_bar() as progress:
             evaluation = run(detector, dataset, progress)
         values = evaluation.to_dict()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import TRUSTED, command, note
+from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def register(app: typer.Typer) -> None:
             int, typer.Option("--neighbours", metavar="N", help="Show so many nearest normal patches of each.")
         ] = 3,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Say why an image was judged as it was: for each region the nearest normal patches, and how far normal patches
         are from what the model knows, at that place and overall."""
@@ -44,7 +43,7 @@ def register(app: typer.Typer) -> None:
         if output:
             check_ending(output)
             check_writable(output)
-        result = PatchCore.load(model, runtime=runtime, trusted=trusted).predict(image)
+        result = PatchCore.load(model, runtime=runtime).predict(image)
         explanation = result.explain(regions=regions, neighbours=neighbours)
         if output:
             explanation.save(output, model=Path(model).name)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import TRUSTED, command
+from patchbank.cli.options import command
+from patchbank.config import Runtime
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
@@ -44,18 +45,18 @@ def register(app: typer.Typer) -> None:
     @command(app, "diff")
     def diff(
         model: Annotated[str, _MODEL],
+        runtime: Runtime,
         before: Annotated[
             int | None, typer.Argument(metavar="V1", help="Version (default: the one before the last).")
         ] = None,
         after: Annotated[int | None, typer.Argument(metavar="V2", help="Version (default: the last).")] = None,
-        trusted: Annotated[bool, TRUSTED] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all scores.")] = False,
     ) -> None:
         """Show what differs between two versions: images, vectors, threshold, and which calibration images changed
         sides of it."""
         from patchbank.model import PatchCore
 
-        found = PatchCore.load(model, trusted=trusted).diff(before, after)
+        found = PatchCore.load(model, runtime=runtime).diff(before, after)
         if as_json:
             typer.echo(json.dumps(found.to_dict(), allow_nan=False))
             return

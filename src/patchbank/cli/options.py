@@ -22,10 +22,6 @@ from patchbank.util.progress import Progress, silent
 from patchbank.validation import check_names
 
 INTERRUPTED = 130
-TRUSTED = typer.Option(
-    "--trusted",
-    help="You know where the model file comes from: its network may have any operators, and cost what it wants.",
-)
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.fit import report_skipped
-from patchbank.cli.options import TRUSTED, command, note
+from patchbank.cli.options import command, note
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, ImageError
 from patchbank.util.wording import counted
@@ -34,7 +34,6 @@ def register(app: typer.Typer) -> None:
         paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Images, or folders of images.")],
         runtime: Runtime,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
         as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header; regions are counted.")] = False,
         out: Annotated[
             str | None, typer.Option("--out", metavar="DIR", help="Write overlays, masks and report.html there.")
@@ -52,7 +51,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.model import PatchCore
 
         images = find_images(paths)
-        detector = PatchCore.load(model, runtime=runtime, trusted=trusted)
+        detector = PatchCore.load(model, runtime=runtime)
         output = _Output(out, images) if out else None
         found, strange, skipped = 0, 0, []
         if as_csv:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.history import MEANING
-from patchbank.cli.options import TRUSTED, command, login, note
+from patchbank.cli.options import command, login, note
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 from patchbank.util.wording import counted
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "threshold")
     def threshold(
         model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        runtime: Runtime,
         max_false_alarms: Annotated[
             float | None,
             typer.Option("--max-false-alarms", metavar="RATE", help=f"{_HELP['max_false_alarms']} (default: MODEL's)"),
@@ -42,7 +43,6 @@ def register(app: typer.Typer) -> None:
             str, typer.Option("--note", metavar="TEXT", help="Why; kept in the version that -o makes.")
         ] = "",
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Show the thresholds that a model's held-out good images support, and set another one without fitting again.
         Nothing is written without -o."""
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
         if output:
             check_writable(output)
             with claimed(model):
-                new = PatchCore.load(model, runtime=Runtime(), trusted=trusted).with_threshold(
+                new = PatchCore.load(model, runtime=runtime).with_threshold(
                     max_false_alarms=config.max_false_alarms,
                     confidence=config.confidence,
                     note=message,

@@ -10,7 +10,7 @@ import typer
 
 from patchbank.cli.fit import report_skipped
 from patchbank.cli.history import MEANING, arrow, sides
-from patchbank.cli.options import TRUSTED, command, login, note, progress_bar
+from patchbank.cli.options import command, login, note, progress_bar
 from patchbank.config import Runtime
 from patchbank.util.wording import counted
 
@@ -67,7 +67,6 @@ def register(app: typer.Typer) -> None:
         author: Annotated[str | None, _AUTHOR] = None,
         output: Annotated[str | None, _OUTPUT] = None,
         as_json: Annotated[bool, _JSON] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Learn good images that were flagged, forget bad training images. A new version in the same file; 'patchbank
         rollback' undoes it."""
@@ -80,7 +79,7 @@ def register(app: typer.Typer) -> None:
         check_writable(target)
         good = find_images(add) if add else []
         with claimed(model):
-            old = PatchCore.load(model, runtime=runtime, trusted=trusted)
+            old = PatchCore.load(model, runtime=runtime)
             inferred = folders_of(remove or [], old.training_images) if certify else []
             folders = [Path(folder) for folder in images or inferred]
             files = [path for folder in folders for path in _training_files(folder)]
@@ -111,7 +110,6 @@ def register(app: typer.Typer) -> None:
         author: Annotated[str | None, _AUTHOR] = None,
         output: Annotated[str | None, _OUTPUT] = None,
         as_json: Annotated[bool, _JSON] = False,
-        trusted: Annotated[bool, TRUSTED] = False,
     ) -> None:
         """Go back to an earlier version of the bank: the same scores and threshold, bit for bit. That is a version too,
         so it can be undone."""
@@ -121,7 +119,7 @@ def register(app: typer.Typer) -> None:
         target = output or model
         check_writable(target)
         with claimed(model):
-            old = PatchCore.load(model, runtime=runtime, trusted=trusted)
+            old = PatchCore.load(model, runtime=runtime)
             new = old.rollback(to, note=message, author=login() if author is None else author)
             new.save(target)
         _report(target, new, as_json)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
+from patchbank.backbones.onnx_safety import check_plain
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import MEASURES, Scene
 from patchbank.calibration.outliers import Suspect
@@ -123,12 +124,12 @@ def read(path: str | Path) -> Stored:
         return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
 
 
-def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> tuple[dict[str, Any], str]:
-    """The fields of the FittedModel that the file holds, and the file's digest. trusted: take any network, and work
-    without limits. Raises ModelFileError or BackboneError."""
+def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
+    """The fields of the FittedModel that the file holds, and the file's digest. Without `runtime.trusted`, there are
+    limits to what they may cost. Raises ModelFileError or BackboneError."""
     stored = read(path)
     config, bank = stored.config, stored.bank
-    if not trusted:
+    if not runtime.trusted:
         try:
             schema.check_work(config, stored.info, (len(bank), bank.vectors.shape[1]))
         except ValueError as error:
@@ -136,7 +137,7 @@ def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> tuple[
                 f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
                 "file comes from, load it with trusted=True (--trusted)"
             ) from error
-    backbone = _backbone(stored, runtime, trusted)
+    backbone = _backbone(stored, runtime)
     with _checked(path):
         searcher = build_searcher(bank.vectors, config)
     fields = {
@@ -153,6 +154,21 @@ def load(path: str | Path, runtime: Runtime, *, trusted: bool = False) -> tuple[
         "dropped": stored.dropped,
     }
     return fields, stored.file.sha256()
+
+
+def needs_trust(model: FittedModel) -> str | None:
+    """Why the model's file will load with `Runtime.trusted` only; None if it loads as it is."""
+    try:
+        schema.check_work(model.config, model.backbone.info, (len(model.bank), model.bank.vectors.shape[1]))
+        check_plain(model.backbone.to_onnx(), _side(model.config))
+    except (ValueError, BackboneError) as error:
+        return str(error)
+    return None
+
+
+def _side(config: Config) -> int:
+    """Of the largest square that the network gets."""
+    return min(config.tile_size, math.ceil(math.sqrt(config.image_size[0] * config.image_size[-1])))
 
 
 def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
@@ -185,18 +201,12 @@ def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
     return BackboneInfo(**about)
 
 
-def _backbone(stored: Stored, runtime: Runtime, trusted: bool) -> Backbone:
-    side = min(stored.config.tile_size, math.ceil(math.sqrt(math.prod(_size(stored.config)))))
+def _backbone(stored: Stored, runtime: Runtime) -> Backbone:
+    onnx = bytes(stored.file.entry("backbone.onnx"))
     try:
-        return restore_backbone(
-            bytes(stored.file.entry("backbone.onnx")), stored.info, runtime, trusted=trusted, side=side
-        )
+        return restore_backbone(onnx, stored.info, runtime, side=_side(stored.config))
     except BackboneError as error:
         raise type(error)(f"{stored.file.path}: {error}") from error
-
-
-def _size(config: Config) -> tuple[int, int]:
-    return config.image_size[0], config.image_size[-1]
 
 
 def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:

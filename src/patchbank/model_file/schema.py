@@ -84,7 +84,8 @@ def list_of(inner: Check, least: int = 0, most: int = MAX_NAMES) -> Check:
 
     def check(value: Any) -> None:
         if not isinstance(value, list) or not least <= len(value) <= most:
-            raise _wrong(f"a list of {least} to {most} values", value)
+            count = f"{least}" if least == most else f"{least} to {most}"
+            raise _wrong(f"a list of {count} values", value)
         for each in value:
             inner(each)
 
