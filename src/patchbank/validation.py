@@ -6,7 +6,6 @@ The limits of an option are beside it, in `config.py`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -20,6 +19,7 @@ ImageSize = tuple[int, ...]  # (N,) or (height, width)
 Area = str  # polygons, or the path of a mask
 Polygon = tuple[tuple[float, float], ...]
 
+_LARGEST_NUMBER = 1e300
 # Options that had another name, as configurations that were written before may have it.
 RENAMED: Mapping[str, str] = {"false_alarm_rate": "max_false_alarms"}
 
@@ -70,7 +70,7 @@ def parse_image_size(value: Any) -> ImageSize:
         sizes = [int(part) for part in parts]
         if any(isinstance(p, bool) or (isinstance(p, float) and p != int(p)) for p in parts):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: infinity
         sizes = []
     if len(sizes) not in (1, 2):
         raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
@@ -120,7 +120,7 @@ def _machine_memory() -> int:
 
 
 def _inside(number: float, low: float | None, high: float | None, low_open: bool) -> bool:
-    if not math.isfinite(number):
+    if not abs(number) <= _LARGEST_NUMBER:  # also of whole numbers that no float holds; False for NaN
         return False
     if low is not None and (number <= low if low_open else number < low):
         return False
@@ -153,7 +153,7 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Area"):
         return _area(name, value)
     kind = annotation.split(" |")[0]
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER:
         return float(value)
     expected = {"int": int, "float": float, "str": str, "bool": bool}[kind]
     if not isinstance(value, expected) or isinstance(value, bool) != (kind == "bool"):

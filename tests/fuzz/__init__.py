@@ -1,4 +1,4 @@
-"""A fuzzer for everything that patchbank reads: model files, checkpoints, networks, images, CSV, TOML, `.partial` files.
+"""A fuzzer for all that patchbank reads: model files, checkpoints, networks, images, CSV, TOML, `.partial` files.
 
     python -m tests.fuzz --seconds 60 --seed 1 [--target models] [--keep DIR]     (from the project's root)
     python -m tests.fuzz --target models --case 4711                              (one case again, with its traceback)

@@ -17,6 +17,7 @@ from typing import Any
 from tests.fuzz.worker import TARGETS
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "tests.fuzz.worker"]
 MOST_BYTES = 1 << 30
 MOST_SECONDS = 20.0  # of processor time; a busy machine is no finding
 _PATIENCE = 180.0  # seconds by the clock, for what waits without end
@@ -26,9 +27,13 @@ class Worker:
     """A child process for one target."""
 
     def __init__(self, target: str) -> None:
-        command = [sys.executable, "-m", "tests.fuzz.worker", target]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*COMMAND, target],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout
         line = self.process.stdout.readline()
@@ -92,9 +97,9 @@ def fuzz(targets: Sequence[str], seconds: float, seed: int, keep: Path | None) -
                 if keep and outcome["path"]:
                     keep.mkdir(parents=True, exist_ok=True)
                     shutil.copy(outcome["path"], keep / f"{target}-{case}{Path(outcome['path']).suffix}")
+            case += 1
             if worker.process.returncode is not None:
                 worker = Worker(target)
-            case += 1
         worker.close()
         print(f"{target}: {case - seed * 1_000_000} cases", flush=True)
     return findings

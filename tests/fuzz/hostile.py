@@ -38,6 +38,11 @@ def value(rng: np.random.Generator, old: Any = None) -> Any:
     return nested(int(rng.choice([3, 20, 900, 20_000])))
 
 
+def name(rng: np.random.Generator) -> str:
+    """What is no sound name."""
+    return [*TEXTS, "slope", "images", "1", "é" * 40][rng.integers(len(TEXTS) + 4)][:50]
+
+
 def nested(depth: int) -> Any:
     found: Any = 1
     for _ in range(depth):
@@ -50,7 +55,8 @@ def places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, inner in pairs:
         yield (*at, key)
-        yield from places(inner, (*at, key))
+        if len(at) < 8:
+            yield from places(inner, (*at, key))
 
 
 def changed(tree: Any, rng: np.random.Generator) -> Any:
@@ -70,7 +76,7 @@ def changed(tree: Any, rng: np.random.Generator) -> Any:
         if what == 0:
             del inner[last]
         elif what == 1 and isinstance(inner, dict):
-            inner[str(value(rng))[:50]] = inner.pop(last)
+            inner[name(rng)] = inner.pop(last)
         elif what == 2:
             other = known[rng.integers(len(known))]
             found = tree

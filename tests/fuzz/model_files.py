@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from safetensors.numpy import load, save
+from tests.fuzz import hostile, onnx_files
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
@@ -22,7 +23,6 @@ from patchbank.errors import PatchbankError
 from patchbank.model_file.contents import read
 from patchbank.monitoring.audit import audit_model
 from patchbank.monitoring.drift import find_drift
-from tests.fuzz import hostile, onnx_files
 
 Parts = dict[str, bytes]
 
@@ -151,7 +151,7 @@ def _change_tensor(entries: Parts, rng: np.random.Generator) -> None:
         key = sorted(tensors)[rng.integers(len(tensors))]
         tensors[key] = _tensor(tensors[key], rng)
         if rng.integers(20) == 0:
-            tensors[str(hostile.value(rng))[:20].encode(errors="replace").decode()] = tensors[key]
+            tensors[hostile.name(rng).encode(errors="replace").decode()] = tensors[key]
         if rng.integers(20) == 0 and len(tensors) > 1:
             del tensors[key]
     data = save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()})
@@ -217,7 +217,9 @@ def _sealed(manifest: dict[str, Any], entries: Parts, rng: np.random.Generator |
         manifest = {**manifest, "entries": described}
     file, text = io.BytesIO(), hostile.as_json(manifest)
     if rng is not None and rng.integers(4) == 0:
-        text = text[:-1] + b', "more": ' + [b"[" * 900 + b"]" * 900, b"[" + b"[]," * 10**6 + b"1]"][rng.integers(2)] + b"}"
+        text = (
+            text[:-1] + b', "more": ' + [b"[" * 900 + b"]" * 900, b"[" + b"[]," * 10**6 + b"1]"][rng.integers(2)] + b"}"
+        )
     ways = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
     with zipfile.ZipFile(file, "w", ways[rng.integers(2)] if rng else ways[0]) as archive:
         for name, data in {"manifest.json": text, **entries}.items():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
-
-from patchbank import Config, PatchCore
 from tests.fuzz import hostile
 from tests.fuzz.model_files import images
 from tests.parts import Counting
+
+from patchbank import Config, PatchCore
 
 _OPTIONS = {"image_size": 64, "coreset_size": 40, "calibration": "none", "thumbnail_size": 16}
 
@@ -26,10 +27,8 @@ class Target:
             self.paths.append(folder / f"{number}.png")
             cv2.imwrite(str(self.paths[-1]), image)
         self.state = folder / "case.partial"
-        try:
+        with suppress(KeyboardInterrupt):
             PatchCore.fit(self.paths, Config(**_OPTIONS), backbone=Counting(4), checkpoint=self.state)
-        except KeyboardInterrupt:
-            pass
         self.base = self.state.read_bytes() if self.state.exists() else b""
         self.expected = PatchCore.fit(self.paths, Config(**_OPTIONS), backbone=Counting()).bank.vectors
 

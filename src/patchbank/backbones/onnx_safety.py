@@ -190,7 +190,7 @@ def signed(value: int) -> int:
 # --- the network -----------------------------------------------------------------------------------------------------
 
 MAX_NODES = 20_000
-MAX_BYTES = 1 << 30  # of values that are held at once
+MAX_BYTES = 640 << 20  # of values that are held at once: the process stays under 1 GB
 MAX_WORK = 1 << 39  # multiplications
 # Feed-forward arithmetic that gives the same numbers each time, and whose cost can be told from its shapes. No loops
 # and branches (Loop, If, Scan, SequenceMap), no random numbers, no texts, nothing that reads files (EPContext).
@@ -244,7 +244,7 @@ def check_plain(onnx: bytes, side: int) -> None:
     else:
         shapes, wide = _shapes(nodes, {**sizes, **tensors}), frozenset()
     shapes = {**shapes, **tensors}
-    _check_cost(nodes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
+    _check_cost(nodes, sizes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
 
 
 def _refused(why: str) -> BackboneError:
@@ -373,14 +373,16 @@ _GROWING = {
 
 def _check_cost(
     nodes: Sequence[Node],
+    entries: Mapping[str, Shape],
     shapes: Mapping[str, Shape],
     wide: frozenset[str],
     outputs: set[str],
 ) -> None:
     """Walks through the network as the runtime does: what is held at once, and how much is multiplied."""
     last = {name: place for place, node in enumerate(nodes) for name in node.inputs}
-    held: dict[str, int] = {}
-    total, work = 0, 0
+    held = {name: 4 * math.prod(shape) for name, shape in entries.items()}
+    total, work = sum(held.values()), 0
+    _check_limits(total, work)
     for place, node in enumerate(nodes):
         ending = [name for name in node.inputs if last[name] == place and name not in outputs and name in held]
         for name in (name for name in node.outputs if name):
@@ -395,10 +397,14 @@ def _check_cost(
         if node.op in _SAME and ending:  # in place
             total -= held.pop(ending.pop(0))
         work += _work(node, shapes)
-        if total > MAX_BYTES or work > MAX_WORK:
-            what = f"{total / 1e9:.1f} GB at once" if total > MAX_BYTES else f"{work:.1g} multiplications"
-            raise _refused(f"it takes {what} for an image")
+        _check_limits(total, work)
         total -= sum(held.pop(name) for name in dict.fromkeys(ending))
+
+
+def _check_limits(total: int, work: int) -> None:
+    if total > MAX_BYTES or work > MAX_WORK:
+        what = f"{total / 1e9:.1f} GB at once" if total > MAX_BYTES else f"{work:.1g} multiplications"
+        raise _refused(f"it takes {what} for an image")
 
 
 def _work(node: Node, shapes: Mapping[str, Shape]) -> int:

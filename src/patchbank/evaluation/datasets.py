@@ -291,9 +291,13 @@ def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
     if not text or "\0" in text:
         raise DatasetError(f"{where}: expected the path of {what}, got {text!r}")
     path = file.parent / text  # an absolute path stays as it is
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is longer than names can be
+        there = False
+    if not there:
         raise DatasetError(
-            f"{where}: expected {what} at {path}, but no file is there; paths start from the CSV's folder"
+            f"{where}: expected {what} at {str(path)[:500]}, but no file is there; paths start from the CSV's folder"
         )
     return path
 

@@ -25,7 +25,7 @@ MAX_VERSIONS = 10_000
 # What a model may ask of this machine for one image. Larger settings are possible, but not by a file that nobody
 # vouches for (`trusted`).
 MAX_PIXELS = 2048 * 2048  # of the resized image
-MAX_FEATURES = 1 << 28  # numbers: 1 GB would be the next step
+MAX_FEATURES = 1 << 27  # numbers: half a GB
 MAX_PAIRS = 1 << 22  # patches times neighbours
 MAX_PRODUCTS = 1 << 39  # multiplications of the search, if nothing could be ruled out
 
