@@ -17,7 +17,8 @@ GOLDEN = Path(__file__).parents[1] / "backbones" / "golden"
 _OPCODES = [op.code.encode("latin-1") for op in pickletools.opcodes]
 _BLOCKS = (
     b"N", b")", b"(", b"]", b"}", b"K\x01", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x88", b"X\x01\x00\x00\x00a",
-    b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"\x85", b"\x86", b"\x87", b"t", b"a", b"e", b"s", b"u", b"b", b"Q", b"R", b"2", b"0",
+    b"q\x00", b"q\x01", b"h\x00", b"h\x01",
+    b"\x85", b"\x86", b"\x87", b"t", b"a", b"e", b"s", b"u", b"b", b"Q", b"R", b"2", b"0",
     b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"cos\nsystem\n",
     b"X\x07\x00\x00\x00storage", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00",
     b"\x93", b"\x94", b"h\x00\x86q\x00" * 60, b"h\x00h\x00\x86q\x00" * 60, b")q\x00" + b"h\x00h\x00\x86q\x00" * 60,
