@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from patchbank.search import native
+
+# No example is late: several test processes share the processors.
+settings.register_profile("patchbank", deadline=None)
+settings.load_profile("patchbank")
 
 DATA = Path(os.environ.get("PATCHBANK_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

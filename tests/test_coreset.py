@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.spatial.distance import cdist
 
 from patchbank.bank import coreset
 from patchbank.bank import k_center as kcenter
@@ -44,14 +47,27 @@ def textbook(
     return indices, distances
 
 
+@functools.cache
+def textbook_on_clusters(n: int, d: int, m: int, seed_row: int | None) -> tuple[list[int], list[float]]:
+    """The oracle on `clustered(n, d) + 100`, computed once for all ways to pick: from a seed beside that row, or from
+    start distances, `start_distances(n)`."""
+    points = clustered(n, d) + 100
+    if seed_row is None:
+        return textbook(points, m, start_distances(n))
+    return textbook(points, m, seeds=points[[seed_row]] + 1)
+
+
+def start_distances(n: int) -> Array:
+    return np.random.default_rng(1).random(n).astype(np.float32) * 5
+
+
 def _largest_row(points: Array) -> int:
-    matrix = np.square(points[:, None].astype(np.float64) - points).sum(axis=2)
-    rows = matrix.sum(axis=1)  # the norm's order is that of the sums of squares
+    rows = cdist(points, points, "sqeuclidean").sum(axis=1)  # the norm's order is that of the sums of squares
     return int(np.argmax(rows >= rows.max() * (1 - 1e-12)))
 
 
 def brute_radius(points: Array, centres: Array) -> float:
-    return float(np.sqrt(np.square(points[:, None].astype(np.float64) - centres).sum(axis=2)).min(axis=1).max())
+    return float(cdist(points, centres).min(axis=1).max())  # in float64, by direct differences
 
 
 def clustered(n: int, d: int, seed: int = 0) -> Array:
@@ -103,13 +119,13 @@ def test_seeds_are_covered_already_and_are_not_picked() -> None:
 def test_selections_are_the_textbook_loops_bit_for_bit(n: int, d: int, m: int) -> None:
     points = clustered(n, d) + 100  # an offset that would ruin |x|^2 + |y|^2 - 2xy
     first = coreset.greedy_kcenter(points, m)
-    seeds = points[first.indices[:1]]  # the oracle's closed row sums would need an N x N matrix
-    picked = coreset.greedy_kcenter(points, m, seeds=seeds + 1)
-    indices, distances = textbook(points, m, seeds=seeds + 1)
+    row = int(first.indices[0])  # the oracle's closed row sums would need an N x N matrix
+    picked = coreset.greedy_kcenter(points, m, seeds=points[[row]] + 1)
+    indices, distances = textbook_on_clusters(n, d, m, row)
     assert picked.indices.tolist() == indices
     assert np.array_equal(picked.distances, np.array(distances, np.float32))
-    start = np.random.default_rng(1).random(n).astype(np.float32) * 5
-    assert coreset.greedy_kcenter(points, m, start_bounds=start).indices.tolist() == textbook(points, m, start)[0]
+    started = coreset.greedy_kcenter(points, m, start_bounds=start_distances(n))
+    assert started.indices.tolist() == textbook_on_clusters(n, d, m, None)[0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -316,24 +332,30 @@ def test_features_are_not_changed() -> None:
     assert np.array_equal(points, before)
 
 
-@pytest.mark.realdata
-@pytest.mark.usefixtures("way")
-def test_selections_on_real_features_are_the_textbook_loops(data_root: object) -> None:
-    from pathlib import Path
-
+@pytest.fixture(scope="module")
+def real_selection(data_root: Path) -> tuple[Array, list[int], list[float]]:
+    """(19200, 152) features of twelve bottles, and the oracle's 400 picks with their distances."""
     from patchbank.backbones import load_backbone
     from patchbank.features import embedding as patches
     from patchbank.imaging import images
 
     network = load_backbone("efficientnet_lite0")
     blocks = []
-    for path in sorted((Path(str(data_root)) / "bottle" / "train" / "good").iterdir())[:12]:
+    for path in sorted((data_root / "bottle" / "train" / "good").iterdir())[:12]:
         pixels = images.resize(images.read_image(path), (320, 320))
         batch = images.normalise(pixels, network.info.mean, network.info.std).reshape(1, 3, 320, 320)
         blocks.append(patches.embed(network.features(batch), Config(embedding="mean")).reshape(1600, -1))
-    features = np.concatenate(blocks)  # (19200, 152)
+    features = np.concatenate(blocks)
+    return features, *textbook(features, 400, seeds=features[:1])
+
+
+@pytest.mark.realdata
+@pytest.mark.usefixtures("way")
+def test_selections_on_real_features_are_the_textbook_loops(
+    real_selection: tuple[Array, list[int], list[float]],
+) -> None:
+    features, indices, distances = real_selection
     picked = coreset.greedy_kcenter(features, 400, seeds=features[:1])
-    indices, distances = textbook(features, 400, seeds=features[:1])
     assert picked.indices.tolist() == indices
     assert np.array_equal(picked.distances, np.array(distances, np.float32))
 

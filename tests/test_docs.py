@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import json
 import re
@@ -64,10 +65,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", make_docs.PAGES)
-def test_generated_pages_are_current(page):
-    found = (DOCS / page).read_text(encoding="utf-8")
-    assert found == make_docs.PAGES[page](), f"docs/{page} is not current; run: python tools/make_docs.py"
+def test_generated_pages_are_current():
+    old = [f"docs/{page}" for page, make in make_docs.PAGES.items() if (DOCS / page).read_text("utf-8") != make()]
+    assert old == [], "not current; run: python tools/make_docs.py"
 
 
 def test_types_of_options_are_put_in_words():
@@ -77,17 +77,16 @@ def test_types_of_options_are_put_in_words():
     assert words["white"] == "number or nothing, > 0"
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_internal_links_resolve(name):
-    text = TEXTS[name].read_text(encoding="utf-8")
+def test_internal_links_resolve():
     broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
-        if target.startswith(("http://", "https://")):
-            continue
-        file, _, anchor = target.partition("#")
-        path = (TEXTS[name].parent / file).resolve() if file else TEXTS[name]
-        if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
-            broken.append(target)
+    for name, page in TEXTS.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if target.startswith(("http://", "https://")):
+                continue
+            file, _, anchor = target.partition("#")
+            path = (page.parent / file).resolve() if file else page
+            if not path.exists() or (anchor and anchor not in anchors(path.read_text(encoding="utf-8"))):
+                broken.append(f"{name}: {target}")
     assert broken == []
 
 
@@ -134,35 +133,68 @@ def test_every_exit_code_is_documented():
             assert row.startswith(f"| {getattr(errors, name).exit_code} |")
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_commands_in_the_texts_exist(name):
+def shell_commands() -> list[tuple[str, list[str]]]:
+    """The page and the words of every `patchbank ...` in a shell block."""
+    return [
+        (name, words)
+        for name, page in TEXTS.items()
+        for block in blocks(page.read_text(encoding="utf-8"), "(?:sh|bash|console)")
+        for line in block.splitlines()
+        for part in line.removeprefix("$ ").split("#")[0].split("&&")
+        if (words := shlex.split(part))[:1] == ["patchbank"]
+    ]
+
+
+def wrong_with(words: list[str], commands: dict[str, object]) -> str:
+    """What is wrong with a command line, or nothing."""
+    if words[1].startswith("-"):
+        known = {"--version", "--help", "--install-completion", "--show-completion"}
+        return "" if words[1] in known else f"no flag {words[1]}"
+    path = " ".join(words[:3] if words[1] == "backbones" else words[:2])
+    if path not in commands:
+        return f"no command {path}"
+    known = {opt for p in commands[path].params for opt in [*p.opts, *p.secondary_opts]}
+    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    if unknown := set(flags) - known:
+        return f"no flag {sorted(unknown)}"
+    return "" if len(set(flags)) == len(flags) else "a flag given twice"
+
+
+def test_commands_in_the_texts_exist():
     """Every `patchbank ...` line of a shell block names a command that exists, with flags that it has, given once."""
+    commands, found = command_tree(), shell_commands()
+    assert len(found) > 20
+    wrong = [f"{name}: {shlex.join(words)}: {why}" for name, words in found if (why := wrong_with(words, commands))]
+    assert wrong == []
+
+
+def test_wrong_commands_would_be_found():
+    """The test of the test above."""
     commands = command_tree()
-    for block in blocks(TEXTS[name].read_text(encoding="utf-8"), "(?:sh|bash|console)"):
-        for line in block.splitlines():
-            for part in line.removeprefix("$ ").split("#")[0].split("&&"):
-                words = shlex.split(part)
-                if words[:1] != ["patchbank"]:
-                    continue
-                if words[1].startswith("-"):
-                    assert words[1] in ("--version", "--help", "--install-completion", "--show-completion")
-                    continue
-                path = " ".join(words[:3] if words[1] == "backbones" else words[:2])
-                assert path in commands, line
-                known = {opt for p in commands[path].params for opt in [*p.opts, *p.secondary_opts]}
-                flags = [word.split("=")[0] for word in words if word.startswith("-")]
-                assert set(flags) <= known, line
-                assert len(set(flags)) == len(flags), f"a flag given twice: {line}"
+    lines = {
+        "patchbank fot": "no command patchbank fot",
+        "patchbank --verzion": "no flag --verzion",
+        "patchbank fit good --oops=3": "no flag ['--oops']",
+        "patchbank backbones get": "no command patchbank backbones get",
+        "patchbank predict a --json --json": "a flag given twice",
+        "patchbank predict a --json": "",
+    }
+    assert {line: wrong_with(line.split(), commands) for line in lines} == lines
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_snippets_are_python_with_names_that_exist(name):
-    for block in blocks(TEXTS[name].read_text(encoding="utf-8"), "python"):
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "patchbank":
-                module = importlib.import_module(node.module)
-                for alias in node.names:
-                    assert hasattr(module, alias.name), f"{name}: from {node.module} import {alias.name}"
+def test_snippets_are_python_with_names_that_exist():
+    missing = []
+    for name, page in TEXTS.items():
+        for block in blocks(page.read_text(encoding="utf-8"), "python"):
+            for node in ast.walk(ast.parse(block, name)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "patchbank":
+                    module = importlib.import_module(node.module)
+                    missing += [
+                        f"{name}: from {node.module} import {alias.name}"
+                        for alias in node.names
+                        if not hasattr(module, alias.name)
+                    ]
+    assert missing == []
 
 
 @pytest.fixture(scope="module")

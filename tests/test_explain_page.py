@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -25,7 +25,7 @@ REGION = Region((30, 20, 8, 6), np.array([[30, 20], [37, 20], [37, 25], [30, 25]
 NORMAL = NormalDistances.of([(np.linspace(0.5, 2, 64, dtype=np.float32).reshape(8, 8), None)])
 JPEG = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
 MEDIAN = NORMAL.everywhere().median
-NOON = datetime(2024, 5, 6, 12, 0, tzinfo=timezone.utc)
+NOON = datetime(2024, 5, 6, 12, 0, tzinfo=UTC)
 
 
 def patch(name="good/1.png", distance=4.0, thumbnail=JPEG) -> NormalPatch:
@@ -137,7 +137,9 @@ def test_hostile_names_stay_text(tmp_path):
 def test_nothing_is_loaded_and_nothing_runs(tmp_path):
     found = page(tmp_path / "a.html", explanation())
     policy = next(m["content"] for m in found.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
     for _, attributes in found.elements:
         for name in ("src", "href", "srcset", "action"):
             assert (attributes.get(name) or "data:").startswith("data:")

@@ -7,7 +7,7 @@ file and `docs/configuration.md`. What their values may be, and how they are rea
 from __future__ import annotations
 
 import dataclasses
-import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -346,13 +346,15 @@ def options(cls: type) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(cls)
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """The values that the option of Config or Runtime may have; () where it is not one of a few."""
+    (found,) = (each for each in options(cls) if each.name == name)
+    values: tuple[str, ...] = found.metadata["choices"]
+    return values
+
+
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The contents of a TOML file; ConfigError where it cannot be read or parsed."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
     try:
         with Path(path).open("rb") as file:
             return tomllib.load(file)

@@ -49,6 +49,11 @@ def validate(options: Any) -> None:
                 raise ConfigError(f"{f.name}: expected {limit}; got {number!r}")
 
 
+def without_code(name: str, value: str) -> ConfigError:
+    """The error for a choice that `config.py` declares and nothing implements. It must not pass for another choice."""
+    return ConfigError(f"{name}: {value!r} is declared but has no code; this is a fault of patchbank")
+
+
 def check_tiles(size: int, overlap: int) -> None:
     """Raises ConfigError for tiles that the network's strides do not divide, or that overlap altogether."""
     for name, value in (("tile_size", size), ("tile_overlap", overlap)):

@@ -15,6 +15,7 @@ import pytest
 
 from patchbank import Config, PatchCore, __version__
 from patchbank.backbones.zoo import zoo
+from patchbank.config import PRESETS
 
 from .conftest import SMALL, make_category, part, run, write
 
@@ -361,6 +362,8 @@ def test_tune_chooses_and_draws_and_what_it_writes_is_what_fit_takes(category, t
 
     monkeypatch.setattr(tune, "LEAST_GOOD", 5)
     monkeypatch.setattr(tune, "_SIZES", ())
+    for name, size in {"fast": 64, "balanced": 80, "accurate": 96}.items():  # quicker than the real ones
+        monkeypatch.setitem(PRESETS, name, {"image_size": (size,)})
     toml = tmp_path / "t.toml"
     result = run("tune", category, "--coreset-size", "40", "--budget-ms", "60000", "-o", toml)
     assert "chosen: " in result.stdout

@@ -57,5 +57,5 @@ class Target:
         for format in _FORMATS:
             try:
                 assert read_image(path, format).ndim == 3
-            except PatchbankError:  # noqa: PERF203  (each in turn)
+            except PatchbankError:
                 continue

@@ -143,7 +143,7 @@ def _probe(onnx: bytes, names: tuple[str, ...], skip_others: bool) -> list[Layer
     for name, a, b in zip(names, first, second, strict=True):
         try:
             layers.append(Layer(name, int(a.shape[1]), _stride(name, small, a, large, b)))
-        except BackboneError:  # noqa: PERF203  (a handful of layers)
+        except BackboneError:
             if not skip_others:
                 raise
     return layers

@@ -19,6 +19,7 @@ from patchbank.errors import ConfigError
 from patchbank.search.distances import squared_distances
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.progress import Progress, silent
+from patchbank.validation import without_code
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -78,7 +79,9 @@ def sample(features: FloatArray, config: Config, progress: Progress = silent) ->
         picked = greedy_kcenter(points, m + spares, progress=progress)
         radius = float(picked.distances[m]) if spares else picked.covering_radius  # the next pick is the farthest point
         return Coreset(picked.indices[:m], picked.distances[:m], radius, picked.indices[m:])
-    return approximate_kcenter(points, m, config.projection_dim, rng, spares=spares, progress=progress)
+    if config.sampler == "approx_greedy_coreset":
+        return approximate_kcenter(points, m, config.projection_dim, rng, spares=spares, progress=progress)
+    raise without_code("sampler", config.sampler)
 
 
 def continued(
@@ -98,8 +101,10 @@ def continued(
                 project(each, config.projection_dim, np.random.default_rng(config.seed)) for each in (points, centres)
             )
         picked = greedy_kcenter(small, m, seeds=seeds, progress=progress)
-    else:
+    elif config.sampler in ("identity", "random"):
         picked = Coreset(rng.permutation(len(points))[:m].astype(np.int64), np.full(m, np.nan, np.float32), math.nan)
+    else:
+        raise without_code("sampler", config.sampler)
     radius = covering_radius(points, np.concatenate([centres, points[picked.indices]]))
     return replace(picked, covering_radius=radius)
 

@@ -7,7 +7,7 @@ aside have none there, so the same rule serves them. Cross-fitting makes a bank 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.searcher import Neighbours, Searcher, build_searcher, search_excluding
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import Progress, silent
+from patchbank.validation import without_code
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -67,7 +68,7 @@ def summarised(
 ) -> tuple[Calibration, NormalDistances, Scene | None]:
     """What follows from held-out images, of which there is at least one: the thresholds, the distribution of normal
     distances, and how the images look as a whole."""
-    score = score_cross_fitted if config.calibration == "cross_fit" else score_held_out
+    score = _scored_by(config.calibration)
     scene = SceneLearner(len(images), config)
     scores, peaks, names, distances = [], [], [], []
     for held in score(images, bank, searcher, config, progress):
@@ -85,6 +86,14 @@ def summarised(
         config.confidence,
     )
     return calibration, NormalDistances.of(distances), scene.finish()
+
+
+def _scored_by(calibration: str) -> Callable[..., Iterator[HeldOut]]:
+    if calibration in ("leave_one_out", "holdout"):  # of what was set aside, the bank has no vectors
+        return score_held_out
+    if calibration == "cross_fit":
+        return score_cross_fitted
+    raise without_code("calibration", calibration)
 
 
 def score_one(image: int, patches: Patches, bank: MemoryBank, searcher: Searcher, config: Config) -> HeldOut:

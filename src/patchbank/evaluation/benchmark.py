@@ -98,7 +98,7 @@ def benchmark(
             categories.append(
                 _category(name, folder, config or Config(), runtime or Runtime(), progress, fit or _fit_patchcore)
             )
-        except (DatasetError, ImageError) as error:  # noqa: PERF203  (a few categories, of minutes each)
+        except (DatasetError, ImageError) as error:
             failed[name] = str(error)
     if not categories:
         raise DatasetError(f"{root}: none of its categories can be used: {'; '.join(failed.values())}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from patchbank.backbones import BackboneInfo
 from patchbank.calibration.image_check import MEASURES
-from patchbank.config import Config, options
+from patchbank.config import Config, choices
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
 
 Check = Callable[[Any], None]
@@ -59,12 +59,12 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return check
 
 
-def one_of(*choices: str) -> Check:
+def one_of(*words: str) -> Check:
     """One of a few words."""
 
     def check(value: Any) -> None:
-        if not isinstance(value, str) or value not in choices:
-            raise _wrong(f"one of {', '.join(choices)}", value)
+        if not isinstance(value, str) or value not in words:
+            raise _wrong(f"one of {', '.join(words)}", value)
 
     return check
 
@@ -119,7 +119,6 @@ def _wrong(expected: str, value: Any) -> ValueError:
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
 
-_choices = {option.name: option.metadata["choices"] for option in options(Config)}
 _share = number(0, 1)
 _distance = number(0)
 _names = list_of(text, least=1)
@@ -149,7 +148,7 @@ _bank = record(
     closed=False,
 )
 _calibration = record(
-    {"method": one_of(*(set(_choices["calibration"]) - {"none"})), "images": _names},
+    {"method": one_of(*(method for method in choices(Config, "calibration") if method != "none")), "images": _names},
     {
         "max_false_alarms": _share,
         "confidence": _share,

@@ -11,6 +11,7 @@ from patchbank.features.embedding import Patches
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.search.searcher import Searcher
+from patchbank.validation import without_code
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -68,11 +69,13 @@ def image_score(
 
     indices (P, k) are the patches' nearest bank vectors, vectors (M, D) the bank.
     """
+    worst = int(scores.argmax())
+    if config.image_score == "max":
+        return float(scores[worst])
     if config.image_score == "top_fraction":
         grid = smoothed(patches.on_grid(scores), config.score_smoothing, patches.counted)  # (h, w)
         return top_fraction_mean(grid.ravel()[patches.place], config.top_fraction)
-    worst = int(scores.argmax())
     if config.image_score == "reweighted":
         nearest, b = int(indices[worst, 0]), config.reweight_neighbours
         return reweighted(float(scores[worst]), patches.features[worst], nearest, vectors, searcher, b)
-    return float(scores[worst])
+    raise without_code("image_score", config.image_score)

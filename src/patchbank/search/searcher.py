@@ -17,6 +17,7 @@ from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.search.distances import pair_distances
 from patchbank.search.exact import ExactSearcher, checked, checked_queries, k_smallest
+from patchbank.validation import without_code
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
@@ -35,7 +36,9 @@ def build_searcher(vectors: FloatArray, config: Config) -> Searcher:
     """The searcher that `config.search` names, over vectors, (M, D) float32."""
     if config.search == "exact":
         return ExactSearcher(vectors)
-    return FaissSearcher(vectors, config.search, config.seed)
+    if config.search in ("ivf", "hnsw"):
+        return FaissSearcher(vectors, config.search, config.seed)
+    raise without_code("search", config.search)
 
 
 class FaissSearcher:
