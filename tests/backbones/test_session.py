@@ -342,9 +342,9 @@ def test_other_files_are_out_of_reach_even_for_a_graph_that_passes_the_scan(
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=location.format(here=here))
 
-    monkeypatch.setattr("patchbank.backbones.session.reject_external_data", lambda onnx: None)
+    monkeypatch.setattr("patchbank.backbones.session.read_model", lambda onnx: None)
     with pytest.raises(BackboneError, match="cannot load the network"):
-        restore_backbone(changed(elsewhere), FakeBackbone().info)
+        restore_backbone(changed(elsewhere), FakeBackbone().info, Runtime(trusted=True))
 
 
 def test_deep_nesting_is_refused() -> None:
