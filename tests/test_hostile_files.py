@@ -172,9 +172,9 @@ def test_the_file_of_these_tests_is_sound(model: PatchCore, images: list[Any], t
 
 @pytest.mark.parametrize(
     "text",
-    [b"1e400", b"NaN", b"-Infinity", b"1" * 5000, b"9007199254740999", b"[" * 900 + b"]" * 900,
-     b"[" + b"[]," * 600_000 + b"[]]", b'"' + b"x" * 70_000 + b'"', b"[" * 10**6],
-    ids=["1e400", "NaN", "-Infinity", "digits", "whole", "nested", "many", "text", "open"],
+    [b"1e400", b"NaN", b"-Infinity", b"1" * 5000, b"[" * 900 + b"]" * 900,
+     b"[" + b"[]," * 600_000 + b"[]]", b'"' + b"x" * 1_100_000 + b'"', b"[" * 10**6],
+    ids=["1e400", "NaN", "-Infinity", "digits", "nested", "many", "text", "open"],
 )  # fmt: skip
 def test_what_no_manifest_holds_is_refused_wherever_it_stands(model: PatchCore, tmp_path: Path, text: bytes) -> None:
     """Under a key that patchbank does not even know."""

@@ -94,6 +94,19 @@ def test_a_hidden_reference_to_a_file_is_refused() -> None:
         read_model(whole)
 
 
+def test_a_file_of_nothing_but_fields_is_refused_soon() -> None:
+    """Two bytes each, of which a parser makes objects: 100 MB would become 5 GB."""
+    nodes = b"\x0a\x00" * 600_000
+    graph = b"\x3a" + b"\x80\x9fI" + nodes  # field 7, its length, and empty nodes
+    with pytest.raises(BackboneError, match="fields"):
+        read_model(graph)
+
+
+def test_an_operator_that_reads_a_value_twice_is_counted() -> None:
+    """Found by the fuzzer: the value that ends there ended twice."""
+    check_plain(network(node("Clip", "image image", "a"), node("Add", "a a")), 64)
+
+
 def test_a_tensor_that_its_values_do_not_fill_is_refused() -> None:
     """The runtime would make room for all of it."""
     model = onnx.load_model_from_string(WEIGHTS)

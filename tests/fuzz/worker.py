@@ -47,7 +47,8 @@ def attempt(target: Any, name: str, number: int) -> dict[str, Any]:
         pass
     except Exception:  # noqa: BLE001  (this is what it looks for)
         error = traceback.format_exc()
-    return {"case": number, "error": error, "path": path and str(path), "seconds": time.process_time() - start, "peak": _peak()}
+    spent = time.process_time() - start
+    return {"case": number, "error": error, "path": path and str(path), "seconds": spent, "peak": _peak()}
 
 
 def _forget_peak() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.backbones.base import BackboneInfo, Layer
+from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD, BackboneInfo, Layer
 from patchbank.backbones.onnx_safety import check_plain, read_model
 from patchbank.backbones.session import check_input, make_session, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
@@ -25,6 +25,7 @@ MEAN_EMBEDDING_CHANNELS = 512
 # Multiples of 7, 8, 14, 16 and 32, so that patch embeddings take them too.
 _PROBE_SIZES = (224, 448)
 _NAMES_SHOWN = 30
+_LONGEST_LICENCE = 10_000  # characters
 
 
 def prepare(path: str | Path, layers: tuple[str, ...], *, trusted: bool = False) -> tuple[bytes, BackboneInfo]:
@@ -185,13 +186,13 @@ def _metadata(model: Any) -> dict[str, str]:
 def _info(name: str, stated: dict[str, str], layers: tuple[Layer, ...]) -> BackboneInfo:
     mean = _triple("mean", stated["mean"]) if "mean" in stated else IMAGENET_MEAN
     std = _triple("std", stated["std"]) if "std" in stated else IMAGENET_STD
-    if min(std) <= 0:
+    if min(std) < SMALLEST_STD:
         raise BackboneError(f"metadata patchbank.std: expected three positive numbers, got {stated['std']!r}")
     wide = sum(layer.channels for layer in layers) > MEAN_EMBEDDING_CHANNELS
     embedding = stated.get("embedding", "reference" if wide else "mean")
     if embedding not in ("mean", "reference"):
         raise BackboneError(f"metadata patchbank.embedding: expected mean or reference, got {embedding!r}")
-    return BackboneInfo(name, layers, mean, std, stated.get("licence", "unknown"), embedding)
+    return BackboneInfo(name, layers, mean, std, stated.get("licence", "unknown")[:_LONGEST_LICENCE], embedding)
 
 
 def _triple(key: str, text: str) -> Triple:
@@ -199,7 +200,7 @@ def _triple(key: str, text: str) -> Triple:
         r, g, b = (float(part) for part in text.split(","))
     except ValueError:
         r = g = b = math.nan
-    if not all(map(math.isfinite, (r, g, b))):
+    if not all(abs(value) <= LARGEST_STATISTIC for value in (r, g, b)):  # False for NaN
         raise BackboneError(f"metadata patchbank.{key}: expected three comma-separated numbers, got {text!r}")
     return r, g, b
 

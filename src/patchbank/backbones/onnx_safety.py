@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,8 @@ _TYPES: dict[str, str] = {
 _WIRES = {"int": 0, "float": 5, "double": 1, "bytes": 2}
 _SIZES = {5: 4, 1: 8}
 _MAX_DEPTH = 32
+_MAX_FIELDS = 500_000  # of a file; a network of a thousand operators has 20 000
+_MAX_PACKED = 1 << 20  # bytes of a list of whole numbers that is no tensor's contents
 _LONG_NUMBER = re.compile(rb"[\x80-\xff]{10}|[\x80-\xff]\x00")  # too long, or not in its shortest form
 
 Message = dict[str, list[Any]]  # field name -> its values: numbers, memoryviews, Messages
@@ -91,14 +93,17 @@ def read_model(onnx: bytes) -> Message:
         raise BackboneError(
             "expected an ONNX file, got ONNX Runtime's own .ort format; convert from the original .onnx"
         )
-    return _message(memoryview(onnx), "Model", 0)
+    return _message(memoryview(onnx), "Model", 0, itertools.count(1))
 
 
-def _message(data: memoryview, kind: str, depth: int) -> Message:
+def _message(data: memoryview, kind: str, depth: int, counter: Iterator[int]) -> Message:
+    """counter: of all fields of the file so far."""
     if depth > _MAX_DEPTH:
         raise BackboneError("damaged ONNX file: nested too deeply")
     fields, found, position = FIELDS[kind], Message(), 0
     while position < len(data):
+        if next(counter) > _MAX_FIELDS:
+            raise BackboneError(f"damaged ONNX file: it has more than {_MAX_FIELDS:,} fields")
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
         if tag >= 1 << 32 or number not in fields:
@@ -122,7 +127,7 @@ def _message(data: memoryview, kind: str, depth: int) -> Message:
                 values += _packed(value, own, name)
                 continue
             if type_ != "bytes":
-                value = _message(value, type_, depth + 1)
+                value = _message(value, type_, depth + 1, counter)
         elif wire == own and wire in _SIZES:
             value, position = data[position : position + _SIZES[wire]], position + _SIZES[wire]
             if position > len(data):
@@ -145,6 +150,8 @@ def _packed(data: memoryview, wire: int, name: str) -> list[Any]:
         raise BackboneError(f"damaged ONNX file: {name} holds numbers that are not written as they should be")
     if name in ("int32_data", "int64_data", "uint64_data"):
         return [data]
+    if len(data) > _MAX_PACKED:
+        raise BackboneError(f"damaged ONNX file: {name} is longer than any list of its kind")
     values, position = [], 0
     while position < len(data):
         value, position = _varint(data, position)
@@ -398,7 +405,7 @@ def _check_cost(
             total -= held.pop(ending.pop(0))
         work += _work(node, shapes)
         _check_limits(total, work)
-        total -= sum(held.pop(name) for name in dict.fromkeys(ending))
+        total -= sum(held.pop(name, 0) for name in ending)
 
 
 def _check_limits(total: int, work: int) -> None:

@@ -36,8 +36,8 @@ MAX_ENTRIES = 200_000
 _MAX_CONTAINERS, _MAX_VALUES = 500_000, 4_000_000  # of a manifest; 100 000 training images need half of these
 _MAX_DEPTH = 12
 _MAX_HEADER = 100_000  # bytes, of a safetensors entry
-_MAX_TEXT = 65_536  # characters
-_MAX_WHOLE = 2**53  # what every reader of JSON can hold
+_MAX_TEXT = 1 << 20  # characters
+_MAX_WHOLE = 10**308  # what becomes a float without an error
 _DIRECTORY_ROOM = 128  # bytes of the zip's directory for each entry: header, name and 64-bit sizes
 _ENTRY_NAME = re.compile(
     r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
@@ -246,7 +246,7 @@ def _check_values(manifest: Any) -> None:
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ValueError("holds a number that is not finite")
             elif isinstance(value, int) and abs(value) > _MAX_WHOLE:
-                raise ValueError("holds a whole number beyond 2**53")
+                raise ValueError("holds a whole number beyond 1e308")
         layer, depth = below, depth + 1
 
 

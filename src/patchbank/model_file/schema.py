@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from patchbank.backbones import BackboneInfo
+from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD
 from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Config, choices
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
 
 Check = Callable[[Any], None]
 
-MAX_LAYERS = 64
+MAX_LAYERS = 1000
 MAX_NAMES = 1_000_000
 MAX_VERSIONS = 10_000
 # What a model may ask of this machine for one image. Larger settings are possible, but not by a file that nobody
@@ -136,8 +137,8 @@ _backbone = record(
     {
         "name": text,
         "layers": list_of(_layer, 1, MAX_LAYERS),
-        "mean": list_of(number(-1e6, 1e6), 3, 3),
-        "std": list_of(number(1e-3, 1e6), 3, 3),
+        "mean": list_of(number(-LARGEST_STATISTIC, LARGEST_STATISTIC), 3, 3),
+        "std": list_of(number(SMALLEST_STD, LARGEST_STATISTIC), 3, 3),
         "licence": text,
         "embedding": one_of("mean", "reference"),
     }
@@ -153,7 +154,7 @@ _calibration = record(
         "max_false_alarms": _share,
         "confidence": _share,
         "supported_rate": _share,
-        "images_needed": nullable(whole(high=2**53)),
+        "images_needed": nullable(whole(high=10**308)),
         "threshold": number(),
         "pixel_threshold": number(),
     },
