@@ -19,6 +19,7 @@ SOURCE = ROOT / "src" / "patchbank"
 PRODUCT = ("patchbank.cli", "patchbank.evaluation")
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
+# Package -> the folder that may import it at the top of a module, "" = all.
 AT_THE_TOP = {
     "numpy": "",
     "typer": "cli",

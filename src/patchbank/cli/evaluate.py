@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import say, say_json
 from patchbank.config import Runtime
+from patchbank.errors import ImageError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,8 @@ def register(app: typer.Typer) -> None:
         runtime: Runtime,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
-        """Measure a model on the labelled test images of a data set."""
+        """Measure a model on the labelled test images of a data set. Unreadable images are counted and named, and the
+        exit code is 3."""
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.evaluation.evaluate import evaluate as run
         from patchbank.model import PatchCore
@@ -33,11 +35,13 @@ def register(app: typer.Typer) -> None:
             evaluation = run(detector, dataset, progress)
         values = evaluation.to_dict()
         if as_json:
-            typer.echo(json.dumps(values, allow_nan=False))
+            say_json(values)
         else:
             for name, value in values.items():
-                typer.echo(f"{name:<17} {show(value)}")
+                say(f"{name:<17} {show(value)}")
         report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
+        if evaluation.skipped:
+            raise typer.Exit(ImageError.exit_code)
 
 
 def show(value: Any) -> str:
