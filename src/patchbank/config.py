@@ -380,9 +380,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             data = file.read(MAX_TOML_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-<<<<<<< HEAD
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-=======
     if len(data) > MAX_TOML_BYTES:
         raise ConfigError(f"{path}: expected a configuration file of at most {MAX_TOML_BYTES:,} bytes; got more")
     try:
@@ -395,7 +392,6 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{path} is not a configuration file: its values are nested too deeply") from error
     except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
->>>>>>> main
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 

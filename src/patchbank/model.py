@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -238,7 +238,7 @@ class PatchCore(FittedModel):
         ModelFileError or BackboneError.
         """
         runtime = runtime or Runtime()
-        fields, digest = contents.load(path, dataclasses.replace(runtime, trusted=trusted or runtime.trusted))
+        fields, digest = contents.load(path, replace(runtime, trusted=trusted or runtime.trusted))
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model

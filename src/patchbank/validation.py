@@ -6,6 +6,7 @@ The limits of an option are beside it, in `config.py`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -19,7 +20,6 @@ ImageSize = tuple[int, ...]  # (N,) or (height, width)
 Area = str  # polygons, or the path of a mask
 Polygon = tuple[tuple[float, float], ...]
 
-_LARGEST_NUMBER = 1e300
 _LONGEST_AREA = 1_000_000
 # Options that had another name, as configurations that were written before may have it.
 RENAMED: Mapping[str, str] = {"false_alarm_rate": "max_false_alarms"}
@@ -76,11 +76,7 @@ def parse_image_size(value: Any) -> ImageSize:
         sizes = [int(part) for part in parts]
         if any(isinstance(p, bool) or (isinstance(p, float) and p != int(p)) for p in parts):
             raise ValueError
-<<<<<<< HEAD
-    except (TypeError, ValueError, OverflowError):  # the last: infinity
-=======
     except (TypeError, ValueError, OverflowError):  # infinity is no int
->>>>>>> main
         sizes = []
     if len(sizes) not in (1, 2):
         raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
@@ -132,11 +128,7 @@ def _machine_memory() -> int:
 
 
 def _inside(number: float, low: float | None, high: float | None, low_open: bool) -> bool:
-<<<<<<< HEAD
-    if not abs(number) <= _LARGEST_NUMBER:  # also of whole numbers that no float holds; False for NaN
-=======
     if isinstance(number, float) and not math.isfinite(number):
->>>>>>> main
         return False
     if low is not None and (number <= low if low_open else number < low):
         return False
@@ -171,16 +163,11 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
     if annotation.startswith("Area"):
         return _area(name, value)
     kind = annotation.split(" |")[0]
-<<<<<<< HEAD
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER:
-        return float(value)
-=======
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
             return math.inf  # a number of hundreds of digits, over every limit
->>>>>>> main
     expected = {"int": int, "float": float, "str": str, "bool": bool}[kind]
     if not isinstance(value, expected) or isinstance(value, bool) != (kind == "bool"):
         raise ConfigError(f"{name}: expected {kind}; got {value!r}")

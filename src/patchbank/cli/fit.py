@@ -38,12 +38,8 @@ def register(app: typer.Typer) -> None:
         from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.model import PatchCore
-<<<<<<< HEAD
         from patchbank.model_file.contents import needs_trust
-        from patchbank.util.files import check_writable
-=======
         from patchbank.util.files import check_writable, is_replaceable
->>>>>>> main
 
         check_writable(output)
         partial = f"{output}.partial" if is_replaceable(output) else None
@@ -74,15 +70,9 @@ def register(app: typer.Typer) -> None:
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
-<<<<<<< HEAD
-            typer.echo(
-                f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
-            )
+            say(f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)")
         if why := needs_trust(model):
             note(f"whoever loads this model must vouch for it (--trusted): {why}")
-=======
-            say(f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)")
->>>>>>> main
         report_skipped([(s.name, s.reason) for s in model.skipped])
         _report_suspects(model, data)
 

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.options import command
-<<<<<<< HEAD
-from patchbank.config import Runtime
-=======
 from patchbank.cli.terminal import say, say_json
->>>>>>> main
+from patchbank.config import Runtime
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:

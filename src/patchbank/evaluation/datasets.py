@@ -385,11 +385,7 @@ def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
     path = file.parent / text  # an absolute path stays as it is
     try:
         there = path.is_file()
-<<<<<<< HEAD
-    except OSError:  # a name that is longer than names can be
-=======
     except OSError:  # a name that no file can have, for its length
->>>>>>> main
         there = False
     if not there:
         raise DatasetError(

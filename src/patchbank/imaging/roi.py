@@ -25,7 +25,7 @@ from patchbank.validation import parse_polygons
 BoolArray = npt.NDArray[np.bool_]
 
 RESOLUTION = 1024  # of polygons, which have no size of their own
-LARGEST_MASK = 4096  # of a mask's side
+_LARGEST = 4096  # of a mask's side
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +100,9 @@ def _raster(mask: BoolArray | tuple[tuple[tuple[float, float], ...], ...], size:
     import cv2
 
     if isinstance(mask, np.ndarray):
-        limited = (min(size[0], LARGEST_MASK), min(size[1], LARGEST_MASK))
+        limited = (min(size[0], _LARGEST), min(size[1], _LARGEST))
         return Roi(mask).inside(limited) if mask.any() else np.zeros(limited, np.bool_)
-    canvas, shift = np.zeros((min(size[0], LARGEST_MASK), min(size[1], LARGEST_MASK)), np.uint8), 8
+    canvas, shift = np.zeros((min(size[0], _LARGEST), min(size[1], _LARGEST)), np.uint8), 8
     scale = np.array([canvas.shape[1], canvas.shape[0]], np.float64)
     outlines = [np.rint((np.array(p) * scale - 0.5) * (1 << shift)).astype(np.int32) for p in mask]
     for outline in outlines:  # one by one: overlapping polygons add up

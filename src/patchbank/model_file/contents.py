@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from patchbank.errors import BackboneError, ImageError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Life, State
-from patchbank.imaging.roi import LARGEST_MASK, Roi
+from patchbank.imaging.roi import Roi
 from patchbank.model_file import archive, schema
 from patchbank.model_file.thumbnails import check_thumbnail
 from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
@@ -121,7 +120,7 @@ def read(path: str | Path) -> Stored:
         bank = _bank(file, config, info)
         state = _state(file, config, bank)
         life = get_life(file, config, bank, state)
-        roi = Roi.from_png(_region(file)) if "roi.png" in file else None
+        roi = Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None
         return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
 
 
@@ -368,17 +367,6 @@ def _scene(file: archive.ModelFile, config: Config, dims: int) -> Scene | None:
 def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
     return tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
-
-
-def _region(file: archive.ModelFile) -> bytes:
-    """The region's picture, if it is a PNG of a size that a region has."""
-    data = bytes(file.entry("roi.png"))
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        raise ValueError("roi.png: expected a PNG file")
-    width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
-    if not (0 < width <= LARGEST_MASK and 0 < height <= LARGEST_MASK):
-        raise ValueError(f"roi.png: expected at most {LARGEST_MASK} x {LARGEST_MASK} pixels; got {width} x {height}")
-    return data
 
 
 def _thumbnails(file: archive.ModelFile, bank: MemoryBank) -> dict[int, bytes]:

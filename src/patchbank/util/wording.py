@@ -1,17 +1,11 @@
-<<<<<<< HEAD
-"""Values for people and for JSON: counts in sentences, short representations, numbers that JSON has."""
-=======
-"""Counts in sentences; texts from outside, safe to show."""
->>>>>>> main
+"""Values for people and for JSON: counts in sentences, short representations, numbers that JSON has, texts from
+outside that are safe to show."""
 
 from __future__ import annotations
 
 import dataclasses
-<<<<<<< HEAD
 import math
-=======
 import re
->>>>>>> main
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,18 +30,17 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {plural(count, one, many)}"
 
 
-<<<<<<< HEAD
 def finite(value: float) -> float | None:
     """The number, or None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
-=======
+
+
 def printable(text: str) -> str:
     """The text on one line, with what a terminal would obey or hide written out: \\x1b, \\n, \\u202e, \\udcfc.
 
     Everything else stays as it is. For texts from outside: file names, and names and notes in model files.
     """
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
->>>>>>> main
 
 
 def brief(thing: Any) -> str:
