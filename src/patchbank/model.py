@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import own, patches_of, taken
 from patchbank.fit import fit as fitting
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import (
-    Array,
-    ImageSource,
-    Skipped,
-    name_of,
-    read_image,
-    shown,
-)
+from patchbank.imaging.images import ImageSource, Skipped, name_of, read_image, shown
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
@@ -39,8 +32,6 @@ from patchbank.update.update import Reason, repromised, rolled_back, updated
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.version import __version__
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray, IndexArray
 from patchbank.bank.k_center import KCenter
 from patchbank.config import Config
 from patchbank.errors import ConfigError
@@ -20,9 +21,6 @@ from patchbank.search.distances import squared_distances
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 USUAL_RATIO = 0.01  # of the training patches, where the options name no share,
 LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/quality.md)
@@ -271,9 +269,9 @@ def _largest_row_norm(points: FloatArray) -> int:
     """The point with the largest sum over j of d_ij^2 = N |x_i|^2 + sum |x_j|^2 once the points' mean is 0."""
     mean = points.mean(axis=0, dtype=np.float64)
 
-    def block(a: int) -> npt.NDArray[np.float64]:
+    def block(a: int) -> DoubleArray:
         centred = points[a : a + _BLOCK_ROWS] - mean
-        norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", centred, centred)
+        norms: DoubleArray = np.einsum("ij,ij->i", centred, centred)
         return norms
 
     norms = np.concatenate(spread(block, range(0, len(points), _BLOCK_ROWS)))

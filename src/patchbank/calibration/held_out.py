@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.bank import coreset
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import Scene, SceneLearner
@@ -29,8 +29,6 @@ from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code
 
-FloatArray = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
@@ -44,7 +42,7 @@ class HeldOut:
     image: int
     patches: Patches
     distances: FloatArray
-    nearest: npt.NDArray[np.int64]
+    nearest: IndexArray
     score: float
     peak: float
 
@@ -169,7 +167,7 @@ def _expected(bank: MemoryBank, image: int, config: Config) -> ExpectedDistance 
     return bank.expected.without(image)
 
 
-def _sample(features: FloatArray, image: npt.NDArray[np.int64], config: Config) -> Sample:
+def _sample(features: FloatArray, image: IndexArray, config: Config) -> Sample:
     """Some of the patches, (N, D), of these images, (N,)."""
     rng = np.random.default_rng([config.seed, 3])
     some = np.sort(rng.choice(len(features), min(SAMPLE, len(features)), replace=False))

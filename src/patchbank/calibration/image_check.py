@@ -17,16 +17,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.wording import brief
 
-FloatArray = npt.NDArray[np.float32]
-_Ranges = npt.NDArray[np.float64]
+_Ranges = DoubleArray
 
 GRID = 8  # cells down and across, in which the layout is compared
 DIMS = 16  # of a cell's features, after a random projection
@@ -123,7 +122,7 @@ class Scene:
     measures: FloatArray
     deviations: FloatArray
     cells: FloatArray
-    kept: npt.NDArray[np.int32]
+    kept: IntArray
     projection: FloatArray
     max_false_alarms: float
 
@@ -222,7 +221,7 @@ def random_projection(dims: int, rng: np.random.Generator) -> FloatArray:
     return projection.astype(np.float32)
 
 
-def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, IndexArray]:
     """Images' cells, (GRID * GRID, d) each -> those that have patches in all images, (n, V, d), and which they are."""
     every = np.stack(cells)
     kept = np.flatnonzero(np.isfinite(every).all(axis=(0, 2)))  # with a region of interest, some cells are empty
@@ -287,7 +286,7 @@ def widening(deviations: FloatArray, max_false_alarms: float) -> float:
     return max(1.0, threshold_of(deviations, max_false_alarms) * tail)
 
 
-def _scaled(measures: npt.NDArray[Any]) -> _Ranges:
+def _scaled(measures: Array) -> _Ranges:
     columns = measures.astype(np.float64).T
     return np.column_stack([m.scaled(column) for m, column in zip(MEASURES, columns, strict=True)])
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray
 from patchbank.calibration.thresholds import Calibration
 
 LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/audit.md)
@@ -38,15 +39,15 @@ def limit_for(count: int) -> float:
     return LIMIT * (1 + _FEW / count) if count >= LEAST_IMAGES else float("inf")
 
 
-def oddness(values: npt.NDArray[np.floating], finest: float) -> npt.NDArray[np.float64]:
+def oddness(values: npt.NDArray[np.floating], finest: float) -> DoubleArray:
     """(n,) signed distances from the median, in units of half the interquartile range, which is at least `finest`."""
     values = np.asarray(values, np.float64)
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    odd: npt.NDArray[np.float64] = (values - middle) / max((high - low) / 2, finest)
+    odd: DoubleArray = (values - middle) / max((high - low) / 2, finest)
     return odd
 
 
-def score_oddness(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def score_oddness(scores: npt.NDArray[np.floating]) -> DoubleArray:
     """(n,) of scores (Euclidean distances), on their logarithms."""
     return oddness(np.log(np.maximum(np.asarray(scores, np.float64), 1e-6)), _FINEST_SCORE)
 

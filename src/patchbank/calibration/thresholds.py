@@ -18,11 +18,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray
 from patchbank.util.wording import brief, counted
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
-def binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+def binomial_cdf(n: int, p: float) -> DoubleArray:
     """(n + 1,) P(Binomial(n, p) <= m) for m = 0..n, by logarithms: nothing underflows that matters."""
     if p <= 0:
         return np.ones(n + 1)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
@@ -43,7 +43,7 @@ class Inspected(Protocol):
     @property
     def score(self) -> float: ...
     @property
-    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+    def anomaly_map(self) -> FloatArray: ...
 
 
 class Inspector(Protocol):
@@ -228,7 +228,7 @@ def _readable(path: Path, format: ImageFormat) -> bool:
     return True
 
 
-def _source(image: npt.NDArray[np.uint8], format: ImageFormat) -> ImageSource:
+def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
     """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
     own = image[:, :, : format.channels or 3]
     return own if format.white is None else own.astype(np.float32) * np.float32(format.white / 255)

@@ -10,13 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray, IndexArray, IntArray
 from patchbank.util.wording import brief
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-BoolArray = npt.NDArray[np.bool_]
 
 MOST_CELLS = 16  # along an axis
 # The shares of the distances that are at most the stored ones: dense where it matters, near the largest.
@@ -126,9 +122,7 @@ class NormalDistances:
         return cls._of_values(len(maps), np.concatenate(values), np.concatenate(cells), (rows, columns))
 
     @classmethod
-    def _of_values(
-        cls, images: int, values: FloatArray, cells: npt.NDArray[np.int64], shape: tuple[int, int]
-    ) -> NormalDistances:
+    def _of_values(cls, images: int, values: FloatArray, cells: IndexArray, shape: tuple[int, int]) -> NormalDistances:
         levels = np.array(LEVELS, np.float32)
         order = np.lexsort((values, cells))  # cell by cell, ascending in each
         counts = np.bincount(cells, minlength=shape[0] * shape[1])
@@ -140,7 +134,7 @@ class NormalDistances:
         return cls(images, levels, overall, quantiles.reshape(*shape, -1), counts.reshape(shape).astype(np.int32))
 
 
-def _ranks(count: int) -> npt.NDArray[np.int64]:
+def _ranks(count: int) -> IndexArray:
     """(L,) where the quantiles are among so many ascending values: the smallest that a share of the level does not
     exceed (the inverse of the empirical distribution function)."""
     ranks = np.ceil(np.array(LEVELS) * count - 1e-9).astype(np.int64) - 1  # 1e-9: 0.3 x 10 must not become 4

@@ -7,12 +7,9 @@ never farther apart than their vectors (the reverse triangle inequality, on the 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.util.parallel import spread
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 _AXES = 79  # more make comparisons dearer, fewer leave more candidates to be measured
 _ONE_CELL = 256  # banks up to this size are one cell
