@@ -17,14 +17,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    "docs/benchmarks.md",
+    "docs/results/benchmarks.md",
     "docs/adr/0005-defaults.md",
-    "docs/scene.md",
-    "docs/drift.md",
-    "docs/update.md",
-    "docs/audit.md",
-    "docs/quality.md",
-    "docs/thresholds.md",
+    "docs/operate/image-check.md",
+    "docs/operate/drift.md",
+    "docs/operate/updates.md",
+    "docs/operate/audit.md",
+    "docs/results/quality.md",
+    "docs/operate/thresholds.md",
 )
 SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
 

@@ -26,15 +26,15 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md")
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
 RUN = (
     "README.md",
-    "docs/audit.md",
-    "docs/configuration.md",
-    "docs/drift.md",
-    "docs/explain.md",
-    "docs/model-file.md",
-    "docs/paper.md",
-    "docs/update.md",
-    "docs/scene.md",
-    "docs/thresholds.md",
+    "docs/operate/audit.md",
+    "docs/reference/configuration.md",
+    "docs/operate/drift.md",
+    "docs/operate/explanations.md",
+    "docs/reference/model-file.md",
+    "docs/understand/paper.md",
+    "docs/operate/updates.md",
+    "docs/operate/image-check.md",
+    "docs/operate/thresholds.md",
 )
 
 
@@ -66,7 +66,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_generated_pages_are_current():
-    old = [f"docs/{page}" for page, make in make_docs.PAGES.items() if (DOCS / page).read_text("utf-8") != make()]
+    old = [page for page, make in make_docs.PAGES.items() if (make_docs.DOCS / page).read_text("utf-8") != make()]
     assert old == [], "not current; run: python tools/make_docs.py"
 
 
@@ -92,13 +92,24 @@ def test_internal_links_resolve():
 
 def test_every_page_is_in_the_index():
     linked = (DOCS / "index.md").read_text(encoding="utf-8")
-    assert [path.name for path in DOCS.glob("*.md") if path.name != "index.md" and f"({path.name})" not in linked] == []
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.parent.name != "adr"]
+    assert len(pages) > 15
+    assert [page for page in pages if page != "index.md" and f"({page})" not in linked] == []
     decisions = (DOCS / "adr" / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (DOCS / "adr").glob("0*.md") if f"({path.name})" not in decisions] == []
 
 
+def test_pages_that_the_code_names_exist():
+    """Comments, docstrings and messages say where to read on: `docs/...md`."""
+    folders = ("src", "tests", "tools", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {(file, page) for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text("utf-8"))}
+    assert len(named) > 10
+    assert [f"{file.name}: {page}" for file, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
 def test_every_command_and_option_is_documented():
-    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "cli.md").read_text(encoding="utf-8")
     commands = command_tree()
     assert {"patchbank fit", "patchbank backbones fetch"} <= set(commands)
     for path, command in commands.items():
@@ -114,11 +125,11 @@ def test_every_command_and_option_is_documented():
                 assert f"{name}" in section[1], f"{path} {name}"
     for option in (*options(Config), *options(Runtime)):
         assert f"`--{option.name.replace('_', '-')}`" in text
-        assert f"`{option.name}`" in (DOCS / "configuration.md").read_text(encoding="utf-8")
+        assert f"`{option.name}`" in (make_docs.DOCS / "configuration.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_documented():
-    text = (DOCS / "python-api.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "python-api.md").read_text(encoding="utf-8")
     for name in patchbank.__all__:
         assert f"## {name}\n" in text or f"| `{name}` |" in text, name
 
@@ -126,7 +137,7 @@ def test_every_public_name_is_documented():
 def test_every_exit_code_is_documented():
     from patchbank import errors
 
-    table = (DOCS / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
+    table = (make_docs.DOCS / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
     for name in patchbank.__all__:
         if name.endswith("Error") and name != "PatchbankError":
             row = next(line for line in table.splitlines() if f"`{name}`" in line)
@@ -230,7 +241,7 @@ def test_snippets_run(name, workplace, monkeypatch, capsys):
 
 
 def test_the_toml_page_is_the_defaults(tmp_path):
-    (block,) = blocks((DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
+    (block,) = blocks((make_docs.DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
     runtime = {option.name for option in options(Runtime)}
     lines = [line for line in block.splitlines() if line.split(" = ")[0] not in runtime]
     file = tmp_path / "a.toml"
@@ -241,7 +252,7 @@ def test_the_toml_page_is_the_defaults(tmp_path):
 def test_the_format_page_names_what_the_file_has(workplace):
     from patchbank.model_file.archive import FORMAT, FORMAT_VERSION, ModelFile
 
-    text = (DOCS / "model-file.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "model-file.md").read_text(encoding="utf-8")
     file = ModelFile(workplace / "part.patchbank")
     for key, value in file.manifest.items():
         assert f"| `{key}` |" in text

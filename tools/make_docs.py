@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are made from the code: configuration.md, cli.md and python-api.md.
+"""Writes the pages of docs/reference/ that are made from the code: configuration.md, cli.md and python-api.md.
 
 python tools/make_docs.py            writes them
 python tools/make_docs.py --check    exits with 1 if one of them is not current (tests/test_docs.py does the same)
@@ -20,7 +20,7 @@ import patchbank
 from patchbank import errors
 from patchbank.config import Config, Runtime, options
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Made by tools/make_docs.py from the code: change the code, not this page. -->\n"
 CONFIG_NAMES = {option.name for option in options(Config)}
 RUNTIME_NAMES = {option.name for option in options(Runtime)}

@@ -245,7 +245,8 @@ class PatchCore(FittedModel):
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
+        """Writes the model file (docs/reference/model-file.md): beside its name first, then renamed.
+        Raises OutputError."""
         contents.save(self, path)
 
     @classmethod

@@ -25,7 +25,7 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 
 USUAL_RATIO = 0.01  # of the training patches, where the options name no share,
-LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/quality.md)
+LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/results/quality.md)
 _BLOCK_ROWS = 4096
 _LARGEST = 1e15  # squares of larger features, summed, leave float32's range
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from patchbank.calibration.thresholds import Calibration
 
-LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/audit.md)
+LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/operate/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
 _FEW = 5  # quartiles of so few images are so uncertain that the limit is doubled
 _FINEST_SCORE = 0.01  # a logarithm: scores this close are alike, even if most are identical

@@ -4,7 +4,7 @@
 - MVTec AD: train/good/*, test/KIND/*, ground_truth/KIND/STEM_mask.png (or STEM.png), KIND "good" being free of defects;
 - a CSV file with a header and the columns path, label, mask, split.
 
-`docs/datasets.md` is the specification.
+`docs/operate/datasets.md` is the specification.
 """
 
 from __future__ import annotations

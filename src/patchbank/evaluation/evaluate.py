@@ -1,4 +1,4 @@
-"""How good a model is on a labelled data set. `docs/metrics.md` defines each figure."""
+"""How good a model is on a labelled data set. `docs/reference/metrics.md` defines each figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective. `docs/metrics.md` has the definitions.
+"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective.
+
+`docs/reference/metrics.md` has the definitions.
 
 All of them follow from the distinct scores in falling order, with the number of normal and of anomalous items at each
 (`_Curve`). Where there are too many pixels to keep, neighbouring scores share a step, and the same formulas come with a

@@ -1,5 +1,5 @@
 """The .patchbank file: a stored (uncompressed) zip that can be memory-mapped. Its specification is
-`docs/model-file.md`.
+`docs/reference/model-file.md`.
 
 This module knows bytes, names, checksums and tensors; what they mean is `model.py`'s business. Files are untrusted
 input: every size, name and offset is checked before it is used, and nothing in a file can run code.
