@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import patchbank
 from parts import noisy
@@ -47,6 +48,7 @@ def load_tool(name: str):
 
 
 make_docs = load_tool("make_docs")
+make_pictures = load_tool("make_pictures")
 
 
 def command_tree() -> dict[str, object]:
@@ -238,6 +240,50 @@ def test_snippets_run(name, workplace, monkeypatch, capsys):
         assert namespace["picture"].shape == (80, 80, 3)
         assert namespace["image"].endswith(".png")
         assert "True" in capsys.readouterr().out
+
+
+def masked(line: str) -> str:
+    """A line of output without its numbers and the width of its columns: other machines round otherwise."""
+    return " ".join(re.sub(r"\d[\d,.]*", "#", line).split())
+
+
+def run_in_the_tutorial(line: str) -> str:
+    """What a command of the first day's page prints. It must end with 0."""
+    from patchbank.cli.app import app
+
+    words = shlex.split(line)
+    if words[:2] == ["python", "tools/make_pictures.py"]:
+        make_pictures.main(words[2:])
+        return ""
+    assert words[0] == "patchbank", f"the test cannot run: {line}"
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, f"{line}: {result.output}"
+    return result.output
+
+
+def test_the_first_day_is_as_its_page_says(tmp_path, monkeypatch):
+    """A newcomer types these commands. Each one runs, in this order, and prints the lines that the page shows."""
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "first-day.md").read_text(encoding="utf-8")
+    output, commands = "", []
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.M | re.S):
+        if language == "sh":
+            commands += [line for line in block.splitlines() if line.split()[0] != "pip"]
+            output = "\n".join(run_in_the_tutorial(line) for line in block.splitlines() if line.split()[0] != "pip")
+        else:
+            printed = [masked(line) for line in output.splitlines()]
+            assert [line for line in block.splitlines() if masked(line) not in printed] == [], output
+    assert {word for line in commands for word in line.split()[1:2]} >= {"fit", "predict", "explain", "update", "audit"}
+    assert (tmp_path / "inspected" / "scratch.png.overlay.png").is_file()
+    assert (tmp_path / "inspected" / "scratch.png.mask.png").is_file()
+    assert (tmp_path / "inspected" / "report.html").is_file()
+
+
+def test_pictures_of_the_docs_are_small():
+    sizes = {path.name: path.stat().st_size for path in make_pictures.PICTURES.iterdir()}
+    assert len(sizes) >= 5
+    assert max(sizes.values()) < 150_000
+    assert sum(sizes.values()) < 1_000_000
 
 
 def test_the_toml_page_is_the_defaults(tmp_path):
