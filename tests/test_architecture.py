@@ -19,9 +19,15 @@ SOURCE = ROOT / "src" / "patchbank"
 PRODUCT = ("patchbank.cli", "patchbank.evaluation")
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
-AT_THE_TOP = {"numpy": "", "typer": "cli", "jinja2": "reports"}  # package -> the folder that may, "" = all
+AT_THE_TOP = {"numpy": "", "typer": "cli", "jinja2": "reports", "PyInstaller": "_pyinstaller"}  # package -> the folder that may, "" = all
 # Distributions whose package has another name.
-IMPORTED_AS = {"opencv-python-headless": "cv2", "faiss-cpu": "faiss", "pillow": "PIL", "scikit-learn": "sklearn"}
+IMPORTED_AS = {
+    "opencv-python-headless": "cv2",
+    "faiss-cpu": "faiss",
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+    "pyinstaller": "PyInstaller",
+}
 
 
 class Import(NamedTuple):
@@ -175,6 +181,14 @@ def test_heavy_packages_are_imported_where_they_are_used():
     ] == []
 
 
+def test_only_its_hook_imports_pyinstaller():
+    """PyInstaller runs the hook; nothing that users run needs PyInstaller."""
+    found = {
+        module.path.name for module in modules() for each in module.imports if package_of(each.name) == "PyInstaller"
+    }
+    assert found == {"hook-patchbank.py"}
+
+
 def test_no_pickle_no_eval():
     """Model files and checkpoints are untrusted: nothing that could run their contents is even imported."""
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
@@ -208,7 +222,7 @@ def test_dataclasses_over_arrays_are_compared_by_identity():
     """The equality that dataclasses generate asks an array for its truth, which raises."""
     found = []
     for each in modules():
-        if each.path.name == "__main__.py":
+        if each.path.name == "__main__.py" or "hook-" in each.path.name:  # these run when they are imported
             continue
         module = importlib.import_module(each.name)
         found += [

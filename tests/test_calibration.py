@@ -182,6 +182,15 @@ def test_p_values_closed_form():
     assert [calibration.p_value(s) for s in (5, 4, 3.5, 0)] == [0.2, 0.4, 0.4, 1.0]
 
 
+def test_a_score_that_rounds_to_a_calibration_score_is_not_equal_to_it():
+    """Scores are float64 and calibration scores float32: the p-value compares them as the verdict does, in float64,
+    also under NumPy 1, which compares an array with a number in the array's type."""
+    calibration = Calibration(np.array([1, 2, 3], np.float32), np.zeros(3, np.float32), tuple("abc"), "holdout", 0.25)
+    assert calibration.threshold == 3
+    assert [calibration.p_value(s) for s in (np.nextafter(3, 0), 3, np.nextafter(3, 9))] == [0.5, 0.5, 0.25]
+    assert [calibration.p_value(s) for s in (float(np.nextafter(3, 9)), np.float32(3))] == [0.25, 0.5]
+
+
 @pytest.mark.parametrize("confidence", [0.0, 0.8])
 def test_p_value_and_verdict_never_disagree(rng, confidence):
     """Over the threshold is the same as a p-value of at most (n - k + 1) / (n + 1), also right beside the threshold."""

@@ -137,7 +137,9 @@ def test_hostile_names_stay_text(tmp_path):
 def test_nothing_is_loaded_and_nothing_runs(tmp_path):
     found = page(tmp_path / "a.html", explanation())
     policy = next(m["content"] for m in found.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert policy == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    )
     for _, attributes in found.elements:
         for name in ("src", "href", "srcset", "action"):
             assert (attributes.get(name) or "data:").startswith("data:")

@@ -189,7 +189,7 @@ def test_normalise_closed_form():
 def test_thumbnail_is_a_small_jpeg_in_the_right_colours():
     red = np.zeros((100, 200, 3), np.uint8)
     red[:, :, 0] = 200
-    small = cv2.imdecode(np.frombuffer(thumbnail(red, 64), np.uint8), cv2.IMREAD_COLOR_RGB)
+    small = cv2.imdecode(np.frombuffer(thumbnail(red, 64), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     assert small.shape == (32, 64, 3)
     assert abs(int(small[5, 5, 0]) - 200) < 8
     assert small[5, 5, 1] < 12

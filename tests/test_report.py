@@ -15,6 +15,7 @@ import pytest
 from pages import Page
 from patchbank.errors import OutputError
 from patchbank.reports.inspection import PICTURE_BYTES, PICTURE_SIDE, ReportRow, write_report
+from patchbank.results.result import MadeBy
 from patchbank.scoring.anomaly_map import Region
 
 REGION = Region((1, 2, 3, 4), np.array([[1, 2], [4, 2], [4, 6]], np.int32), 1234, (2, 3), 5.5)
@@ -149,6 +150,26 @@ def test_the_histogram_counts_every_score(tmp_path: Path) -> None:
 def test_odd_numbers_do_not_stop_the_report(tmp_path: Path, score: float, threshold: float | None) -> None:
     page = written(tmp_path / "r.html", [row(score=score, threshold=threshold)], calibration_scores=[score])
     assert len(page.all("img")) == 2
+
+
+def test_the_report_says_which_models_inspected_and_when(tmp_path: Path) -> None:
+    first, second = MadeBy("ab" * 32, 1, "0.2.0"), MadeBy("cd" * 32, 2, "0.2.1")
+    rows = [row("a", made_by=first, time="2026-05-06T07:08:09.123+00:00"), row("b", made_by=second)]
+    page = written(tmp_path / "r.html", [*rows, row("c", made_by=second), row("d")])
+    assert f"1 image inspected by the model with SHA-256 {'ab' * 32}, version 1, with patchbank 0.2.0" in page.text["p"]
+    assert f"2 images inspected by the model with SHA-256 {'cd' * 32}, version 2" in page.text["p"]
+    assert "2026-05-06 07:08:09.123 UTC" in page.text["tbody"]
+    assert "SHA-256" not in written(tmp_path / "r.html", [row()]).text["main"]
+
+
+def test_a_score_that_is_no_number_comes_first(tmp_path: Path) -> None:
+    rows = [row("low.png", 1.0), row("none.png", float("nan")), row("high.png", 9.0), row("inf.png", float("inf"))]
+    page = written(tmp_path / "r.html", rows)
+    assert re.findall(r'class="name">([a-z]+)\.png', page.source) == ["none", "inf", "high", "low"]
+    orders = [float(str(r["data-score"])) for r in page.all("tr")[1:]]
+    assert np.isfinite(orders).all()  # the script reads them, and knows no "inf"
+    assert orders == sorted(orders, reverse=True)
+    assert "nan" not in " ".join(str(r["width"]) for r in page.all("rect"))
 
 
 def test_without_a_threshold_and_without_images(tmp_path: Path) -> None:

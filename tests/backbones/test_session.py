@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -319,6 +320,30 @@ def test_weights_in_other_files_are_refused_wherever_they_hide(place: Any) -> No
     """A model file must not read other files of the machine that opens it."""
     with pytest.raises(BackboneError, match="another file"):
         restore_backbone(changed(place), FakeBackbone().info)
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../here/weights.bin", "{here}/weights.bin", "link.bin"])
+def test_other_files_are_out_of_reach_even_for_a_graph_that_passes_the_scan(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second lock: ONNX Runtime's parser could see external data where ours sees none."""
+    here = tmp_path / "here"
+    here.mkdir()
+    weights = np.zeros((12, 3, 8, 8), np.float32)
+    (here / "weights.bin").write_bytes(weights.tobytes())
+    (tmp_path / "outside.bin").write_bytes(weights.tobytes())
+    (here / "link.bin").symlink_to(tmp_path / "outside.bin")
+    monkeypatch.chdir(here)
+
+    def elsewhere(model: Any) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location.format(here=here))
+
+    monkeypatch.setattr("patchbank.backbones.session.reject_external_data", lambda onnx: None)
+    with pytest.raises(BackboneError, match="cannot load the network"):
+        restore_backbone(changed(elsewhere), FakeBackbone().info)
 
 
 def test_deep_nesting_is_refused() -> None:

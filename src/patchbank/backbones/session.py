@@ -155,6 +155,10 @@ def make_session(onnx: bytes, runtime: Runtime) -> Any:
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 4  # what is wrong comes as an exception
     settings.add_session_config_entry("session.load_model_format", "ONNX")
+    # Should ONNX Runtime see external data where our scan sees none: it looks for it in this folder only, and nothing
+    # can be below a file.
+    nowhere = str(Path(__file__, "none"))
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", nowhere)
     fallback = [] if provider == CPU else [CPU]  # for operators that the device lacks
     if provider in (CUDA, TENSORRT):
         _load_cuda(onnxruntime)

@@ -104,7 +104,8 @@ class Calibration:
         """The share of normal images, this one counted, that look at least this odd (0..1; a conformal p-value):
         (1 + number of calibration scores >= score) / (n + 1). A normal image's is at most p with probability at most p.
         """
-        return (1 + int(np.count_nonzero(self.scores >= np.float64(score)))) / (len(self.scores) + 1)
+        scores = self.scores.astype(np.float64)  # as the verdict compares; NumPy 1 would round the score to float32
+        return (1 + int(np.count_nonzero(scores >= score))) / (len(scores) + 1)
 
 
 def threshold_of(scores: FloatArray, max_false_alarms: float, confidence: float = 0.0) -> float:

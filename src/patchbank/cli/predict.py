@@ -84,34 +84,32 @@ class _Output:
 
     def __init__(self, folder: str, images: list[Path]) -> None:
         from patchbank.fit.collect import relative_names
-        from patchbank.reports.inspection import ReportRow
+        from patchbank.reports.inspection import InspectionReport
         from patchbank.util.files import make_folder
 
         self._folder = make_folder(folder)
         self._names = dict(zip(map(str, images), relative_names([str(path) for path in images]), strict=True))
-        self._rows: list[ReportRow] = []
+        self._report = InspectionReport(self._folder / "report.html")
 
     def add(self, result: Result) -> None:
         from patchbank.imaging.images import write_png
         from patchbank.reports.inspection import ReportRow
 
         name = self._names[result.path]
-        picture = result.overlay()
+        try:
+            picture = result.overlay()
+        except ImageError:
+            self._report.add(ReportRow.without_pictures(result, name=name))
+            raise
         stem = self._folder / name
         write_png(stem.with_name(stem.name + ".overlay.png"), picture)
         write_png(stem.with_name(stem.name + ".mask.png"), result.mask)
-        self._rows.append(ReportRow.of(result, name=name, overlay=picture))
+        self._report.add(ReportRow.of(result, name=name, overlay=picture))
 
     def finish(self, model: str, scores: npt.ArrayLike | None, skipped: list[tuple[str, str]]) -> None:
-        from patchbank.reports.inspection import write_report
-
-        write_report(
-            self._folder / "report.html",
-            self._rows,
-            title=f"Inspection with {model}",
-            calibration_scores=scores,
-            skipped=[reason for _, reason in skipped],
-        )
+        reasons = [reason for _, reason in skipped]
+        with self._report as report:
+            report.write(title=f"Inspection with {model}", calibration_scores=scores, skipped=reasons)
 
 
 def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:

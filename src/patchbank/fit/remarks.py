@@ -22,10 +22,10 @@ def remarks(model: FittedModel) -> Iterator[str]:
     elif calibration and model.config.scene_false_alarms and not scene:
         yield f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with"
     if bare := len(model.unpictured):
-        images, them = counted(bare, "training image"), plural(bare, "it", "them")
+        them = plural(bare, "it", "them")
         yield (
-            f"thumbnails of {images} did not fit their share of the memory, so explanations name {them} without a "
-            "picture; raise --memory, or lower --thumbnail-size"
+            f"thumbnails of {counted(bare, 'training image')} did not fit their share of the memory, so explanations "
+            f"name {them} without a picture; raise --memory, or lower --thumbnail-size"
         )
     if model.skipped:
         yield f"{counted(len(model.skipped), 'image')} could not be used:"
@@ -43,6 +43,7 @@ def remarks(model: FittedModel) -> Iterator[str]:
 
 def _listed(suspects: tuple[Suspect, ...]) -> Iterator[str]:
     for each in suspects[:_MOST_NAMED]:
-        yield f"  {each.name}: score {each.score:.4g}, {each.oddness:.1f} units over the median (limit {each.limit:.1f})"
+        about = f"score {each.score:.4g}, {each.oddness:.1f} units over the median (limit {each.limit:.1f})"
+        yield f"  {each.name}: {about}"
     if len(suspects) > _MOST_NAMED:
         yield f"  ... and {len(suspects) - _MOST_NAMED} more"

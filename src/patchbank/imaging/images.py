@@ -15,6 +15,7 @@ if it were RGB, and a patch is described by the features of all groups.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,22 @@ def thumbnail(image: Array, longest: int) -> bytes:
 def to_8bit(image: Array) -> npt.NDArray[np.uint8]:
     """(H, W, 3) in 0..255 of any dtype -> uint8, rounded."""
     return image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def fingerprint(image: Array) -> bytes:
+    """(H, W, 3 G) of any dtype -> 16 bytes that tell it from any other picture that a camera takes: for a file that was
+    rewritten and an array that was used again, not against forgery.
+
+    A digest of the pixels' sums in columns, at the speed of memory: 0.3 ms for 1024 x 1024 pixels, where BLAKE2 of all
+    of them takes 2.3 ms. The numbers of columns are primes, so that what only moved does not have the same sums.
+    """
+    data = np.ascontiguousarray(image).reshape(-1).view(np.uint8)
+    digest = hashlib.blake2b(str((image.shape, image.dtype.str)).encode(), digest_size=16)
+    for columns in (4093, 4099):
+        whole = data.size - data.size % (8 * columns)
+        digest.update(data[:whole].view(np.uint64).reshape(-1, columns).sum(axis=0).data)  # modulo 2^64
+        digest.update(data[whole:].data)
+    return digest.digest()
 
 
 def name_of(source: ImageSource, number: int) -> str:

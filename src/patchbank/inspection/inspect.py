@@ -7,7 +7,7 @@ from functools import partial
 
 from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import Array, ImageSource
+from patchbank.imaging.images import Array, ImageSource, fingerprint
 from patchbank.results.result import Inspector, Result
 from patchbank.scoring import scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image
@@ -17,7 +17,7 @@ from patchbank.util.parallel import beside, one_blas_thread, one_image
 @one_blas_thread()
 def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
     """image: (H, W, 3 G) RGB, which took so many seconds to read from its source. by: who answers for the result."""
-    timings = {"decode": seconds}
+    timings, inspected = {"decode": seconds}, fingerprint(image)
     patches = patches_of(image, model.backbone, model.config, model.roi, timings)  # (n, D)
     layout = beside(partial(model.scene.layout, patches)) if model.scene else None
     with Clock(timings, "search"):
@@ -47,7 +47,7 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         image_format=model.config.image_format,
         roi=model.roi,
         scene=scene,
-        made_by=by.made_by,
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        fingerprint=inspected,
         model=by,
     )

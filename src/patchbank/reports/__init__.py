@@ -1,1 +1,1 @@
-"""Pages and pictures for people, made of results."""
+"""Pages and pictures for people, made of results. The pages' templates are in `templates/`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.imaging.drawing import BOLD, DARK, MARK, Colour, shortened, text, text_width, wrapped
+from patchbank.reports import distributions
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
-from patchbank.reports.html import ticks, verdict_of, when
+from patchbank.reports.html import verdict_of, when
 from patchbank.results.explanation import ExplanationFacts, Finding
-from patchbank.scoring.normal_distances import Distribution
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -26,8 +26,7 @@ _COLUMNS = 5
 _CELL = (_INNER - (_COLUMNS - 1) * _GAP) // _COLUMNS
 _MUTED: Colour = (91, 101, 112)
 _LINE: Colour = (223, 227, 232)
-_GREY: Colour = (138, 148, 163)
-_PALE: Colour = (214, 218, 224)
+_CHART = 1.25  # pixels a unit of a chart
 _VERDICTS: dict[str, tuple[Colour, Colour]] = {
     "anomalous": ((180, 35, 24), (253, 236, 235)),
     "normal": ((31, 122, 77), (232, 245, 238)),
@@ -134,7 +133,10 @@ def _finding(explanation: ExplanationFacts, number: int, finding: Finding) -> It
         yield block
     for sentence in (said.distance(finding), *said.comparisons(finding)):
         yield from _text(sentence, 18)
-    yield from _chart(finding)
+    if (chart := said.chart(finding)) is not None:
+        block = _space(round(_CHART * chart.height) + 16)
+        distributions.draw(chart, block, (_LEFT, 8), _CHART)
+        yield block
 
 
 def _cells(explanation: ExplanationFacts, finding: Finding) -> Iterator[ByteArray]:
@@ -175,46 +177,3 @@ def _cell(
         y += 24
         text(cell, shortened(line, width, 16), (0, y), 16, _MUTED)
     return cell
-
-
-# --- the distance against normal ones ---
-
-
-def _chart(finding: Finding) -> Iterator[ByteArray]:
-    """As on the page: a band for each set of normal distances, the patch's distance as a line through all."""
-    bands = [
-        (name, normal)
-        for name, normal in (("Normal patches around this place", finding.here), ("Anywhere", finding.overall))
-        if normal
-    ]
-    if not bands:
-        return
-    end, floor = said.axis_end(finding), 34 + 66 * len(bands)
-    block = _space(floor + 36)
-
-    def x(distance: float) -> int:
-        return round(_LEFT + 1000 * distance / end)
-
-    for number, (name, normal) in enumerate(bands):
-        _band(block, name, normal, 34 + 66 * number, x)
-    block[floor : floor + 2, _LEFT : _LEFT + 1000] = _LINE
-    for tick in ticks(0.0, end):
-        label = f"{tick:g}"
-        text(block, label, (x(tick) - text_width(label, 16) / 2, floor + 22), 16, _MUTED)
-    label, at = f"this patch {finding.score:.3g}", x(finding.score)
-    block[6:floor, at - 1 : at + 2] = MARK
-    text(block, label, (at - text_width(label, 17, BOLD) - 10 if at > 750 else at + 10, 20), 17, DARK, BOLD)
-    yield block
-
-
-def _band(block: ByteArray, name: str, normal: Distribution, top: int, x: Callable[[float], int]) -> None:
-    low, first, lower, middle, upper, last, high = (
-        x(normal.quantile(level)) for level in (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
-    )
-    text(block, f"{name} ({normal.count:,})", (_LEFT, top + 16), 16)
-    base = top + 28
-    block[base + 12 : base + 14, low : high + 1] = _GREY
-    block[base + 4 : base + 22, high : high + 2] = _GREY
-    block[base + 4 : base + 22, first:last] = _PALE
-    block[base : base + 26, lower : max(upper, lower + 1)] = _GREY
-    block[base : base + 26, middle - 1 : middle + 1] = 255

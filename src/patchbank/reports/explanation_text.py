@@ -6,6 +6,8 @@ import math
 from pathlib import PurePath
 
 from patchbank.imaging.boxes import Box
+from patchbank.reports import distributions
+from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.results.explanation import ExplanationFacts, Finding
 from patchbank.scoring.normal_distances import Distribution
 from patchbank.util.wording import plural
@@ -85,10 +87,12 @@ def percent(box: Box) -> str:
     return f"{100 * (box[0] + box[2] / 2):.0f} % across and {100 * (box[1] + box[3] / 2):.0f} % down"
 
 
-def axis_end(finding: Finding) -> float:
-    """Where an axis of distances from 0 ends that shows the finding's and the normal ones."""
-    shown = [finding.score, *(normal.largest for normal in (finding.here, finding.overall) if normal)]
-    return 1.08 * max(shown) or 1.0
+def chart(finding: Finding) -> Chart | None:
+    """The finding's distance against those of normal patches; None where the model knows none."""
+    sets = (("Normal patches around this place", finding.here), ("Anywhere", finding.overall))
+    bands = [Band(name, "calibration", normal) for name, normal in sets if normal]
+    about = f"Distance {finding.score:.3g} against normal distances. " + " ".join(comparisons(finding))
+    return distributions.chart(bands, Mark("this patch", "patch", finding.score), about, unit="distance", start=0.0)
 
 
 HOW_TO_READ = (
@@ -98,6 +102,6 @@ HOW_TO_READ = (
     "Nearest normal: the patches of the bank that come closest, each from another training image where possible. If "
     "they look like the inspected patch, the model may be too strict here; if they do not, it has never seen anything "
     "like it.",
-    "Normal distances: good images that the bank did not know when they were scored. The bar holds the middle half of "
-    "the distances, the light bar 98 %, the line all of them.",
+    "Normal distances: good images that the bank did not know when they were scored. The bars show how many patches "
+    "have which distance; each band is scaled to its own tallest bar.",
 )

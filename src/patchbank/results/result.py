@@ -14,7 +14,7 @@ import numpy.typing as npt
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, Array, ImageSource, read_image, shown
+from patchbank.imaging.images import COLOUR, Array, ImageSource, fingerprint, read_image, shown
 from patchbank.imaging.overlay import overlay
 from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
@@ -60,9 +60,10 @@ class Result:
     float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
     int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
     stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. made_by:
-    which model inspected it; time: when, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled
-    or sent to another process is without it (see `detached`).
+    scene: measurements of the whole image, each with its normal range; None if the model does not check them. time:
+    when it was inspected, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to
+    another process is without it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image
+    as it was given, for `read_again`; fingerprint: `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -84,11 +85,17 @@ class Result:
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
     scene: tuple[Measurement, ...] | None = field(default=None, repr=False)
-    made_by: MadeBy | None = None
+    maker: MadeBy | None = None
     time: str = ""
+    fingerprint: bytes | None = field(default=None, repr=False)
     model: Inspector | None = field(default=None, repr=False)
 
     __repr__ = brief
+
+    @property
+    def made_by(self) -> MadeBy | None:
+        """Which model inspected the image; None if that is not known."""
+        return self.maker or (self.model.made_by if self.model else None)
 
     @property
     def is_anomalous(self) -> bool | None:
@@ -153,7 +160,7 @@ class Result:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
         a file.
 
-        Raises ImageError if that file is gone or has changed its size.
+        Raises ImageError if the image is gone, or no longer the one that was inspected.
         """
         return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
 
@@ -171,8 +178,8 @@ class Result:
         return self.model.explain(self, regions=regions, neighbours=neighbours)
 
     def read_again(self) -> Array:
-        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone or has another
-        size."""
+        """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone, or if the file or
+        the array holds another picture now."""
         if self.source is None:
             raise ImageError(f"{self.path}: the result was detached from its image; expected a result that holds it")
         image = read_image(self.source, self.image_format)
@@ -180,6 +187,12 @@ class Result:
             raise ImageError(
                 f"{self.path}: was {self.image_size} (height, width) when inspected, is {image.shape[:2]} now; "
                 "inspect it again"
+            )
+        if self.fingerprint is not None and fingerprint(image) != self.fingerprint:
+            kind = "a file" if isinstance(self.source, (str, os.PathLike)) else "an array"
+            raise ImageError(
+                f"{self.path}: is another picture now than the one that was inspected; inspect it again, or give each "
+                f"picture {kind} of its own"
             )
         return image
 
@@ -189,10 +202,16 @@ class Result:
         and `overlay` of an array."""
         kept = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
         source = self.source if isinstance(self.source, (str, os.PathLike)) else None
-        result = Result(**{**kept, "source": source, "timings": dict(self.timings), "model": None})
+        result = Result(
+            **{**kept, "source": source, "timings": dict(self.timings), "maker": self.made_by, "model": None}
+        )
         if "regions" in vars(self):  # they cost a map, and are small
             vars(result)["regions"] = self.regions
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "model": None}  # a network cannot be pickled, and a bank is large
+        return {
+            **self.__dict__,
+            "maker": self.made_by,
+            "model": None,
+        }  # a network cannot be pickled, and a bank is large

@@ -73,6 +73,17 @@ def claimed(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError of the block becomes an OutputError that names the file that is being written."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _output_error(Path(path), error) from error
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Makes a folder and those above it, where they are missing. Raises OutputError where that fails."""
     folder = Path(path)

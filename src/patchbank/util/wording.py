@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 _SHOWN = 4  # items of a collection
 _LONGEST = 100  # characters of anything else
 
@@ -30,7 +28,7 @@ def brief(thing: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "dtype") and hasattr(value, "shape"):  # an array; nothing heavy is imported here
         return f"{value.dtype} {value.shape}"
     if isinstance(value, (bytes, memoryview)):
         return f"<{counted(len(value), 'byte')}>"
