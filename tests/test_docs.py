@@ -23,6 +23,7 @@ from patchbank.config import Config, Runtime, options
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "patchbank"
 TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
 RUN = (
@@ -108,6 +109,34 @@ def test_pages_that_the_code_names_exist():
     named = {(file, page) for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text("utf-8"))}
     assert len(named) > 10
     assert [f"{file.name}: {page}" for file, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
+def defined_in(paths: list[str]) -> set[str]:
+    """Names of these modules: functions, classes and constants of the top, and Class.member."""
+    names = set()
+    for path in paths:
+        for node in ast.parse((PACKAGE / path).read_text("utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    return names
+
+
+def test_paths_and_functions_of_the_architecture_exist():
+    """Its tables lead a newcomer to the code: every file and folder exists, and the flow's functions stand in them."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w./-]+(?:\.(?:py|md|h|html)|/))`", text))
+    assert len(paths) > 50
+    assert [path for path in sorted(paths) if not any((root / path).exists() for root in (ROOT, PACKAGE))] == []
+    flow = text.split("## The flow")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in flow.splitlines() if re.match(r"\|.*`[\w/]+\.py`", line)]
+    assert len(rows) > 20
+    missing = []
+    for _, files, functions, *_ in rows:
+        known = defined_in(re.findall(r"`([\w/]+\.py)`", files))
+        missing += [f"{files}: {name}" for name in re.findall(r"`([\w.]+)`", functions) if name not in known]
+    assert missing == []
 
 
 def test_every_command_and_option_is_documented():
