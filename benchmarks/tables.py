@@ -176,6 +176,19 @@ def search(results: dict[str, Any]) -> str:
     return table(["data", "bank", "D", "patches an image", *columns.values()], rows)
 
 
+def native(results: dict[str, Any]) -> str:
+    """A row a data set and way, in the order of the results."""
+    columns = ["after the network, s", "coreset, s", "saves of the fit", "search, ms", "prediction, ms"]
+    cells = []
+    for row in results["rows"]:
+        for way, saved in row["fit_saves"].items():
+            fitted = (row["after_network_s"][way], row["coreset_s"][way], f"{100 * saved:.0f} %")
+            cells.append(
+                [SETS.get(row["set"], row["set"]), way, *fitted, row["search_ms"][way], row["predict_ms"][way]]
+            )
+    return table(["data set", "way", *columns], cells)
+
+
 def fit(results: dict[str, Any]) -> str:
     columns = {
         "images": "images",
@@ -420,6 +433,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "predict": predict,
     "predict_16": predict,
     "search": search,
+    "native": native,
+    "native_old": native,
     "devices": devices,
     "fit": fit,
     "memory": memory,

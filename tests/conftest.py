@@ -40,10 +40,15 @@ def built() -> None:
         pytest.skip("the library was not built: pip install -e . where a C compiler is")
 
 
-@pytest.fixture(params=["", "avx2", "any", "0"], ids=["native", "native, AVX2", "native, any processor", "NumPy"])
+_WAYS = {"": "native", "avxvnni": "AVX-VNNI", "avx2": "AVX2", "any": "any processor", "0": "NumPy"}
+
+
+@pytest.fixture(params=_WAYS, ids=_WAYS.values())
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything must be the same bits in C, on any processor, and in NumPy."""
     monkeypatch.setenv("PATCHBANK_NATIVE", request.param)
     if request.param != "0":
         request.getfixturevalue("built")
+    if request.param in ("avxvnni", "avx2") and native.instructions() != request.param:
+        pytest.skip(f"this processor, or the compiler, has no {_WAYS[request.param]}")
     return str(request.param)

@@ -19,7 +19,13 @@ SOURCE = ROOT / "src" / "patchbank"
 PRODUCT = ("patchbank.cli", "patchbank.evaluation")
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
-AT_THE_TOP = {"numpy": "", "typer": "cli", "jinja2": "reports", "PyInstaller": "_pyinstaller"}  # package -> the folder that may, "" = all
+# Package -> the folder that may import it at the top of a module, "" = all.
+AT_THE_TOP = {
+    "numpy": "",
+    "typer": "cli",
+    "jinja2": "reports",
+    "PyInstaller": "_pyinstaller",
+}  # package -> the folder that may, "" = all
 # Distributions whose package has another name.
 IMPORTED_AS = {
     "opencv-python-headless": "cv2",

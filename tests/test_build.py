@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from patchbank.search.native import compiling
+
 ROOT = Path(__file__).parents[1]
 COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
 
@@ -34,8 +36,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def tree(build: Any, tmp_path: Path) -> Path:
     """A copy of the C sources, and a library of an earlier build."""
+    python = ("__init__.py", "layout.py", "measure.py", "nearest.py", "__pycache__")
     shutil.copytree(
-        ROOT / build.FOLDER, tmp_path / build.FOLDER, ignore=shutil.ignore_patterns("*.so", "*.py", "__pycache__")
+        ROOT / build.FOLDER,
+        tmp_path / build.FOLDER,
+        ignore=shutil.ignore_patterns("*.so", *python),
     )
     (tmp_path / build.LIBRARY).write_bytes(b"of an earlier build")
     return tmp_path
@@ -58,8 +63,9 @@ def test_with_a_compiler_the_wheel_holds_a_library_and_names_its_platform(build:
     assert not data["pure_python"]
     assert data["tag"].startswith("py3-none-")
     assert data["tag"] != "py3-none-any"
-    assert ctypes.CDLL(str(tree / build.LIBRARY)).patchbank_nearest_2
-    assert sorted(path.suffix for path in (tree / build.FOLDER).iterdir()) == [".c", ".h", ".h", ".h", ".h", ".so"]
+    assert ctypes.CDLL(str(tree / build.LIBRARY)).patchbank_nearest
+    left = sorted(path.name for path in (tree / build.FOLDER).iterdir() if path.name != "__pycache__")
+    assert left == sorted([*compiling.SOURCES, "_native.so", "compiling.py"])
 
 
 @pytest.mark.parametrize("compiler", [None, "#!/bin/sh\necho 'no such header' >&2\nexit 1\n"])

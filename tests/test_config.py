@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchbank.config import Config, Runtime, options
+from patchbank.config import MAX_TOML_BYTES, Config, Runtime, options
 from patchbank.errors import ConfigError
 from patchbank.validation import parse_image_size
 
@@ -87,6 +87,65 @@ def test_toml(tmp_path):
         Config.from_toml(path)
     with pytest.raises(ConfigError, match="No such file"):
         Config.from_toml(tmp_path / "none.toml")
+
+
+def test_toml_as_windows_editors_write_it(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_bytes(b"\xef\xbb\xbfimage_size = 64\r\n")
+    assert Config.from_toml(path) == Config(image_size=64)
+    for encoding in ("utf-16", "latin-1"):
+        path.write_text("image_size = 64 # \u00e9", encoding=encoding)
+        with pytest.raises(ConfigError, match=r"a\.toml is not valid TOML: it is not UTF-8 text; save it as UTF-8"):
+            Config.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = " + "[" * 100_000,
+        "seed = " + "[" * 50_000 + "]" * 50_000,
+        "a." * 30_000 + "b = 1",
+        "[" + "a." * 30_000 + "b]",
+        'x = {y = """a"""", ' + '"=". ' * 10_000 + 'b = 1, z = "c"}',
+        "x = {y = '''a'''', " + "'='. " * 10_000 + "b = 1, z = 'c'}",
+        'x = """\\""" . ' + "a." * 10_000 + '\n"""\n' + "a." * 10_000 + "b = 1",
+        '\\"""' * 15_000,
+        "a" * 60_000,
+        "seed = " + "9" * 5000,
+        "#" * (MAX_TOML_BYTES + 1),
+        "seed = 1" + "0" * 400,
+        "smoothing_sigma = 1" + "0" * 400,
+        "smoothing_sigma = inf",
+        "image_size = inf",
+        "image_size = [nan, 64]",
+        "image_size = 1" + "0" * 400,
+        "ignore = [[[1" + "0" * 400 + ", 0], [0, 1], [1, 1]]]",
+        "preset = []",
+        "preset = {}",
+        "layers = [[]]",
+        "seed = 2020-01-01",
+        'backbone = "a\\u0000b"\nseed = {}',
+    ],
+    ids=lambda text: text[:24],
+)
+def test_hostile_toml_is_a_config_error(tmp_path, text):
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError):
+        Config.from_toml(tmp_path / "a.toml")
+
+
+def test_strings_and_comments_of_toml_may_hold_dots(tmp_path):
+    (tmp_path / "a.toml").write_text(
+        "# ........................ it's\n"
+        "ignore = [[[0.1, 0.1], [0.9, 0.1], [0.5, 0.9]], [[0.2, 0.2], [0.3, 0.2], [0.3, 0.4]]]\n"
+        'backbone = """../../../../../../../../../../../../a.onnx"""\n'
+    )
+    assert Config.from_toml(tmp_path / "a.toml").backbone.endswith("a.onnx")
+
+
+def test_memory_beyond_all_machines_is_a_config_error():
+    with pytest.raises(ConfigError, match="memory: expected at most"):
+        Runtime(memory="9" * 400)
 
 
 @pytest.mark.parametrize("cls", [Config, Runtime])

@@ -48,17 +48,14 @@ def textbook(
 
 
 @functools.cache
-def textbook_on_clusters(n: int, d: int, m: int, seed_row: int | None) -> tuple[list[int], list[float]]:
-    """The oracle on `clustered(n, d) + 100`, computed once for all ways to pick: from a seed beside that row, or from
-    start distances, `start_distances(n)`."""
-    points = clustered(n, d) + 100
-    if seed_row is None:
-        return textbook(points, m, start_distances(n))
-    return textbook(points, m, seeds=points[[seed_row]] + 1)
-
-
-def start_distances(n: int) -> Array:
-    return np.random.default_rng(1).random(n).astype(np.float32) * 5
+def textbook_case(n: int, d: int, m: int) -> Any:
+    """Points, seeds and start bounds, and the textbook loop's answers with each: computed once, for all ways."""
+    points = clustered(n, d) + 100  # an offset that would ruin |x|^2 + |y|^2 - 2xy
+    farthest = squared_distances(points, points.mean(axis=0)).argmax()  # its row of the matrix is the largest
+    seeds = points[farthest : farthest + 1] + 1
+    start = np.random.default_rng(1).random(n).astype(np.float32) * 5
+    alone = textbook(points, m) if n < 1000 else None  # the closed row sums need an N x N matrix
+    return points, seeds, start, textbook(points, m, seeds=seeds), textbook(points, m, start), alone
 
 
 def _largest_row(points: Array) -> int:
@@ -117,15 +114,22 @@ def test_seeds_are_covered_already_and_are_not_picked() -> None:
 @pytest.mark.parametrize(("n", "d", "m"), [(1, 3, 1), (700, 2, 700), (3000, 16, 500), (40000, 24, 1200)])
 @pytest.mark.usefixtures("way")
 def test_selections_are_the_textbook_loops_bit_for_bit(n: int, d: int, m: int) -> None:
-    points = clustered(n, d) + 100  # an offset that would ruin |x|^2 + |y|^2 - 2xy
-    first = coreset.greedy_kcenter(points, m)
-    row = int(first.indices[0])  # the oracle's closed row sums would need an N x N matrix
-    picked = coreset.greedy_kcenter(points, m, seeds=points[[row]] + 1)
-    indices, distances = textbook_on_clusters(n, d, m, row)
-    assert picked.indices.tolist() == indices
-    assert np.array_equal(picked.distances, np.array(distances, np.float32))
-    started = coreset.greedy_kcenter(points, m, start_bounds=start_distances(n))
-    assert started.indices.tolist() == textbook_on_clusters(n, d, m, None)[0]
+    points, seeds, start, seeded, started, alone = textbook_case(n, d, m)
+    picked = coreset.greedy_kcenter(points, m, seeds=seeds)
+    assert picked.indices.tolist() == seeded[0]
+    assert np.array_equal(picked.distances, np.array(seeded[1], np.float32))
+    assert coreset.greedy_kcenter(points, m, start_bounds=start).indices.tolist() == started[0]
+    assert alone is None or coreset.greedy_kcenter(points, m).indices.tolist() == alone[0]
+
+
+def test_points_in_another_order_of_memory_are_the_same_points() -> None:
+    """Slices and columns of larger arrays: C reads row after row."""
+    points = clustered(900, 12)
+    wider = np.zeros((900, 24), np.float32)
+    wider[:, ::2] = points
+    for same in (np.asfortranarray(points), wider[:, ::2]):
+        assert coreset.greedy_kcenter(same, 50).indices.tolist() == textbook(points, 50)[0]
+        assert_same(coreset.sample(same, Config(coreset_size=50)), coreset.sample(points, Config(coreset_size=50)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -137,7 +141,7 @@ def test_ties_and_duplicates_go_to_the_smallest_index(points: Array, data: st.Da
     """On a small grid nearly every choice is a tie, and many points are the same."""
     m = data.draw(st.integers(1, len(points)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avx2", "any", "0"])))
+        patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avxvnni", "avx2", "any", "0"])))
         make_small(patch, ((3, 24), (1e9, 6)), candidates=5, cells=4)
         picked = coreset.greedy_kcenter(points, m)
     indices, distances = textbook(points, m)

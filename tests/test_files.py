@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.util.files import atomic_write, check_writable, claimed, make_folder
+from patchbank.util.files import atomic_write, check_writable, claimed, is_replaceable, make_folder
 
 
 def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -157,3 +157,94 @@ def test_what_is_not_there_can_be_claimed(tmp_path: Path) -> None:
     """Who reads it says what is wrong with it, better than a lock could."""
     with claimed(tmp_path / "none"):
         pass
+
+
+# --- links, pipes, devices ---
+
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+
+
+@needs_links
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path: Path) -> None:
+    """'current.patchbank' often is a link to the version in use: replacing it would leave that version as it was."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "v1").write_bytes(b"old")
+    (tmp_path / "store" / "v1").chmod(0o640)
+    (tmp_path / "second").symlink_to("store/v1")
+    (tmp_path / "first").symlink_to(tmp_path / "second")
+    check_writable(tmp_path / "first")
+    with atomic_write(tmp_path / "first") as file:
+        file.write(b"new")
+        assert (tmp_path / "store" / "v1").read_bytes() == b"old"
+    assert (tmp_path / "first").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+    assert (tmp_path / "store" / "v1").read_bytes() == b"new"
+    assert (tmp_path / "store" / "v1").stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in (tmp_path / "store").iterdir()] == ["v1"]
+
+
+@needs_links
+def test_a_dangling_link_makes_its_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("new")
+    with atomic_write(tmp_path / "link") as file:
+        file.write(b"1")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "new").read_bytes() == b"1"
+
+
+@needs_links
+def test_links_that_lead_nowhere_are_output_errors(tmp_path: Path) -> None:
+    (tmp_path / "missing").symlink_to("no/folder")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for name, says in (("missing", "a link to .*whose folder does not exist"), ("a", "circle"), ("folder", "a folder")):
+        with pytest.raises(OutputError, match=says):
+            check_writable(tmp_path / name)
+        with pytest.raises(OutputError, match=says), atomic_write(tmp_path / name):
+            pass
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "folder", "missing"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    check_writable(pipe)  # must not wait for a reader, nor end one's reading
+    reader = subprocess.Popen([sys.executable, "-c", f"print(open({str(pipe)!r}).read())"], stdout=subprocess.PIPE)
+    with atomic_write(pipe) as file:
+        file.write(b"abcd")
+        file.seek(1)  # as a zip file does; a pipe itself cannot
+        file.write(b"B")
+    assert reader.communicate(timeout=60)[0].split() == [b"aBcd"]
+    assert pipe.is_fifo()
+    assert not is_replaceable(pipe)
+    with pytest.raises(KeyError), atomic_write(pipe):  # nothing is opened, so nobody is waited for
+        raise KeyError
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_devices_are_written_into_and_stay_devices(tmp_path: Path) -> None:
+    """As root, a rename would replace the device for everybody."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    with atomic_write("/dev/null") as file:
+        file.write(b"1")
+    for path in ("/dev/full", tmp_path / "full"):
+        with pytest.raises(OutputError, match="No space left"), atomic_write(path) as file:
+            file.write(b"1")
+    assert Path("/dev/full").is_char_device()
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_standard_output_by_its_name_is_written_on_not_begun_again(tmp_path: Path) -> None:
+    code = (
+        "from patchbank.util.files import atomic_write\nprint('before')\n"
+        "with atomic_write('/dev/stdout') as file: file.write(b'between\\n')\nprint('after')"
+    )
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text().split() == ["before", "between", "after"]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["before", "between", "after"]

@@ -498,7 +498,7 @@ def test_unreadable_images_raise_or_are_listed(model, rng, tmp_path):
         {"sampler": "random"},
         {"sampler": "greedy_coreset"},
         {"search": "ivf"},
-        {"search": "hnsw"},
+        {"search": "flat"},
         {"embedding": "reference", "pretrain_embed_dim": 30, "target_embed_dim": 20},
     ],
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
 from patchbank.errors import DatasetError
-from patchbank.monitoring.results_file import read_results
+from patchbank.monitoring.results_file import MAX_LINE_BYTES, read_results, text_lines
 
 LINE = '{"path": "a.png", "score": 1.5, "threshold": 2.0, "is_anomalous": false, "regions": []}'
 
@@ -49,3 +50,49 @@ def test_what_is_no_result_is_an_error_with_its_line(text, message):
 def test_nothing_to_read(lines):
     with pytest.raises(DatasetError, match=r"r\.jsonl: expected the lines .* got none"):
         read_results(lines, "r.jsonl", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"score": 1' + "0" * 400 + "}", "has no score that is a finite number"),
+        ('{"score": ' + "9" * 5000 + "}", "is not JSON"),
+        ('{"score": 1, "threshold": 1' + "0" * 400 + "}", "threshold that is no finite number"),
+        ('{"score": ' + "[" * 800 + "]" * 800 + "}", r"has no score .*\(score: list\)"),
+        ('{"score": -Infinity, "threshold": 2.0}', "has no score"),
+        ('{"score": "' + "x" * 10**6 + '"}', r"\(score: \"x{39}\)"),
+    ],
+)
+def test_hostile_lines_are_named(text, message):
+    with pytest.raises(DatasetError, match=f"line 2: .*{message}"):
+        read_results([LINE, text], "r.jsonl", 2.0)
+
+
+def test_lines_of_a_file_are_ended_by_line_feeds_only():
+    """Names may hold what else ends a line for Python; JSON does not escape it by itself."""
+    data = LINE.replace("a.png", "a\u2028b\x85c.png").encode()
+    (reading,) = read_results(text_lines(io.BytesIO(b"\xef\xbb\xbf" + data + b"\r\n"), "r"), "r", 2.0)
+    assert reading.path == "a\u2028b\x85c.png"
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (LINE.encode() + b"\n\xff\xfe", "r.jsonl, line 2: is not UTF-8 text"),
+        (LINE.encode("utf-16"), "r.jsonl, line 1: is not UTF-8 text .*Out-File"),
+        (b"x" * (MAX_LINE_BYTES + 1), "line 1: is longer than"),
+    ],
+)
+def test_bytes_that_are_no_lines_of_text_are_named(data, says):
+    with pytest.raises(DatasetError, match=says):
+        read_results(text_lines(io.BytesIO(data), "r.jsonl"), "r.jsonl", 2.0)
+
+
+def test_a_line_without_an_end_is_not_read_whole():
+    class Endless(io.RawIOBase):
+        def readline(self, size=-1):
+            assert 0 < size <= MAX_LINE_BYTES + 1
+            return b"1" * size
+
+    with pytest.raises(DatasetError, match="line 1: is longer than"):
+        list(text_lines(Endless(), "r"))

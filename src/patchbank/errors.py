@@ -12,7 +12,8 @@
     └── OutputError               7   a result cannot be written (full disk, no permission)
 
 The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly` and
-`drift --fail-on-drift`, 130 for Ctrl-C.
+`drift --fail-on-drift`, 130 for Ctrl-C, 70 for what nobody foresaw. A batch goes on after an error of one image or one
+file; then its code is 1 if an anomaly was asked for and found, else the largest one of the errors that it met, else 0.
 """
 
 from __future__ import annotations

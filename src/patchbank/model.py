@@ -19,7 +19,6 @@ import numpy.typing as npt
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, ImageFormat, Runtime
-from patchbank.errors import ImageError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import patches_of
 from patchbank.fit.checkpoint import resumable
@@ -127,25 +126,25 @@ class PatchCore(FittedModel):
         return self._inspect(images, name_of(images, 0))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
-        """Inspects images as they come, two at a time, in order; an unusable image yields a Skipped and no error.
+        """Inspects images as they come, two at a time, in order; an image that raises any exception yields a Skipped
+        that says why, and the others go on.
 
         Up to two more images than results are taken from the iterable.
         """
         return in_order(self._attempt, enumerate(images))
 
     def _attempt(self, numbered: tuple[int, ImageSource]) -> Result | Skipped:
-        number, source = numbered
-        name = name_of(source, number)
         try:
-            return self._inspect(source, name)
-        except ImageError as error:
-            return Skipped(name, str(error))
+            return self._numbered(numbered)
+        except Exception as error:  # noqa: BLE001  (one image's fault, even one in our code, is not the others')
+            return Skipped.of(name_of(numbered[1], numbered[0]), error)
 
     def _stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
-        for result in self.predict_each(images):
-            if isinstance(result, Skipped):
-                raise ImageError(result.reason)
-            yield result
+        return in_order(self._numbered, enumerate(images))
+
+    def _numbered(self, numbered: tuple[int, ImageSource]) -> Result:
+        number, source = numbered
+        return self._inspect(source, name_of(source, number))
 
     def _inspect(self, source: ImageSource, name: str) -> Result:
         return inspect(self, self, source, name, *_read(source, self.config.image_format))

@@ -75,7 +75,7 @@ def parse_image_size(value: Any) -> ImageSize:
         sizes = [int(part) for part in parts]
         if any(isinstance(p, bool) or (isinstance(p, float) and p != int(p)) for p in parts):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # infinity is no int
         sizes = []
     if len(sizes) not in (1, 2):
         raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
@@ -109,10 +109,12 @@ def memory_budget(text: str) -> int:
     if not match:
         raise ConfigError(f"memory: expected 'auto' or a size such as 2GB or 500MB; got {text!r}")
     number, prefix, binary = match.groups()
-    size = int(float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " "))
+    size = float(number) * (1024 if binary else 1000) ** " kmgt".index(prefix.lower() or " ")
     if size < 1_000_000:
         raise ConfigError(f"memory: expected at least 1MB; got {text!r}")
-    return size
+    if size > 1e18:
+        raise ConfigError(f"memory: expected at most 1000000TB; got {text!r}")
+    return int(size)
 
 
 def _machine_memory() -> int:
@@ -125,7 +127,7 @@ def _machine_memory() -> int:
 
 
 def _inside(number: float, low: float | None, high: float | None, low_open: bool) -> bool:
-    if not math.isfinite(number):
+    if isinstance(number, float) and not math.isfinite(number):
         return False
     if low is not None and (number <= low if low_open else number < low):
         return False
@@ -137,7 +139,7 @@ def _area(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         try:
             value = "; ".join(" ".join(f"{float(x)!r},{float(y)!r}" for x, y in polygon) for polygon in value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"{name}: expected a list of polygons, each a list of (x, y); got {value!r}") from None
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{name}: expected the path of a mask or polygons; got {value!r}")
@@ -159,7 +161,10 @@ def _coerce(name: str, annotation: str, value: Any) -> Any:
         return _area(name, value)
     kind = annotation.split(" |")[0]
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf  # a number of hundreds of digits, over every limit
     expected = {"int": int, "float": float, "str": str, "bool": bool}[kind]
     if not isinstance(value, expected) or isinstance(value, bool) != (kind == "bool"):
         raise ConfigError(f"{name}: expected {kind}; got {value!r}")

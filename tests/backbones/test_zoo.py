@@ -21,7 +21,7 @@ from patchbank.backbones.export import export
 from patchbank.backbones.fetch import fetch
 from patchbank.backbones.zoo import DownloadedWeights, PackagedWeights, choose_layers, find
 from patchbank.config import Config, Runtime
-from patchbank.errors import BackboneError, CheckpointError, MissingExtraError, WeightsNotFoundError
+from patchbank.errors import BackboneError, CheckpointError, MissingExtraError, OutputError, WeightsNotFoundError
 
 DOCS = Path(__file__).parents[2] / "docs" / "operate" / "backbones.md"
 DOWNLOADED = [row.name for row in zoo() if isinstance(row.weights, DownloadedWeights)]
@@ -187,6 +187,24 @@ def test_the_cache_is_where_the_platform_keeps_caches(
     monkeypatch.setattr(sys, "platform", platform)
     assert weights.cache_dir().as_posix().endswith(ending)
     assert "~" not in str(weights.cache_dir())
+
+
+def test_a_user_without_a_home_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services and containers run as users that the system does not know: only what needs the cache asks for one."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("PATCHBANK_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    assert weights.cache_dir() is None
+    row = next(row for row in zoo() if isinstance(row.weights, DownloadedWeights))
+    assert weights.expected_path(row) is None
+    with pytest.raises(WeightsNotFoundError, match="no home folder; set the environment variable PATCHBANK_CACHE"):
+        weights.locate(row)
+    with pytest.raises(OutputError, match="no home folder; set the environment variable PATCHBANK_CACHE"):
+        fetch(row.name)
 
 
 # --- fetch ---

@@ -109,3 +109,27 @@ def test_errors_are_one_line(fitted, rows, category, tmp_path):
     assert "defects" in failure("drift", fitted, results, "--defects", "0.95", code=2)
     run("fit", category, "-o", tmp_path / "m", *SMALL, "--calibration", "none")
     assert "calibration = 'none'" in failure("drift", tmp_path / "m", results, code=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"path": "gr\xfcn.png"}\n', "line 1: is not UTF-8 text"),
+        (b'{"score": NaN}\n', "line 1: has no score"),
+        (b'{"score": 1' + b"0" * 400 + b"}\n", "line 1: has no score"),
+        (b"[" * 100_000, "line 1: is not JSON"),
+        (b"\x00\n", "line 1: is not JSON"),
+    ],
+)
+def test_hostile_results_are_one_line_and_exit_code_3(fitted, tmp_path, data, says):
+    (tmp_path / "r.jsonl").write_bytes(data)
+    assert says in failure("drift", fitted, tmp_path / "r.jsonl", code=3)
+    assert "cannot read the results" in failure("drift", fitted, tmp_path, code=3)
+
+
+def test_names_in_results_do_not_act_on_the_terminal(fitted, rows, tmp_path):
+    good, row, largest = rows
+    shifted = [row(number, largest + 1) | {"path": "\x1b[2J\n\ud800.png"} for number in range(200, 400)]
+    text = run("drift", fitted, written(tmp_path / "r.jsonl", [*good[:200], *shifted])).stdout
+    assert "\\x1b[2J\\n\\ud800.png" in text
+    assert "\x1b" not in text

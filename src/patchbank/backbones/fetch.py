@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from patchbank.backbones.weights import cache_dir, how_to_get, locate, verify
+from patchbank.backbones.weights import NO_CACHE, cache_dir, how_to_get, locate, verify
 from patchbank.backbones.zoo import DownloadedWeights, ZooRow, find
 from patchbank.errors import CheckpointError, OutputError, WeightsNotFoundError
 from patchbank.util.files import atomic_write, make_folder
@@ -32,7 +32,10 @@ def fetch(name: str, progress: Progress = silent) -> Path:
     row = find(name)
     if not isinstance(row.weights, DownloadedWeights):
         return locate(row)
-    target = cache_dir() / row.weights.file
+    cache = cache_dir()
+    if cache is None:
+        raise OutputError(f"cannot store the weights of {row.name}: {NO_CACHE}")
+    target = cache / row.weights.file
     if target.is_file():
         try:
             verify(target, row.weights.sha256_prefix)

@@ -12,6 +12,11 @@ from typing import BinaryIO
 from patchbank.backbones.zoo import DownloadedWeights, PackagedWeights, ZooRow
 from patchbank.errors import CheckpointError, WeightsNotFoundError
 
+NO_CACHE = (
+    "this user has no home folder; set the environment variable PATCHBANK_CACHE to a folder for downloaded weights, or "
+    "the runtime option weights to the path of a checkpoint"
+)
+
 
 def locate(row: ZooRow, given: str | None = None) -> Path:
     """The path of the row's checkpoint: `given`, or the installed package's, or the cached download's.
@@ -32,9 +37,11 @@ def locate(row: ZooRow, given: str | None = None) -> Path:
 
 
 def expected_path(row: ZooRow) -> Path | None:
-    """Where the row's checkpoint is looked for; None where the package that holds it is not installed."""
+    """Where the row's checkpoint is looked for; None where the package that holds it is not installed, or no cache is
+    known."""
     if isinstance(row.weights, DownloadedWeights):
-        return cache_dir() / row.weights.file
+        cache = cache_dir()
+        return cache / row.weights.file if cache else None
     spec = importlib.util.find_spec(row.weights.module)  # finds without importing
     folders = list(spec.submodule_search_locations or ()) if spec else []
     return Path(folders[0], row.weights.path) if folders else None
@@ -48,22 +55,29 @@ def how_to_get(row: ZooRow) -> str:
             f"the weights of {row.name} are not installed; run: {weights.install} "
             f"(or set the runtime option weights to the path of {weights.file})"
         )
+    cache = cache_dir()
+    if cache is None:
+        return f"the weights of {row.name} cannot be looked for: {NO_CACHE}"
     return (
         f"the weights of {row.name} are not on this machine; run: patchbank backbones fetch {row.name} "
         f"({weights.megabytes} MB). Offline, download {weights.url} elsewhere and put it at "
-        f"{cache_dir() / weights.file} (or set the runtime option weights to its path)"
+        f"{cache / weights.file} (or set the runtime option weights to its path)"
     )
 
 
-def cache_dir() -> Path:
-    """The folder of downloaded checkpoints: PATCHBANK_CACHE, or the platform's folder for caches."""
-    if chosen := os.environ.get("PATCHBANK_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local", "patchbank", "cache")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "patchbank"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "patchbank")
+def cache_dir() -> Path | None:
+    """The folder of downloaded checkpoints: PATCHBANK_CACHE, or the platform's folder for caches; None for a user
+    without a home folder, as services and containers have."""
+    try:
+        if chosen := os.environ.get("PATCHBANK_CACHE"):
+            return Path(chosen).expanduser()
+        if sys.platform == "win32":
+            return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local", "patchbank", "cache")
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "patchbank"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "patchbank")
+    except RuntimeError:  # no HOME, and the system does not know the user
+        return None
 
 
 def verify(path: Path, sha256_prefix: str) -> None:

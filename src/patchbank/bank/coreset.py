@@ -305,4 +305,4 @@ def _checked(features: FloatArray) -> FloatArray:
             f"features: expected finite numbers between -{_LARGEST:g} and {_LARGEST:g}, got {low:g} to {high:g}; "
             "check the backbone and its input"
         )
-    return points
+    return np.ascontiguousarray(points)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +114,12 @@ class Bounds:
 
     def _pairs_in_c(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]] | None:
         """As `_pairs`; None if that cannot be done."""
-        arrays: dict[str, npt.NDArray[Any]] = {
+        state = {
+            "dim": self.points.shape[1],
+            "cells": len(self._pivots),
+            "capacity": len(self.centres),
+            "count": len(self.points),
+            "rounding": self.rounding,
             "points": self.points,
             "centres": self.centres,
             "pivots": self._pivots,
@@ -125,7 +129,7 @@ class Bounds:
             "slack": self._slack,
             "near": self.near,
         }
-        pairs = measure(arrays, float(self.rounding), groups, self._lists, share_of_workers())
+        pairs = measure(state, groups, self._lists, share_of_workers())
         if pairs is not None:
             for cell, group in groups:
                 self._met[group] = len(self._lists[cell])

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of `patchbank`."""
+    from patchbank.cli.terminal import open_streams
+
+    open_streams()
     from patchbank.cli.app import app
 
     app()

@@ -23,6 +23,7 @@ from patchbank.cli import (
     tune,
     update,
 )
+from patchbank.cli.terminal import say
 
 app = typer.Typer(
     name="patchbank",
@@ -35,7 +36,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"patchbank {__version__}")
+        say(f"patchbank {__version__}")
         raise typer.Exit
 
 

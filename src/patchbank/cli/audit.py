@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, note, progress_bar
+from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
-from patchbank.util.wording import counted, plural
+from patchbank.util.wording import counted, plural, printable
 
 if TYPE_CHECKING:
     from patchbank.monitoring.audit import Audit
@@ -57,7 +57,7 @@ def register(app: typer.Typer) -> None:
         if output:
             found.save(output, Path(source).name or source)
         if as_json:
-            typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+            say_json(found.to_dict())
         else:
             _print(found)
         for text in found.notes:
@@ -75,11 +75,12 @@ def _is_model(source: str) -> bool:
 
 
 def _print(found: Audit) -> None:
-    width = max((len(image.name) for image in found.odd), default=0)
+    names = {image.name: printable(image.name) for image in found.odd}
+    width = max((len(names[image.name]) for image in found.odd), default=0)
     for image in found.odd:
         for place, oddity in enumerate(image.oddities):
-            typer.echo(f"{image.name if place == 0 else '':{width}}  {oddity.text}")
+            say(f"{names[image.name] if place == 0 else '':{width}}  {oddity.text}")
     for _, reason in found.unreadable:
-        typer.echo(f"unreadable  {reason}")
+        say(f"unreadable  {reason}")
     are = plural(len(found.odd), "is", "are")
-    typer.echo(f"{len(found.odd)} of {counted(len(found.images), 'image')} {are} odd, the oddest first")
+    say(f"{len(found.odd)} of {counted(len(found.images), 'image')} {are} odd, the oddest first")

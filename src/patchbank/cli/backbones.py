@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated, Any
 
 import typer
 
 from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import say, say_json
 from patchbank.config import Runtime
 
 app = typer.Typer(help="The networks that can be used: list, show, fetch, export.", no_args_is_help=True)
@@ -20,13 +20,13 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON 
     from patchbank.backbones.zoo import zoo
 
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(row) for row in zoo()]))
+        say_json([dataclasses.asdict(row) for row in zoo()])
         return
     for row in zoo():
         layers = ", ".join(
             f"{layer.name} ({layer.channels})" for layer in row.layers if layer.name in row.default_layers
         )
-        typer.echo(f"{row.name:<20} {layers:<32} {row.licence:<13} {_availability(row)}")
+        say(f"{row.name:<20} {layers:<32} {row.licence:<13} {_availability(row)}")
 
 
 @command(app, "show")
@@ -49,15 +49,15 @@ def show(
         row = find(name)
         about, weights = dataclasses.asdict(row), _availability(row)
     if as_json:
-        typer.echo(json.dumps(about))
+        say_json(about)
         return
-    typer.echo(f"{about['name']}: {about['licence']}, embedding {about['embedding']}")
-    typer.echo(f"input        (rgb - mean) / std on 0..255; mean {_triple(about['mean'])}, std {_triple(about['std'])}")
-    typer.echo(f"weights      {weights}")
-    typer.echo("layer        channels  stride")
+    say(f"{about['name']}: {about['licence']}, embedding {about['embedding']}")
+    say(f"input        (rgb - mean) / std on 0..255; mean {_triple(about['mean'])}, std {_triple(about['std'])}")
+    say(f"weights      {weights}")
+    say("layer        channels  stride")
     for layer in about["layers"]:
         default = "  default" if layer["name"] in about["default_layers"] else ""
-        typer.echo(f"{layer['name']:<12} {layer['channels']:>8}  {layer['stride']:>6}{default}")
+        say(f"{layer['name']:<12} {layer['channels']:>8}  {layer['stride']:>6}{default}")
 
 
 @command(app, "fetch")
@@ -69,7 +69,7 @@ def fetch(
 
     with progress_bar() as progress:
         path = run(name, progress)
-    typer.echo(str(path))
+    say(str(path))
 
 
 @command(app, "export")
@@ -81,7 +81,7 @@ def export(
     """Export a model of timm as an ONNX file that `--backbone FILE` takes. Needs the extra `torch`."""
     from patchbank.backbones.export import export as run
 
-    typer.echo(str(run(name, output, pretrained=pretrained)))
+    say(str(run(name, output, pretrained=pretrained)))
 
 
 def _availability(row: Any) -> str:

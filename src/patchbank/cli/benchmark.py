@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from patchbank.cli.evaluate import show
 from patchbank.cli.fit import report_skipped
-from patchbank.cli.options import command, note, progress_bar
+from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Config, Runtime
 from patchbank.errors import DatasetError
 from patchbank.util.wording import counted
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         with progress_bar() as progress:
             report = run(root, config, runtime=runtime, progress=progress)
         if as_json:
-            typer.echo(json.dumps(report.to_dict(), allow_nan=False))
+            say_json(report.to_dict())
         else:
             _print_table(report.rows())
         for category in report.categories:
@@ -53,4 +53,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         first, *rest = (
             cell.ljust(w) if n == 0 else cell.rjust(w) for n, (cell, w) in enumerate(zip(line, widths, strict=True))
         )
-        typer.echo("  ".join([first, *rest]).rstrip())
+        say("  ".join([first, *rest]).rstrip())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import say
 from patchbank.config import Config, Runtime
 from patchbank.errors import MissingExtraError
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
         train, good, defective = solar_cells()
         folder = make_folder(out)
-        typer.echo(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
+        say(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
         start = time.perf_counter()
         with progress_bar() as progress:
             model = PatchCore.fit(train, config, runtime=runtime, progress=progress)
@@ -65,14 +66,14 @@ def register(app: typer.Typer) -> None:
         summary = {"image AUROC": f"{area:.3f}", "fitted in": f"{fit_s:.1f} s", "per image": f"{milliseconds:.0f} ms"}
         scores = model.calibration.scores if model.calibration else None
         write_report(folder / "report.html", rows, title="Solar cells", summary=summary, calibration_scores=scores)
-        typer.echo(f"{'':<18} images  flagged  median score")
+        say(f"{'':<18} images  flagged  median score")
         for name, part in (("functional, unseen", unseen), ("defective", broken)):
-            typer.echo(f"{name:<18} {len(part):>6}  {_flagged(part):>7}  {np.median([r.score for r in part]):>12.3f}")
-        typer.echo(f"threshold {model.calibration.threshold:.3f}; " if model.calibration else "", nl=False)
-        typer.echo(", ".join(f"{name} {value}" for name, value in summary.items()))
-        typer.echo(f"report    {folder / 'report.html'}")
-        typer.echo(f"overlays  {folder / 'overlays'}")
-        typer.echo(f"model     {folder / 'solar.patchbank'}")
+            say(f"{name:<18} {len(part):>6}  {_flagged(part):>7}  {np.median([r.score for r in part]):>12.3f}")
+        threshold = f"threshold {model.calibration.threshold:.3f}; " if model.calibration else ""
+        say(threshold + ", ".join(f"{name} {value}" for name, value in summary.items()))
+        say(f"report    {folder / 'report.html'}")
+        say(f"overlays  {folder / 'overlays'}")
+        say(f"model     {folder / 'solar.patchbank'}")
 
 
 def _flagged(results: list[Result]) -> str:

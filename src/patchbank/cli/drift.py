@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchbank.cli.options import command
+from patchbank.cli.terminal import say, say_json
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.util.wording import counted
 
@@ -57,14 +58,18 @@ def register(app: typer.Typer) -> None:
         are no drift, but may be defects."""
         from patchbank.model_file.contents import load_calibration, load_scene
         from patchbank.monitoring.drift import find_drift
-        from patchbank.monitoring.results_file import read_results
+        from patchbank.monitoring.results_file import read_results, text_lines
 
         calibration = load_calibration(model)
         if calibration is None:
             raise ConfigError(
                 f"{model} was fitted with calibration = 'none': it holds no normal scores to compare with"
             )
-        readings = read_results(_lines(results), results, calibration.threshold)
+        try:
+            with contextlib.nullcontext(sys.stdin.buffer) if results == "-" else Path(results).open("rb") as file:
+                readings = read_results(text_lines(file, results), results, calibration.threshold)
+        except OSError as error:
+            raise DatasetError(f"cannot read the results {results}: {error.strerror}") from error
         found = find_drift(
             [reading.score for reading in readings],
             calibration,
@@ -75,21 +80,11 @@ def register(app: typer.Typer) -> None:
             reference=reference,
         )
         if as_json:
-            typer.echo(json.dumps(_as_json(found, readings), allow_nan=False))
+            say_json(_as_json(found, readings))
         else:
             _print(found, readings)
         if fail_on_drift and found.found:
             raise typer.Exit(FOUND_DRIFT)
-
-
-def _lines(results: str) -> list[str]:
-    try:
-        data = sys.stdin.buffer.read() if results == "-" else Path(results).read_bytes()
-        return data.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise DatasetError(f"cannot read the results {results}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{results} is not UTF-8 text ({error.reason})") from error
 
 
 def _as_json(found: Drift, readings: Sequence[Reading]) -> dict[str, Any]:
@@ -123,21 +118,19 @@ def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]
 
 
 def _print(found: Drift, readings: Sequence[Reading]) -> None:
-    typer.echo(f"{counted(found.images, 'image')}: {'DRIFT' if found.found else 'no drift'}")
+    say(f"{counted(found.images, 'image')}: {'DRIFT' if found.found else 'no drift'}")
     for shift in found.tests:
         share, bound = f"{100 * shift.share:.1f} %", f"{100 * shift.bound:.1f} %"
         about = f"{share} {_QUESTIONS[shift.test, shift.direction, shift.reference]}; good images explain {bound}"
-        typer.echo(f"{shift.test:<8} {'SHIFT' if shift.found else 'ok':<6} {about}")
+        say(f"{shift.test:<8} {'SHIFT' if shift.found else 'ok':<6} {about}")
         if shift.start is None or shift.stop is None or shift.detected is None:
             continue
         first, last, alarm = (readings[n] for n in (shift.start, shift.stop - 1, shift.detected))
-        typer.echo(
-            f"         from line {first.line} ({first.path}) to {last.line} ({last.path}), seen by line {alarm.line}"
-        )
+        say(f"         from line {first.line} ({first.path}) to {last.line} ({last.path}), seen by line {alarm.line}")
         for name, count in _outside(shift, readings):
-            typer.echo(f"         {name} is outside of its range in {count} of them")
+            say(f"         {name} is outside of its range in {count} of them")
         chosen = sorted(shift.showing, key=lambda n: readings[n].score, reverse=shift.direction == "up")[:_SHOWN]
         for reading in (readings[n] for n in chosen):
-            typer.echo(f"         {reading.score:9.4f}  {reading.path}")
+            say(f"         {reading.score:9.4f}  {reading.path}")
     for advice in found.advice:
-        typer.echo(f"advice   {advice}")
+        say(f"advice   {advice}")

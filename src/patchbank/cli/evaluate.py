@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import say, say_json
 from patchbank.config import Runtime
 
 
@@ -33,10 +33,10 @@ def register(app: typer.Typer) -> None:
             evaluation = run(detector, dataset, progress)
         values = evaluation.to_dict()
         if as_json:
-            typer.echo(json.dumps(values, allow_nan=False))
+            say_json(values)
         else:
             for name, value in values.items():
-                typer.echo(f"{name:<17} {show(value)}")
+                say(f"{name:<17} {show(value)}")
         report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, note
+from patchbank.cli.options import command
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Runtime
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         if output:
             explanation.save(output, model=Path(model).name)
         if as_json:
-            typer.echo(json.dumps(explanation.to_dict(), allow_nan=False))
+            say_json(explanation.to_dict())
         else:
             _print(explanation)
         if output:
@@ -58,14 +58,15 @@ def register(app: typer.Typer) -> None:
 def _print(explanation: ExplanationFacts) -> None:
     from patchbank.reports import explanation_text as said
 
-    typer.echo(explanation.path)
-    typer.echo(said.verdict(explanation))
+    say(explanation.path)
+    say(said.verdict(explanation))
     for text in explanation.notes:
-        typer.echo(text)
+        say(text)
     for number, finding in enumerate(explanation.findings, start=1):
-        typer.echo(f"\n{said.title(number, finding)}")
+        say()
+        say(said.title(number, finding))
         for line in _lines(finding):
-            typer.echo(f"  {line}")
+            say(f"  {line}")
 
 
 def _lines(finding: Finding) -> list[str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, note, progress_bar
+from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import note, say
 from patchbank.cli.threshold import say_threshold
 from patchbank.config import Config, Runtime
 from patchbank.util.wording import counted, plural
@@ -37,18 +38,19 @@ def register(app: typer.Typer) -> None:
         from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.model import PatchCore
-        from patchbank.util.files import check_writable
+        from patchbank.util.files import check_writable, is_replaceable
 
         check_writable(output)
+        partial = f"{output}.partial" if is_replaceable(output) else None
         paths = read_dataset(data).train_paths
         start = time.perf_counter()
         with progress_bar() as progress:
             model = PatchCore.fit(
-                paths, config, runtime=runtime, skip_unreadable=True, checkpoint=f"{output}.partial", progress=progress
+                paths, config, runtime=runtime, skip_unreadable=True, checkpoint=partial, progress=progress
             )
         model.save(output)
         seconds = time.perf_counter() - start
-        typer.echo(
+        say(
             f"{output}: {counted(len(model.bank.images), 'image')}, {counted(len(model.bank), 'bank vector')}, "
             f"fitted in {seconds:.1f} s"
         )
@@ -67,9 +69,7 @@ def register(app: typer.Typer) -> None:
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
-            typer.echo(
-                f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)"
-            )
+            say(f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)")
         report_skipped([(s.name, s.reason) for s in model.skipped])
         _report_suspects(model, data)
 

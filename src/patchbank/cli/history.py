@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.options import command
+from patchbank.cli.terminal import say, say_json
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def register(app: typer.Typer) -> None:
 
         versions = load_versions(model)
         if as_json:
-            typer.echo(json.dumps({"versions": [version.to_dict() for version in versions]}, allow_nan=False))
+            say_json({"versions": [version.to_dict() for version in versions]})
             return
         for version in versions:
-            typer.echo(_line(version))
+            say(_line(version))
 
     @command(app, "diff")
     def diff(
@@ -56,18 +56,19 @@ def register(app: typer.Typer) -> None:
 
         found = PatchCore.load(model).diff(before, after)
         if as_json:
-            typer.echo(json.dumps(found.to_dict(), allow_nan=False))
+            say_json(found.to_dict())
             return
-        typer.echo(f"version    {found.before.number} -> {found.after.number}")
+        say(f"version    {found.before.number} -> {found.after.number}")
         for word, names in (("added", found.images_added), ("removed", found.images_removed)):
             for name in names:
-                typer.echo(f"{word:<10} {name}")
+                say(f"{word:<10} {name}")
         size = f"{found.before.size} -> {found.after.size}"
-        typer.echo(f"vectors    {size} ({found.vectors_added} came, {found.vectors_removed} left)")
-        typer.echo(f"threshold  {arrow(found.before.threshold, found.after.threshold)}")
-        typer.echo(f"pixels     {arrow(found.before.pixel_threshold, found.after.pixel_threshold)}")
-        typer.echo(f"scores     {MEANING[found.after.calibrated]}")
-        typer.echo(sides(found))
+        say(f"vectors    {size} ({found.vectors_added} came, {found.vectors_removed} left)")
+        say(f"threshold  {arrow(found.before.threshold, found.after.threshold)}")
+        say(f"pixels     {arrow(found.before.pixel_threshold, found.after.pixel_threshold)}")
+        say(f"scores     {MEANING[found.after.calibrated]}")
+        for line in sides(found):
+            say(line)
 
 
 def arrow(before: float | None, after: float | None) -> str:
@@ -75,14 +76,14 @@ def arrow(before: float | None, after: float | None) -> str:
     return " -> ".join("none" if value is None else f"{value:.4f}" for value in (before, after))
 
 
-def sides(diff: Diff) -> str:
+def sides(diff: Diff) -> list[str]:
     """How many calibration images changed sides of the threshold, and which."""
     changes = diff.changed_sides
     lines = [f"sides      {counted(len(changes), 'calibration image')} changed sides of the threshold"]
     for change in changes:
         way = "over it now" if change.over_after else "no longer over it"
         lines.append(f"  {change.image}: {way}, score {arrow(change.before, change.after)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _line(version: Version) -> str:
@@ -99,8 +100,13 @@ def _line(version: Version) -> str:
     images, vectors = counted(version.images, "image"), counted(version.size, "vector")
     threshold = "-" if version.threshold is None else f"{version.threshold:.4f}"
     about = " ".join(text for text in (version.time, version.author) if text)
-    note = f': "{" ".join(version.note.split())}"' if version.note else ""
+    note = f": {_quoted(version.note)}" if version.note else ""
     return (
         f"{version.number:>4}  {images}, {vectors}, threshold {threshold} "
         f"({version.calibrated})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
     )
+
+
+def _quoted(text: str) -> str:
+    """On one line, in quotes that nothing within it can end: what follows them is not the author's word."""
+    return '"' + " ".join(text.split()).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
+from patchbank.cli.terminal import say, say_json
 from patchbank.cli.threshold import described
 from patchbank.util.wording import counted
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         manifest = load_manifest(model)
         if as_json:
-            typer.echo(json.dumps(manifest, indent=1, allow_nan=False))
+            say_json(manifest, indent=1)
             return
         backbone, bank, calibration = manifest["backbone"], manifest["bank"], load_calibration(model)
         last = load_versions(model)[-1]
@@ -57,10 +57,10 @@ def register(app: typer.Typer) -> None:
         if last.calibrated in ("bound", "stale"):
             rows["scores"] = MEANING[last.calibrated]
         for name, value in rows.items():
-            typer.echo(f"{name:<12} {value}")
-        typer.echo("options")
+            say(f"{name:<12} {value}")
+        say("options")
         for name, value in manifest["config"].items():
-            typer.echo(f"  {name:<20} {value}")
+            say(f"  {name:<20} {value}")
 
 
 def _scene(scene: Scene | None) -> str:

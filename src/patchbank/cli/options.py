@@ -6,22 +6,23 @@ import dataclasses
 import functools
 import getpass
 import inspect
-import io
-import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any
 
 import typer
 
+from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import OutputError, PatchbankError
 from patchbank.util.progress import Progress, silent
+from patchbank.util.wording import printable
 from patchbank.validation import check_names
 
 INTERRUPTED = 130
+_debug: ContextVar[bool] = ContextVar("debug", default=False)
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -129,21 +130,17 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def run(*, debug: bool = False, **given: Any) -> None:
+        _debug.set(debug)
         try:
-            function(**given)
-            sys.stdout.flush()  # a full disk behind a redirection shows itself here, not when the interpreter ends
+            with logged_as_notes():
+                function(**given)
         except PatchbankError as error:
             fail(str(error), error.exit_code, debug=debug)
         except KeyboardInterrupt:
             fail("interrupted; what was written before is whole", INTERRUPTED)
-        except BrokenPipeError:  # the reader of a pipe has gone: not an error
-            _drop_stdout()
-            raise typer.Exit(0) from None
         except OSError as error:
-            _drop_stdout()
-            fail(
-                f"{error.strerror or error}: {error.filename or 'standard output'}", OutputError.exit_code, debug=debug
-            )
+            where = f": {error.filename}" if error.filename else ""
+            fail(f"{error.strerror or error}{where}", OutputError.exit_code, debug=debug)
         except MemoryError:
             advice = "use a smaller image_size or fewer images"
             fail(f"not enough memory; {advice}", PatchbankError.exit_code, debug=debug)
@@ -164,22 +161,14 @@ def _guarded(function: Callable[..., None]) -> Callable[..., None]:
 def fail(message: str, exit_code: int, *, debug: bool = False) -> None:
     """Prints one line to stderr, below the current exception's traceback if `debug`, and ends the program."""
     if debug:
-        typer.echo(traceback.format_exc(), err=True)
-    typer.echo("patchbank: " + " ".join(message.split()), err=True)
+        note_trace()
+    note("patchbank: " + " ".join(message.split()))
     raise typer.Exit(exit_code)
 
 
-def _drop_stdout() -> None:
-    """Sends what is still buffered to nowhere, so that the interpreter does not fail on it once more at its end."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError:  # stdout is no real file: nothing is buffered that could fail
-        sys.stdout = io.StringIO()
-
-
-def note(message: str) -> None:
-    """Says something that is not a result: on stderr, so that stdout stays machine-readable."""
-    typer.echo(message, err=True)
+def debugging() -> bool:
+    """Whether the command was called with --debug."""
+    return _debug.get()
 
 
 def login() -> str:
@@ -200,13 +189,18 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<10}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None)
+                tasks[stage] = bars.add_task(printable(stage), total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield report

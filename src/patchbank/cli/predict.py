@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.fit import report_skipped
-from patchbank.cli.options import command, note
+from patchbank.cli.options import command, debugging
+from patchbank.cli.terminal import note, note_trace, say, say_json, say_row
 from patchbank.config import Runtime
-from patchbank.errors import ConfigError, ImageError
-from patchbank.util.wording import counted
+from patchbank.errors import ConfigError, OutputError, PatchbankError
+from patchbank.util.wording import counted, plural
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from patchbank.imaging.images import Skipped
     from patchbank.results.result import Result
 
 FOUND_ANOMALY = 1
@@ -43,93 +41,94 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Inspect images: score, verdict and regions of each, and whether it is of the scene that the model knows.
-        Unreadable images are named at the end, and the exit code is 3."""
+        Every image gets a verdict or is named at the end with the reason why not; then the exit code is that of the
+        gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
+        from patchbank.cli.output_folder import OutputFolder, without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.imaging.images import Skipped
         from patchbank.model import PatchCore
 
         images = find_images(paths)
+        if out:
+            images = without_outputs(images, paths, out)
         detector = PatchCore.load(model, runtime=runtime)
-        output = _Output(out, images) if out else None
-        found, strange, skipped = 0, 0, []
+        output = OutputFolder(out, images) if out else None
+        show = _as_json if as_json else _as_csv if as_csv else _as_text
+        found, strange = 0, 0
+        refused: list[Skipped] = []  # images without a verdict, or whose verdict could not be shown or drawn
+        unwritten: list[str] = []
         if as_csv:
-            typer.echo(_csv_line(_COLUMNS))
+            try:
+                say_row(_COLUMNS)
+            except OutputError as error:
+                unwritten.append(str(error))
         for result in detector.predict_each(images):
             if isinstance(result, Skipped):
-                skipped.append((result.name, result.reason))
+                refused.append(result)
+                continue
+            found += bool(result.is_anomalous)
+            strange += result.in_scene is False
+            try:
+                show(result)  # printed before its pictures are drawn: whatever happens to these, the verdict is out
+            except OutputError as error:
+                unwritten.append(str(error))
+            except Exception as error:  # noqa: BLE001  (a batch goes on, whatever one image is)
+                refused.append(Skipped.of(result.path, error))
                 continue
             if output:
                 try:
-                    output.add(result)
-                except ImageError as error:  # the file has gone, or changed, since it was inspected
-                    skipped.append((result.path, str(error)))
-            found += bool(result.is_anomalous)
-            strange += result.in_scene is False
-            typer.echo(_line(result, as_json=as_json, as_csv=as_csv))
+                    unwritten += output.add(result)
+                except Exception as error:  # noqa: BLE001  (the file has gone or changed since, or drawing failed)
+                    refused.append(Skipped.of(result.path, error))
         if output:
-            output.finish(Path(model).name, detector.calibration.scores if detector.calibration else None, skipped)
-        report_skipped(skipped)
-        if strange:
-            note(f"{counted(strange, 'image is', 'images are')} not of the scene that the model knows")
+            scores = detector.calibration.scores if detector.calibration else None
+            unwritten += output.finish(Path(model).name, scores, refused)
+        _conclude(refused, unwritten, strange)
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)
-        if skipped:
-            raise typer.Exit(ImageError.exit_code)
+        if codes := [_code(each) for each in refused] + [OutputError.exit_code] * bool(unwritten):
+            raise typer.Exit(max(codes))
 
 
-class _Output:
-    """The folder that `--out` names: an overlay and a mask for each image, and one report."""
-
-    def __init__(self, folder: str, images: list[Path]) -> None:
-        from patchbank.fit.collect import relative_names
-        from patchbank.reports.inspection import InspectionReport
-        from patchbank.util.files import make_folder
-
-        self._folder = make_folder(folder)
-        self._names = dict(zip(map(str, images), relative_names([str(path) for path in images]), strict=True))
-        self._report = InspectionReport(self._folder / "report.html")
-
-    def add(self, result: Result) -> None:
-        from patchbank.imaging.images import write_png
-        from patchbank.reports.inspection import ReportRow
-
-        name = self._names[result.path]
-        try:
-            picture = result.overlay()
-        except ImageError:
-            self._report.add(ReportRow.without_pictures(result, name=name))
-            raise
-        stem = self._folder / name
-        write_png(stem.with_name(stem.name + ".overlay.png"), picture)
-        write_png(stem.with_name(stem.name + ".mask.png"), result.mask)
-        self._report.add(ReportRow.of(result, name=name, overlay=picture))
-
-    def finish(self, model: str, scores: npt.ArrayLike | None, skipped: list[tuple[str, str]]) -> None:
-        reasons = [reason for _, reason in skipped]
-        with self._report as report:
-            report.write(title=f"Inspection with {model}", calibration_scores=scores, skipped=reasons)
+def _as_json(result: Result) -> None:
+    say_json(result.to_dict())
 
 
-def _line(result: Result, *, as_json: bool, as_csv: bool) -> str:
-    if as_json:
-        return json.dumps(result.to_dict(), allow_nan=False)
-    if as_csv:
-        threshold = "" if result.threshold is None else result.threshold
-        p_value = "" if result.p_value is None else result.p_value
-        verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
-        why = "; ".join(result.scene_reasons)
-        return _csv_line((result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why))
+def _as_csv(result: Result) -> None:
+    threshold = "" if result.threshold is None else result.threshold
+    p_value = "" if result.p_value is None else result.p_value
+    verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
+    why = "; ".join(result.scene_reasons)
+    say_row((result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why))
+
+
+def _as_text(result: Result) -> None:
     verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
     against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
     regions = len(result.regions)
     where = f", {counted(regions, 'region')}" if regions else ""
     scene = f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}" if result.in_scene is False else ""
-    return f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}"
+    say(f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}")
 
 
-def _csv_line(values: tuple[object, ...]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
+def _conclude(refused: Sequence[Skipped], unwritten: Sequence[str], strange: int) -> None:
+    """Says on stderr what is missing, and why."""
+    report_skipped([(each.name, each.reason) for each in refused])
+    for reason in unwritten:
+        note(f"patchbank: {reason}")
+    if strange:
+        note(f"{counted(strange, 'image is', 'images are')} not of the scene that the model knows")
+    if unforeseen := [each for each in refused if each.trace]:
+        if debugging():
+            for each in unforeseen:
+                note(each.name)
+                note_trace(each.trace)
+        lines = "with the lines above" if debugging() else "with what --debug says"
+        met = counted(len(unforeseen), "image")
+        note(f"patchbank: {met} met an internal error; please report {plural(len(unforeseen), 'it', 'them')} {lines}")
+
+
+def _code(refused: Skipped) -> int:
+    return refused.kind.exit_code if issubclass(refused.kind, PatchbankError) else PatchbankError.exit_code

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.history import MEANING
-from patchbank.cli.options import command, login, note
+from patchbank.cli.options import command, login
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 from patchbank.util.wording import counted
@@ -72,9 +72,9 @@ def register(app: typer.Typer) -> None:
             rows = [asdict(row) for row in _rows(wanted)]
             about = {"method": now.method, "calibrated": calibrated, "images": len(now.scores)}
             promised = {"max_false_alarms": now.max_false_alarms, "confidence": now.confidence}
-            typer.echo(json.dumps({**about, **promised, "rows": rows}, allow_nan=False))
+            say_json({**about, **promised, "rows": rows})
         elif output:
-            typer.echo(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
+            say(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
             say_threshold(wanted)
         else:
             _table(now, wanted)
@@ -90,7 +90,7 @@ def described(calibration: Calibration) -> str:
 
 def say_threshold(calibration: Calibration) -> None:
     """The threshold and its promise on stdout; on stderr what is missing for the promise, if anything is."""
-    typer.echo(f"threshold {described(calibration)}")
+    say(f"threshold {described(calibration)}")
     if not calibration.support.kept:
         note(f"{calibration.support}; the threshold is their largest score")
 
@@ -130,9 +130,9 @@ def _table(now: Calibration, wanted: Calibration) -> None:
 
     scores, n = wanted.scores, len(wanted.scores)
     method = now.method.replace("_", " ")
-    typer.echo(f"{counted(n, 'held-out good image')} ({method}), scores {scores.min():.4f} to {scores.max():.4f}")
+    say(f"{counted(n, 'held-out good image')} ({method}), scores {scores.min():.4f} to {scores.max():.4f}")
     how = f"with {percent(wanted.confidence)} confidence" if wanted.confidence else "on average"
-    typer.echo(f"{'':2}{'at most':>9}  {'threshold':>10}  {'pixel':>10}  {'over it':>12}  {how}")
+    say(f"{'':2}{'at most':>9}  {'threshold':>10}  {'pixel':>10}  {'over it':>12}  {how}")
     current, asked = ((each.max_false_alarms, each.confidence) for each in (now, wanted))
     for row in _rows(wanted):
         this, named = (row.max_false_alarms, row.confidence), {*RATES, wanted.max_false_alarms}
@@ -140,8 +140,8 @@ def _table(now: Calibration, wanted: Calibration) -> None:
         mark = "*" if this == current else ">" if this == asked else ""
         needs = "no number supports it" if row.images_needed is None else f"needs {counted(row.images_needed, 'image')}"
         values = f"{row.threshold:>10.4f}  {row.pixel_threshold:>10.4f}  {f'{row.over} of {n}':>12}"
-        typer.echo(f"{mark:2}{rate:>9}  {values}  {'supported' if row.supported else needs}")
+        say(f"{mark:2}{rate:>9}  {values}  {'supported' if row.supported else needs}")
     if current == asked:
-        typer.echo("* what the model has; another: --max-false-alarms RATE [--confidence C] -o MODEL2")
+        say("* what the model has; another: --max-false-alarms RATE [--confidence C] -o MODEL2")
     else:
-        typer.echo("> what was asked for; -o MODEL2 writes a model that has it")
+        say("> what was asked for; -o MODEL2 writes a model that has it")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchbank.cli.options import command, note, progress_bar
+from patchbank.cli.options import command, progress_bar
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Config, Runtime
-from patchbank.errors import ConfigError, MissingExtraError
+from patchbank.errors import ConfigError, MissingExtraError, OutputError
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def register(app: typer.Typer) -> None:
                 check_writable(path)
         with progress_bar() as progress:
             report = run(read_dataset(data), config, runtime, budget_ms, progress)
-        typer.echo(json.dumps(report.to_dict(), allow_nan=False) if as_json else _table(report))
+        if as_json:
+            say_json(report.to_dict())
+        else:
+            for line in _table(report):
+                say(line)
         if not report.chosen.within_budget:
             note(f"no candidate is within {budget_ms:g} ms; the fastest takes {report.chosen.ms:.1f} ms")
         if output:
@@ -62,7 +67,7 @@ def register(app: typer.Typer) -> None:
             _draw(Path(plot), report)
 
 
-def _table(report: TuneReport) -> str:
+def _table(report: TuneReport) -> list[str]:
     lines = [
         f"{counted(report.n_good, 'held-out good image')}, {report.n_defective} with {report.defects} defects; "
         f"budget {report.budget_ms:g} ms",
@@ -76,7 +81,7 @@ def _table(report: TuneReport) -> str:
             f"{100 * trial.standard_error:>7.1f}{over}"
         )
     lines += [f"  {name:<12}not tried: {reason}" for name, reason in report.missing.items()]
-    return "\n".join([*lines, f"* chosen: {report.chosen.name}"])
+    return [*lines, f"* chosen: {report.chosen.name}"]
 
 
 def _write_toml(path: Path, config: Config) -> None:
@@ -85,13 +90,19 @@ def _write_toml(path: Path, config: Config) -> None:
 
     default, values = Config().to_dict(), config.to_dict()
     changed = {name: value for name, value in values.items() if value != default[name]}
+    try:
+        data = "".join(f"{name} = {_literal(value)}\n" for name, value in changed.items()).encode()
+    except UnicodeEncodeError as error:
+        raise OutputError(
+            f"cannot write {path}: an option names a file whose name is no UTF-8, which TOML cannot hold; rename it"
+        ) from error
     with atomic_write(path) as file:
-        file.write("".join(f"{name} = {_literal(value)}\n" for name, value in changed.items()).encode())
+        file.write(data)
 
 
 def _literal(value: Any) -> str:
-    """A TOML value: JSON's strings, numbers and lists are TOML's."""
-    return json.dumps(value, ensure_ascii=False)
+    """A TOML value: JSON's strings, numbers and lists are TOML's, which wants DEL escaped too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _import_matplotlib() -> Any:

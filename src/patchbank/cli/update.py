@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,8 @@ import typer
 
 from patchbank.cli.fit import report_skipped
 from patchbank.cli.history import MEANING, arrow, sides
-from patchbank.cli.options import command, login, note, progress_bar
+from patchbank.cli.options import command, login, progress_bar
+from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Runtime
 from patchbank.util.wording import counted
 
@@ -137,29 +137,30 @@ def _report(path: str, model: PatchCore, as_json: bool) -> None:
     diff, version = model.diff(), model.versions[-1]
     if as_json:
         values = diff.to_dict() | {"skipped": [{"name": s.name, "reason": s.reason} for s in model.skipped]}
-        typer.echo(json.dumps(values, allow_nan=False))
+        say_json(values)
     else:
         images, vectors = counted(version.images, "image"), counted(version.size, "bank vector")
-        typer.echo(f"{path}: version {version.number}, {images}, {vectors}")
+        say(f"{path}: version {version.number}, {images}, {vectors}")
         if version.restored:
-            typer.echo(f"back to version {version.restored}")
+            say(f"back to version {version.restored}")
         for each in version.added:
             score = arrow(each.score_before, each.score_after)
             new = f"{each.patches - each.covered} of {counted(each.patches, 'patch', 'patches')}"
-            typer.echo(f"learned    {each.name}: {new} were new, {each.vectors} joined the bank, score {score}")
+            say(f"learned    {each.name}: {new} were new, {each.vectors} joined the bank, score {score}")
         for gone in version.removed:
-            typer.echo(
+            say(
                 f"forgot     {gone.name}: {counted(gone.vectors, 'vector')}, {gone.uncovered} of them unlike all others"
             )
         if version.removed:
             lost = sum(each.vectors for each in version.removed)
-            typer.echo(f"refilled   {version.refilled} of {counted(lost, 'vector')}")
+            say(f"refilled   {version.refilled} of {counted(lost, 'vector')}")
         before = diff.before
         if model.calibration:
             promise = _promise(model.calibration, version)
-            typer.echo(f"threshold  {arrow(before.threshold, version.threshold)} ({promise})")
-            typer.echo(f"pixels     {arrow(before.pixel_threshold, version.pixel_threshold)}")
-            typer.echo(sides(diff))
+            say(f"threshold  {arrow(before.threshold, version.threshold)} ({promise})")
+            say(f"pixels     {arrow(before.pixel_threshold, version.pixel_threshold)}")
+            for line in sides(diff):
+                say(line)
     _warn(model)
     report_skipped([(each.name, each.reason) for each in model.skipped])
 

@@ -291,7 +291,11 @@ def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
     if not text or "\0" in text:
         raise DatasetError(f"{where}: expected the path of {what}, got {text!r}")
     path = file.parent / text  # an absolute path stays as it is
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that no file can have, for its length
+        there = False
+    if not there:
         raise DatasetError(
             f"{where}: expected {what} at {path}, but no file is there; paths start from the CSV's folder"
         )

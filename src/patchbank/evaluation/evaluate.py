@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.errors import DatasetError, ImageError
+from patchbank.errors import DatasetError, ImageError, PatchbankError
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
-from patchbank.imaging.images import read_image
+from patchbank.imaging.images import read_image, reason_of
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import brief
 
@@ -142,6 +142,11 @@ def evaluate(
             seconds.append(time.perf_counter() - start)
         except ImageError as error:
             skipped.append(Skipped(sample.path, str(error)))
+            continue
+        except (PatchbankError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (one odd image must not end an evaluation of all)
+            skipped.append(Skipped(sample.path, reason_of(error, str(sample.path))))
             continue
         if pixels is not None:
             pixels.update(anomaly_map, _mask_of(sample, (anomaly_map.shape[0], anomaly_map.shape[1])))

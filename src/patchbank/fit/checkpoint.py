@@ -82,7 +82,7 @@ def fingerprint(images: Sequence[Any], config: Config, budget: int, backbone: by
         size = -1
         with suppress(OSError):
             size = Path(path).stat().st_size
-        digest.update(f"{path}\0{size}\0".encode())
+        digest.update(f"{path}\0{size}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy.typing as npt
 
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.config import Config
-from patchbank.errors import DatasetError, ImageError
+from patchbank.errors import DatasetError, ImageError, PatchbankError
 from patchbank.features.embedding import Patches
 from patchbank.fit.checkpoint import Checkpoint, State, pack_blobs, unpack_blobs
 from patchbank.fit.stream import PICTURE_SHARE, CalibrationPatches, PatchStream
-from patchbank.imaging.images import Array, ImageSource, Skipped, name_of, read_image, thumbnail
+from patchbank.imaging.images import Array, ImageSource, Skipped, is_path, name_of, read_image, reason_of, thumbnail
 from patchbank.scoring.expected_distance import Sample, expected_distance
 from patchbank.search.searcher import Searcher
 from patchbank.util.parallel import in_order
@@ -80,8 +81,11 @@ def collect(
                 if not job.skip_unreadable:
                     raise patches
                 run.skipped.append(Skipped(name_of(source, number), str(patches)))
-            elif run.add(patches, name_of(source, number), picture) and checkpoint:
-                checkpoint.save(run.state())
+            else:
+                if not is_path(source):
+                    run.unnamed.add(len(run.names))
+                if run.add(patches, name_of(source, number), picture) and checkpoint:
+                    checkpoint.save(run.state())
             run.done = number + 1
     except BaseException:
         if checkpoint and run.intact:
@@ -91,7 +95,7 @@ def collect(
     _check_count(len(run.names), run.skipped, config)
     known = run.known(list(images)) if config.drop_outliers else None
     sample = stream.sample()
-    bank, spares, calibration = stream.finish(relative_names(run.names))
+    bank, spares, calibration = stream.finish(relative_names(run.names, run.unnamed))
     used = {*bank.image.tolist(), *spares.image.tolist()}
     thumbnails = {image: data for image, data in run.thumbnails.items() if image in used}
     return Training(bank, spares, sample, calibration, thumbnails, tuple(run.skipped), known)
@@ -106,6 +110,12 @@ def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches],
             return source, embed(image), thumbnail(image, config.thumbnail_size)
         except ImageError as error:
             return source, error, b""
+        except (PatchbankError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (what one odd image raises must not end a fit of hours)
+            unforeseen = ImageError(reason_of(error, os.fspath(source) if is_path(source) else ""))
+            unforeseen.__cause__ = error
+            return source, unforeseen, b""
 
     return in_order(describe, sources)
 
@@ -126,12 +136,14 @@ def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[Im
 
 @dataclass(eq=False)
 class _Run:
-    """How far a fit has come: `done` images of the sequence, usable or not. picture_bytes: what thumbnails may take."""
+    """How far a fit has come: `done` images of the sequence, usable or not. picture_bytes: what thumbnails may take.
+    unnamed: the places in `names` of images that have no path; a fit with a checkpoint has none."""
 
     stream: PatchStream
     picture_bytes: int
     done: int = 0
     names: list[str] = field(default_factory=list)
+    unnamed: set[int] = field(default_factory=set)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     pictured: int = 0  # bytes of the thumbnails
@@ -209,11 +221,14 @@ def _check_count(usable: int, skipped: list[Skipped], config: Config) -> None:
         )
 
 
-def relative_names(names: list[str]) -> tuple[str, ...]:
-    """Paths without the folder that all of them share: what remains says which image, and nothing about the machine."""
-    paths = [name for name in names if not name.startswith("image ")]
-    if len(paths) != len(names):
+def relative_names(names: Sequence[str], unnamed: Collection[int] = ()) -> tuple[str, ...]:
+    """Paths without the folder that all of them share: what remains says which image, and nothing about the machine.
+    No '..' is left in them. unnamed: the places of those that are no paths; then all stay as they are.
+    """
+    if unnamed or not names:
         return tuple(names)
-    absolute = [Path(name).absolute() for name in paths]
+    absolute = [Path(os.path.abspath(name)) for name in names]  # noqa: PTH100  (resolve() would follow links)
+    if len({path.anchor for path in absolute}) > 1:  # drives of Windows: they share no folder
+        return tuple("/".join([re.sub(r"[:\\/?]+", "_", path.anchor).strip("_"), *path.parts[1:]]) for path in absolute)
     shared = os.path.commonpath([path.parent for path in absolute])
     return tuple(path.relative_to(shared).as_posix() for path in absolute)

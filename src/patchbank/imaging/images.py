@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.config import ImageFormat
-from patchbank.errors import ImageError, OutputError
+from patchbank.errors import ImageError, OutputError, PatchbankError
 from patchbank.imaging.decoding import check_pixels, decode, decode_channels
 from patchbank.util.files import atomic_write, make_folder
 
@@ -44,10 +45,28 @@ COLOUR = ImageFormat()
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be used, and why."""
+    """An image that could not be used, and why. kind: the class of the error; where that is none of patchbank's own,
+    something went wrong that nobody foresaw, and `trace` is its traceback."""
 
     name: str
     reason: str
+    kind: type[Exception] = ImageError
+    trace: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Skipped:
+        """An image that raised an error, whatever it is."""
+        trace = "" if isinstance(error, PatchbankError) else "".join(traceback.format_exception(error))
+        return cls(name, reason_of(error, name), type(error), trace)
+
+
+def reason_of(error: Exception, name: str = "") -> str:
+    """Why an image cannot be used, beginning with its name."""
+    if isinstance(error, PatchbankError):
+        reason = str(error)
+    else:
+        reason = "internal error ({})".format(" ".join(f"{type(error).__name__}: {error}".split()))
+    return reason if not name or reason.startswith(name) else f"{name}: {reason}"
 
 
 def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
@@ -188,7 +207,12 @@ def fingerprint(image: Array) -> bytes:
 
 def name_of(source: ImageSource, number: int) -> str:
     """What to call an image in messages and provenance: its path, or its place in the sequence (from 0)."""
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"image {number}"
+    return os.fspath(source) if is_path(source) else f"image {number}"
+
+
+def is_path(source: ImageSource) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether an image is named by its file. Its name cannot tell: a file may be called 'image 1'."""
+    return isinstance(source, (str, os.PathLike))
 
 
 def _to_255(array: Array, white: float | None) -> Array:

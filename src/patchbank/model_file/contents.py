@@ -33,6 +33,7 @@ from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.searcher import build_searcher
+from patchbank.util.log import logger
 from patchbank.version import __version__
 
 Manifest = dict[str, Any]
@@ -148,8 +149,19 @@ def _checked(path: str | Path) -> Iterator[None]:
 
 
 def _config(file: archive.ModelFile) -> Config:
-    """The options; version 1 called one of them false_alarm_rate, and promised that on average."""
+    """The options; version 1 called one of them false_alarm_rate, and promised that on average.
+
+    faiss' HNSW graph, which earlier versions offered, missed neighbours: on a bank of several products, image scores
+    were much too high. Such a model searches exactly from now on.
+    """
     options = {**_BEFORE, **file.manifest["config"]}
+    if options.get("search") == "hnsw":
+        options["search"] = "exact"
+        logger.warning(
+            "%s: it was fitted with search = 'hnsw', which made scores too high and is not offered any more; it "
+            "searches exactly now. Its threshold may be too high for the scores of today: fit it again",
+            file.path,
+        )
     if file.manifest["format_version"] == 1:
         options |= {"max_false_alarms": options.pop("false_alarm_rate"), "confidence": 0.0}
     return Config.from_dict(options)

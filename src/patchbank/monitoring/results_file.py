@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from patchbank.errors import DatasetError
+
+MAX_LINE_BYTES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,28 @@ def read_results(lines: Iterable[str], name: str, threshold: float | None) -> li
     return readings
 
 
+def text_lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """The lines of a file of UTF-8 text, with or without a byte order mark, one at a time: only a line feed ends one.
+
+    Raises DatasetError, with the line's number, for other bytes, and for a line of more than MAX_LINE_BYTES.
+    """
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise DatasetError(
+                f"{name}, line {number}: is longer than {MAX_LINE_BYTES:,} bytes; expected the lines that "
+                "'patchbank predict --json' prints"
+            )
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DatasetError(
+                f"{name}, line {number}: is not UTF-8 text ({error.reason}); PowerShell's '>' writes UTF-16: there, "
+                "use '| Out-File -Encoding utf8'"
+            ) from error
+
+
 def _same(one: float | None, other: float | None) -> bool:
     if one is None or other is None:
         return one is other
@@ -60,7 +84,8 @@ def _reading(text: str, number: int, name: str) -> Reading:
         raise wrong(f"is no JSON object, but {type(row).__name__}")
     score, threshold, known = row.get("score"), row.get("threshold"), row.get("in_scene")
     if score is None or not _is_number(score):
-        raise wrong(f"has no score that is a finite number (score: {json.dumps(score)})")
+        shown = json.dumps(score) if isinstance(score, (int, float, str, type(None))) else type(score).__name__
+        raise wrong(f"has no score that is a finite number (score: {shown[:40]})")
     if threshold is not None and not _is_number(threshold):
         raise wrong("has a threshold that is no finite number")
     if known is not None and not isinstance(known, bool):
@@ -72,4 +97,9 @@ def _reading(text: str, number: int, name: str) -> Reading:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False

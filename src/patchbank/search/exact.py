@@ -26,7 +26,7 @@ import numpy.typing as npt
 from patchbank.errors import ConfigError
 from patchbank.search import native
 from patchbank.search.distances import pair_distances, take
-from patchbank.search.native.nearest import LANES, PANEL, NativeBank, coded, in_panels, panels, wider
+from patchbank.search.native.nearest import NativeBank, coded, in_panels, panels, wider
 from patchbank.search.projections import ROUNDING, TINY, Shadows, in_cells, squares_of
 from patchbank.util.parallel import one_blas_thread, scratch, share_of_workers, spread
 
@@ -97,37 +97,38 @@ class ExactSearcher:
         dim = self.vectors.shape[1]
         axes = np.empty((dim, 0), np.float32) if self._shadows.axes is None else self._shadows.axes
         first, slots = in_panels(self._starts)
-        places, width = int(first[-1]) * PANEL, -(-dim // LANES) * LANES
+        places, width = int(first[-1]) * native.PANEL, -(-dim // native.WIDEST) * native.WIDEST
         numbers, vectors = np.full(places, -1, np.int32), np.zeros((places, width), np.float32)
         numbers[slots], vectors[slots, :dim] = self._order, self.vectors[self._order]
         codes, starts, step, wrong = coded(shadows, slots, places)
-        return NativeBank(
-            dim=dim,
-            width=width,
-            axes=axes.shape[1],
-            dims=shadows.shape[1],
-            cells=len(first) - 1,
-            groups=codes.shape[1],
-            middle=self._shadows.middle,
-            directions=panels(axes),
-            pivots=panels((-2 * self._pivots[:-1]).astype(np.float32)),
-            halves=-self._pivots[-1],
-            codes=codes,
-            wrong=np.maximum.reduceat(wrong + errors, self._starts[:-1]),
-            first=first,
-            numbers=numbers,
-            vectors=vectors,
-            between=wider(self._between, 0),
-            least=wider(self._least, np.inf),
-            step=step,
-            half_step=0.5 / step,
-            rest=float(self._shadows.rest),
-            shadow_rounding=float(self._shadows.rounding),
-            rounding=float(self._rounding),
-            farthest=float(self._farthest),
-            measure_rounding=float(ROUNDING) * (dim + 16),
-            starts=starts,
-        )
+        fields = {
+            "dim": dim,
+            "width": width,
+            "axes": axes.shape[1],
+            "dims": shadows.shape[1],
+            "cells": len(first) - 1,
+            "panels": int(first[-1]),
+            "groups": codes.shape[1],
+            "middle": self._shadows.middle,
+            "directions": panels(axes),
+            "pivots": panels((-2 * self._pivots[:-1]).astype(np.float32)),
+            "halves": -self._pivots[-1],
+            "codes": codes,
+            "wrong": np.maximum.reduceat(wrong + errors, self._starts[:-1]),
+            "first": first,
+            "numbers": numbers,
+            "vectors": vectors,
+            "between": wider(self._between, 0),
+            "least": wider(self._least, np.inf),
+            "step": step,
+            "half_step": 0.5 / step,
+            "rest": float(self._shadows.rest),
+            "shadow_rounding": float(self._shadows.rounding),
+            "rounding": float(self._rounding),
+            "farthest": float(self._farthest),
+            "measure_rounding": float(ROUNDING) * (dim + 16),
+        }
+        return NativeBank(fields, starts)
 
     def _side_error(self, lengths: FloatArray) -> FloatArray:
         """Rounding of the difference of two sides of shadows of these lengths."""

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from patchbank.errors import DatasetError
 from patchbank.fit.collect import relative_names
-from patchbank.imaging.images import ImageSource, name_of
+from patchbank.imaging.images import ImageSource, is_path, name_of
 
 
 def numbers_of(wanted: Iterable[str], names: Sequence[str], among: Collection[int]) -> list[int]:
@@ -44,12 +44,14 @@ def new_names(sources: Sequence[ImageSource], taken: Collection[str], first: int
         return []
     used, result, seen = set(taken), [], set()
     given = [name_of(source, first + place) for place, source in enumerate(sources)]
-    for source, path, name in zip(sources, given, relative_names(given), strict=True):
-        if isinstance(source, (str, os.PathLike)):
-            if Path(path).absolute() in seen:
+    unnamed = [place for place, source in enumerate(sources) if not is_path(source)]
+    for source, path, name in zip(sources, given, relative_names(given, unnamed), strict=True):
+        if is_path(source):
+            absolute = Path(os.path.abspath(path))  # noqa: PTH100
+            if absolute in seen:
                 raise DatasetError(f"{path}: is given twice; give it once")
-            seen.add(Path(path).absolute())
-            folders = list(Path(path).absolute().parts[1 : -len(PurePath(name).parts)])
+            seen.add(absolute)
+            folders = list(absolute.parts[1 : -len(PurePath(name).parts)])
             while name in used and folders:
                 name = f"{folders.pop()}/{name}"
         if name in used:

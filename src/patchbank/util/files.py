@@ -1,9 +1,16 @@
-"""Writing files so that a reader sees the whole new file or the old one, never half of it."""
+"""Writing files so that a reader sees the whole new file or the old one, never half of it.
+
+A link is followed: the file that it leads to is replaced, and the link stays. A pipe or a device is written into."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,15 +18,23 @@ from typing import IO
 
 from patchbank.errors import OutputError
 
+_MOST_LINKS = 40  # as the kernel follows
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,6})")  # /dev/stdout is a link to such a name
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Yields a binary file that becomes `path` when the block ends, and vanishes when the block raises.
 
-    It is written aside in the same folder, synced to disk and renamed over `path`. Raises OutputError where that
-    fails; an OSError of the file raised inside the block becomes one too, any other exception passes through.
+    It is written aside in the same folder, synced to disk and renamed over `path`. What is no file (a pipe, a device,
+    /dev/stdout) gets the whole content once the block has ended. Raises OutputError where that fails; an OSError of the
+    file raised inside the block becomes one too, any other exception passes through.
     """
-    target = Path(path)
+    target = _followed(Path(path))
+    if not _replaceable(target):
+        with _written_into(target) as file:
+            yield file
+        return
     aside, file = _open_aside(target)
     try:
         with file:
@@ -40,10 +55,20 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raises OutputError now if `atomic_write(path)` could not start: to be asked before hours of work, not after."""
-    aside, file = _open_aside(Path(path))
+    target = _followed(Path(path))
+    if not _replaceable(target):
+        if not os.access(target, os.W_OK):
+            raise OutputError(f"cannot write {target}: permission denied")
+        return
+    aside, file = _open_aside(target)
     file.close()
     with suppress(OSError):
         aside.unlink()
+
+
+def is_replaceable(path: str | os.PathLike[str]) -> bool:
+    """Whether `atomic_write(path)` makes a file, or replaces one; False for a pipe, a device or /dev/stdout."""
+    return _replaceable(_followed(Path(path)))
 
 
 @contextmanager
@@ -94,6 +119,53 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise _output_error(folder, error) from error
     return folder
+
+
+def _followed(path: Path) -> Path:
+    """Where the links of a file's name lead; descriptors of this process (/dev/stdout) stay as they are named."""
+    target = path
+    for _ in range(_MOST_LINKS):
+        if _DESCRIPTOR.fullmatch(str(target)) or not target.is_symlink():
+            if target != path and not target.parent.is_dir():
+                raise OutputError(f"cannot write {path}: it is a link to {target}, whose folder does not exist")
+            return target
+        try:
+            target = target.parent / target.readlink()
+        except OSError as error:
+            raise _output_error(path, error) from error
+    raise OutputError(f"cannot write {path}: its links lead in a circle; name another file")
+
+
+def _replaceable(target: Path) -> bool:
+    if _DESCRIPTOR.fullmatch(str(target)):
+        return False
+    try:
+        mode = target.stat().st_mode
+    except (OSError, ValueError):  # nothing there yet, or what cannot be: the attempt to write says why
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+@contextmanager
+def _written_into(target: Path) -> Iterator[IO[bytes]]:
+    """Yields a temporary file whose content goes into a pipe or a device, in one go, when the block ends."""
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            if descriptor := _DESCRIPTOR.fullmatch(str(target)):
+                if sys.stdout:
+                    sys.stdout.flush()
+                number = int(descriptor[1])
+                opened = os.fdopen(os.dup(number), "wb")  # not opened by its name: a file would be begun again
+            else:
+                opened = target.open("wb")
+            with opened:
+                shutil.copyfileobj(file, opened)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _output_error(target, error) from error
 
 
 def _open_aside(target: Path) -> tuple[Path, IO[bytes]]:

@@ -2,7 +2,7 @@
 
 It rules out, and bounds. What is left is measured by NumPy as everywhere, so the answers are the same bits with and
 without it, and on every processor. The wheel's build (hatch_build.py) compiles it where it finds a C compiler. In the
-environment, PATCHBANK_NATIVE=0 leaves it unused; `avx2` and `any` hold it back from newer instructions.
+environment, PATCHBANK_NATIVE=0 leaves it unused; `avxvnni`, `avx2` and `any` hold it back from newer instructions.
 
 `nearest.py` and `measure.py` call its two functions.
 """
@@ -11,17 +11,46 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-LIBRARY = Path(__file__).with_name("_native.so")
-_LEVELS = {"": 0, "1": 0, "avx2": 1, "any": 2}  # what PATCHBANK_NATIVE says -> how native.c calls it
+from patchbank.errors import PatchbankError
+from patchbank.search.native.compiling import LIBRARY as _NAME
+from patchbank.search.native.compiling import digest
+from patchbank.search.native.layout import Struct, constants, structs
+
+LIBRARY = Path(__file__).with_name(_NAME)
+_LEVELS = {"": 0, "1": 0, "avxvnni": 1, "avx2": 2, "any": 3}  # what PATCHBANK_NATIVE says -> how native.c calls it
+_log = logging.getLogger("patchbank")
+
+PANEL, KEPT, HIDDEN, MIDDLE, WIDEST = 32, 8, -2_000_000_000, 64, 16  # what they are: native.c
+MOST_DIM = 16384  # of points that it measures
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that is of the sources of this patchbank. Its functions return one of `codes`, 0 when all is done.
+
+    nearest: (bank, starts, queries, count, found, threads, level). measure: (traversal, groups, count, pairs, threads,
+    level). Addresses and numbers; see native.c. instructions: a level -> the instructions that it uses there.
+    """
+
+    nearest: Callable[..., int]
+    measure: Callable[..., int]
+    instructions: Callable[[int], bytes]
+    structs: Mapping[str, Struct]
+    codes: Mapping[str, int]
 
 
 def available() -> bool:
-    """Whether it is used: it was built, it loads, and the environment does not forbid it."""
-    return os.environ.get("PATCHBANK_NATIVE", "") in _LEVELS and library() is not None
+    """Whether it is used: it was built of these sources, it loads, the environment does not forbid it, and it is faster
+    than NumPy here. On x86 processors without AVX2 it is not (docs/adr/0012), and used only if asked for by `any`."""
+    wanted = os.environ.get("PATCHBANK_NATIVE", "")
+    used = library() if wanted in _LEVELS else None
+    return used is not None and (wanted == "any" or used.instructions(level()) != b"any")
 
 
 def level() -> int:
@@ -29,18 +58,45 @@ def level() -> int:
     return _LEVELS[os.environ.get("PATCHBANK_NATIVE", "")]
 
 
-@functools.lru_cache(maxsize=1)
-def library() -> Any:
-    """The library, or None.
+def instructions() -> str:
+    """What does the work now: 'avx512', 'avxvnni', 'avx2', 'neon' or 'any' (baseline instructions) in C, or 'numpy'."""
+    used = library() if available() else None
+    return used.instructions(level()).decode("ascii") if used else "numpy"
 
-    A struct that changes takes a new name of its function: an older library is then not used, and cannot crash.
-    """
+
+def refused(what: str) -> PatchbankError:
+    """The error for arguments that C found impossible: a fault of ours, found before anything is read astray."""
+    return PatchbankError(
+        f"{what}: the compiled part refused what it was given, which is a fault of patchbank; please report it. "
+        "With PATCHBANK_NATIVE=0 in the environment, NumPy does its work"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def library() -> Library | None:
+    """The library, or None: it was not built, does not load, or is of other sources than those beside it."""
+    if not LIBRARY.is_file():
+        _log.info("the compiled part was not built; NumPy does its work, at about half the speed")
+        return None
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
-        pointer = ctypes.c_void_p
-        number = ctypes.c_int
-        loaded.patchbank_nearest_2.argtypes = [pointer, pointer, pointer, number, pointer, number, number]
-        loaded.patchbank_measure.argtypes = [pointer, pointer, number, pointer, number, number]
-    except (OSError, AttributeError):
-        return None
-    return loaded
+        made_from = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(loaded, "patchbank_sources"))).decode()
+        expected = digest() or made_from  # a program that was packed without the C sources has the library beside it
+        problem = f"it was compiled from other sources ({made_from}) than those beside it ({expected})"
+        found = _described(loaded) if made_from == expected else None
+    except (OSError, AttributeError, ValueError, KeyError) as error:
+        problem, found = str(error), None
+    if found is None:
+        _log.warning("%s is not used, NumPy does its work: %s; build it again (pip install)", LIBRARY, problem)
+    return found
+
+
+def _described(loaded: ctypes.CDLL) -> Library:
+    pointer, number, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    nearest, measure, names = loaded.patchbank_nearest, loaded.patchbank_measure, loaded.patchbank_instructions
+    nearest.argtypes = [pointer, pointer, pointer, count, pointer, number, number]
+    measure.argtypes = [pointer, pointer, number, pointer, number, number]
+    names.argtypes, names.restype = [number], ctypes.c_char_p
+    codes = ("NO_ROOM", "NO_MEMORY", "IMPOSSIBLE", "OUT_OF_RANGE")
+    numbers = constants(loaded)
+    return Library(nearest, measure, names, structs(loaded), {name: int(numbers[name]) for name in codes})

@@ -5,10 +5,10 @@
  */
 
 /* The centres of a cell that can matter to points within `reach` of them: their numbers, and their count. */
-static int NAME(within)(const Group *group, int first, float reach, int32_t *numbers)
+static int NAME(within)(const Group *group, int64_t first, float reach, int32_t *numbers)
 {
     int count = 0;
-    for (int i = first; i < group->length; i++)
+    for (int64_t i = first; i < group->numbers_length; i++)
         if (group->distances[i] * (1 - MARGIN) <= reach)
             numbers[count++] = group->numbers[i];
     return count;
@@ -54,19 +54,20 @@ TARGET static void NAME(pack)(const Traversal *all, const float *pivot, NAME(Cen
     for (int k = 0; k < PANELS(centres->count); k++) {
         int8_t *panel = centres->codes + (size_t)(k / PANEL) * groups * PANEL * 4 + k % PANEL * 4;
         int8_t *bytes = (int8_t *)(room + dim);
-        int32_t sum = 0;
-        float squares = 0;
+        int32_t sum = 0, squares = 0;
+        float unused;
         memset(bytes, 0, groups * 4);
         if (k < centres->count) {
-            const float wrong = NAME(whole)(centres->rows + (size_t)k * dim, dim, centres->step, 127, room, &squares);
+            const float wrong = NAME(whole)(centres->rows + (size_t)k * dim, dim, centres->step, 127, room, &unused);
             centres->wrong = wrong > centres->wrong ? wrong : centres->wrong;
             for (int d = 0; d < dim; d++) {
                 const int32_t code = (int32_t)room[d];
                 bytes[d] = (int8_t)code;
                 sum += code;
+                squares += code * code;
             }
         }
-        centres->starts[k] = k < centres->count ? -((int32_t)(squares / 4) + MIDDLE * sum) : HIDDEN;
+        centres->starts[k] = k < centres->count ? -(squares / 4 + MIDDLE * sum) : HIDDEN;
         for (int g = 0; g < groups; g++)
             memcpy(panel + (size_t)g * PANEL * 4, bytes + 4 * g, 4);
     }
@@ -95,7 +96,7 @@ TARGET static int32_t NAME(most_of)(const int32_t *values, int width, int *place
 
 /* One point, `row` relative to the pivot. values: its codes' products with all centres' codes, from their starts. A clear
  * nearest centre becomes its bound; what may be its nearest otherwise goes to the pairs. close, near: room for all
- * centres. Returns 0, or 1 without room for the pairs. */
+ * centres. Returns DONE or NO_ROOM. */
 TARGET static int NAME(judge)(
     const Traversal *all, int64_t point, const float *row, float squares, float wrong, const NAME(Centres) *centres,
     const int32_t *values, int32_t *close, float *near, Pairs *pairs)
@@ -107,7 +108,7 @@ TARGET static int NAME(judge)(
     float reach = sqrtf(farthest + 2 * margin) + wrong + centres->wrong;
     int place, found = 0;
     if (NAME(most_of)(values, width, &place) < least_code(squares, reach * half_step))
-        return 0;
+        return DONE;
     float least = centres->squares[place] - 2 * NAME(dot)(row, centres->rows + (size_t)place * all->dim, all->dim);
     if (least + margin < bound)
         reach = sqrtf(fmaxf(least + own, 0) + 3 * margin) + wrong + centres->wrong;
@@ -123,7 +124,7 @@ TARGET static int NAME(judge)(
             least = value < least ? value : least;
         }
     if (found == 0)
-        return 0;
+        return DONE;
     const float bar = (least + margin < bound ? least + margin : bound) + margin;
     int kept = 0;
     for (int i = 0; i < found; i++)
@@ -134,16 +135,16 @@ TARGET static int NAME(judge)(
         all->bound[point] = upper;
         all->near[point] = centres->numbers[close[0]];
         all->slack[point] = 2 * margin;
-        return 0;
+        return DONE;
     }
     const int64_t at = __atomic_fetch_add(&pairs->count, kept, __ATOMIC_RELAXED);
-    if (at + kept > pairs->room)
-        return 1;
+    if (at + kept > pairs->points_length)
+        return NO_ROOM;
     for (int i = 0; i < kept; i++) {
         pairs->points[at + i] = point;
         pairs->numbers[at + i] = centres->numbers[close[i]];
     }
-    return 0;
+    return DONE;
 }
 
 /* What measuring a group needs beside it. length: centres that may matter to it; most: those at once, in whole panels. */
@@ -176,7 +177,7 @@ static size_t NAME(measure_room)(size_t dim, size_t length, size_t most, uintptr
     return next - start;
 }
 
-/* Some points of a group, ROWS at most, against its centres. Returns 0, or 1 without room for the pairs. */
+/* Some points of a group, ROWS at most, against its centres. Returns DONE or NO_ROOM. */
 TARGET static int NAME(measure_rows)(
     const Traversal *all, const int64_t *points, int used, const float *pivot, const NAME(Desk) *desk, Pairs *pairs)
 {
@@ -184,7 +185,7 @@ TARGET static int NAME(measure_rows)(
     const size_t dim = all->dim, row = (size_t)centres->groups * 4, width = PANELS(centres->count);
     const NAME(code) *some[ROWS];
     float squares[ROWS], wrong[ROWS];
-    int failed = 0;
+    int failed = DONE;
     for (int r = 0; r < ROWS; r++)
         some[r] = desk->codes + (r < used ? r : 0) * row;
     for (int r = 0; r < used; r++) {
@@ -209,32 +210,42 @@ TARGET static int NAME(measure_rows)(
     return failed;
 }
 
-/* Measures a group of points of one cell. Returns 0; 1 without room for the pairs; 2 without memory. */
+/* Measures a group of points of one cell. Returns DONE, NO_ROOM, NO_MEMORY or IMPOSSIBLE. */
 TARGET static int NAME(measure_group)(const Traversal *all, const Group *group, Pairs *pairs, Arena *arena)
 {
+    if (!group_holds(group) || group->cell < 0 || group->cell >= all->cells || group->points_length > INT32_MAX ||
+        group->numbers_length > INT32_MAX)
+        return IMPOSSIBLE;
     const float *pivot = all->pivots + (size_t)group->cell * all->dim;
-    int first = INT32_MAX, failed = 0;
+    const int members = (int)group->points_length;
+    int first = INT32_MAX, failed = DONE;
     float farthest = 0, largest = 0;
-    for (int i = 0; i < group->count; i++) {
+    for (int i = 0; i < members; i++) {
         const int64_t point = group->points[i];
+        if (point < 0 || point >= all->count || all->met[point] < 0)
+            return IMPOSSIBLE;
         first = all->met[point] < first ? all->met[point] : first;
         farthest = all->to_pivot[point] > farthest ? all->to_pivot[point] : farthest;
         largest = all->bound[point] > largest ? all->bound[point] : largest;
     }
-    const int length = group->length > first ? group->length - first : 0, most = length < SLICE ? PANELS(length) : SLICE;
+    for (int64_t i = first; i < group->numbers_length; i++)
+        if (group->numbers[i] < 0 || group->numbers[i] >= all->capacity)
+            return IMPOSSIBLE;
+    const size_t length = group->numbers_length > first ? group->numbers_length - first : 0;
+    const size_t most = length < SLICE ? PANELS(length) : SLICE;
     NAME(Desk) desk;
     const void *bytes = reserve(arena, NAME(measure_room)(all->dim, length, most, 0, &desk));
     if (!bytes)
-        return 2;
+        return NO_MEMORY;
     NAME(measure_room)(all->dim, length, most, (uintptr_t)bytes, &desk);
     const int count = NAME(within)(group, first, (farthest + sqrtf(largest)) * (1 + MARGIN), desk.numbers);
     for (int slice = 0; slice < count && !failed; slice += SLICE) {
         desk.centres.numbers = desk.numbers + slice;
         desk.centres.count = count - slice < SLICE ? count - slice : SLICE;
         NAME(pack)(all, pivot, &desk.centres, desk.whole);
-        for (int start = 0; start < group->count && !failed; start += ROWS) {
-            const int left = group->count - start;
-            for (int i = start + ROWS; i < start + 2 * ROWS && i < group->count; i++)
+        for (int start = 0; start < members && !failed; start += ROWS) {
+            const int left = members - start;
+            for (int i = start + ROWS; i < start + 2 * ROWS && i < members; i++)
                 for (int d = 0; d < all->dim; d += 16)
                     __builtin_prefetch(all->points + (size_t)group->points[i] * all->dim + d);
             failed = NAME(measure_rows)(all, group->points + start, left < ROWS ? left : ROWS, pivot, &desk, pairs);

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.search.native import level, library
+from patchbank.search.native import MOST_DIM, level, library, refused
+from patchbank.search.native.layout import Struct
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 IntArray = npt.NDArray[np.int32]
 
+_LISTED = ("numbers", "distances")  # of a cell's list
 _ROOM = 16  # pairs a point: points that have more are measured in NumPy
-_ARRAYS = ("points", "centres", "pivots", "to_pivot", "met", "bound", "slack", "near")
-_GROUP = np.dtype(
-    [(name, np.int32) for name in ("cell", "count", "length", "_")]
-    + [(name, np.uint64) for name in ("members", "numbers", "distances")]
-)
-
-
-class _Traversal(ctypes.Structure):
-    _fields_ = (
-        ("dim", ctypes.c_int32),
-        ("rounding", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in _ARRAYS),
-    )
-
-
-class _Pairs(ctypes.Structure):
-    _fields_ = (
-        ("count", ctypes.c_int64),
-        ("room", ctypes.c_int64),
-        ("points", ctypes.c_void_p),
-        ("numbers", ctypes.c_void_p),
-    )
 
 
 class Entries(Protocol):
@@ -50,33 +29,48 @@ class Entries(Protocol):
 
 
 def measure(
-    arrays: dict[str, npt.NDArray[np.generic]],
-    rounding: float,
+    state: Mapping[str, Any],
     groups: Sequence[tuple[int, IndexArray]],
     lists: Sequence[Entries],
     threads: int,
 ) -> tuple[IndexArray, IntArray] | None:
     """Measures groups of points (a cell, and some of its points) against the centres of the cells' lists.
 
-    arrays: the traversal's, by the names of native.c's struct; `bound`, `near` and `slack` change, for points that have
+    state: the traversal's, by the names of native.c's struct; `bound`, `near` and `slack` change, for points that have
     a clearly nearest centre. Returns the pairs (point, centre) that have to be measured for the others; None if these
-    are too many, or memory is lacking.
+    are too many, memory is lacking, or points have too many dimensions: then NumPy has to do it.
     """
-    cells = [cell for cell, _ in groups]
-    counts = np.array([len(members) for _, members in groups], np.int32)
-    members = np.concatenate([members for _, members in groups])
-    table = np.empty(len(groups), _GROUP)
-    table["cell"], table["count"] = cells, counts
-    table["length"] = [len(lists[cell]) for cell in cells]
-    table["members"] = members.ctypes.data + 8 * (np.cumsum(counts, dtype=np.uint64) - counts.astype(np.uint64))
-    table["numbers"] = [lists[cell].numbers.ctypes.data for cell in cells]
-    table["distances"] = [lists[cell].distances.ctypes.data for cell in cells]
-    points, numbers = np.empty(_ROOM * len(members), np.int64), np.empty(_ROOM * len(members), np.int32)
-    traversal = _Traversal(
-        dim=arrays["points"].shape[1], rounding=rounding, **{name: arrays[name].ctypes.data for name in _ARRAYS}
-    )
-    pairs = _Pairs(0, len(points), points.ctypes.data, numbers.ctypes.data)
-    addresses = (ctypes.addressof(traversal), table.ctypes.data)
-    if library().patchbank_measure(*addresses, len(table), ctypes.addressof(pairs), threads, level()):
+    used = library()
+    if used is None or state["dim"] > MOST_DIM:
         return None
-    return points[: pairs.count], numbers[: pairs.count]
+    traversal = used.structs["Traversal"].record(state)
+    members = np.concatenate([members for _, members in groups])
+    table = _table(used.structs["Group"], groups, members, lists)
+    points, numbers = np.empty(_ROOM * len(members), np.int64), np.empty(_ROOM * len(members), np.int32)
+    pairs = used.structs["Pairs"].record({"count": 0, "points": points, "numbers": numbers})
+    addresses = (traversal.ctypes.data, table.ctypes.data, len(table), pairs.ctypes.data)
+    failed = used.measure(*addresses, threads, level())
+    if failed == used.codes["IMPOSSIBLE"]:
+        raise refused("coreset")
+    if failed:
+        return None
+    count = int(pairs["count"][0])
+    return points[:count], numbers[:count]
+
+
+def _table(
+    group: Struct, groups: Sequence[tuple[int, IndexArray]], members: IndexArray, lists: Sequence[Entries]
+) -> npt.NDArray[np.void]:
+    """A struct for each group. members: the groups' points, one after the other."""
+    entries = [lists[cell] for cell, _ in groups]
+    for name, array in (("points", members), *((name, getattr(e, name)) for e in entries for name in _LISTED)):
+        group.check(name, array)
+    table = np.zeros(len(groups), group.dtype)
+    counts = np.array([len(some) for _, some in groups], np.int64)
+    table["cell"] = [cell for cell, _ in groups]
+    table["points"] = members.ctypes.data + (members.itemsize * (np.cumsum(counts) - counts)).astype(np.uintp)
+    table["points_length"] = counts
+    for name in _LISTED:
+        table[name] = [getattr(entry, name).ctypes.data for entry in entries]
+        table[name + "_length"] = [len(entry) for entry in entries]
+    return table

@@ -1,8 +1,8 @@
 /* What exact.py and bounds.py do most of their time, without NumPy's passes over blocks of products.
  *
  * nearest.h and measure.h are compiled for each instruction set that a processor may have; the functions at the end take
- * the best that it does have. No state, and no Python: ctypes calls them, and other threads run meanwhile. The structs
- * and constants are those of nearest.py and measure.py.
+ * the best that it does have. No state, and no Python: ctypes calls them, and other threads run meanwhile. What they are
+ * given is described in structs.h, and checked here before it is used.
  */
 
 #include <float.h>
@@ -30,11 +30,19 @@
 #define MOST_THREADS 64
 #define MARGIN 1e-3f                                  /* as in bounds.py */
 #define TINY 1e-16f                                   /* as in shadows.py */
+#define LARGEST 1e15f                                 /* as in exact.py: values of vectors and queries are less */
+#define WIDEST 16                                     /* lanes of the widest instructions */
+#define MOST_POINTS (1LL << 40)                       /* of a traversal */
+#define MOST_DIM 16384                                /* of coded points: sums of their codes' products fit an int */
+#define MOST_WIDTH (1 << 24)                          /* of a bank's vectors */
+#define MOST_CELLS 65536                              /* of a bank */
 #define MOST_GROUPS 32                                /* words of codes of a shadow */
 #define EXACT_GROUPS 256                              /* words whose products floats hold exactly, summed */
 #define MIDDLE 64                                     /* of the codes of queries, 1 to 127 */
 #define HIDDEN (-2000000000)                          /* the start of what does not count, and of padding */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->width)
+
+#include "structs.h"
 
 typedef float four __attribute__((vector_size(16)));
 typedef int four_ints __attribute__((vector_size(16), aligned(4)));
@@ -47,30 +55,13 @@ static inline uint32_t true_lanes(four_ints mask)
 }
 
 /* What starts + codes . codes has at least where a distance is at most `within`, as a multiple of 2 steps. With u and b for
- * the codes of the query (whose squares' sum is `squares`) and the vector, the square of their distance is
- * step^2 (4 u.u + b.b - 4 u.b). */
+ * the codes of the query (whose squares' sum is `squares`, but for rounding) and the vector, the square of their distance
+ * is step^2 (4 u.u + b.b - 4 u.b). */
 static inline int32_t least_code(float squares, float within)
 {
-    const float least = squares - 1.00001f * within * within;
+    const float least = 0.999999f * squares - 1.00001f * within * within;
     return least > HIDDEN / 2 ? (int32_t)least - 2 : HIDDEN / 2;
 }
-
-/* The bank's side, made by nearest.py. */
-typedef struct {
-    int32_t dim, width;                     /* of vectors; filled up to whole lanes */
-    int32_t axes, dims;                     /* of space, 0 = all of it; of shadows */
-    int32_t cells, groups;                  /* of the bank; words of codes */
-    const float *middle;                    /* (dim) */
-    const float *directions;                /* panels of (dim, PANEL): the axes */
-    const float *pivots, *halves;           /* panels of (dims, PANEL); (cells) their squares, halved */
-    const int8_t *codes;                    /* panels of (groups, PANEL) words of four: shadows / step, cell by cell */
-    const float *wrong;                     /* (cells) what codes are wrong by, at most */
-    const int32_t *first;                   /* (cells + 1) panels of each cell */
-    const int32_t *numbers;                 /* (panels, PANEL) which vectors they are */
-    const float *vectors;                   /* (panels * PANEL, width), in the same order */
-    const float *between, *least;           /* (cells, panels of cells * PANEL) */
-    float step, half_step, rest, shadow_rounding, rounding, farthest, measure_rounding;
-} Bank;
 
 /* Codes of queries are shadows / (2 step) + MIDDLE: 7 bits, so that sums of two products fit 16 bits. */
 typedef struct {
@@ -157,42 +148,19 @@ static inline int32_t limit(const Bank *bank, const Query *query, float wrong)
     return least_code(query->squares, (query->reach + query->wrong + wrong) * bank->half_step);
 }
 
-/* The state of bounds.py. points (N, dim), centres, pivots; the other arrays are (N). */
-typedef struct {
-    int32_t dim;
-    float rounding;
-    const float *points, *centres, *pivots, *to_pivot;
-    const int32_t *met;
-    float *bound, *slack;
-    int32_t *near;
-} Traversal;
-
-/* Points of one cell, and its list of centres with their distances to the pivot. */
-typedef struct {
-    int32_t cell, count, length;
-    const int64_t *points;
-    const int32_t *numbers;
-    const float *distances;
-} Group;
-
-typedef struct {
-    int64_t count, room, *points; /* count: of pairs that there are; they have been written only while it is <= room */
-    int32_t *numbers;
-} Pairs;
-
 /* Items of work, which threads take one by one. */
 typedef struct {
     void (*work)(const void *task, int item, Arena *arena);
     const void *task;
-    int count, next;
+    int64_t count, next;
 } Items;
 
 static void *take_items(void *shared)
 {
     Items *items = shared;
     Arena arena = {NULL, 0};
-    for (int item; (item = __atomic_fetch_add(&items->next, 1, __ATOMIC_RELAXED)) < items->count;)
-        items->work(items->task, item, &arena);
+    for (int64_t item; (item = __atomic_fetch_add(&items->next, 1, __ATOMIC_RELAXED)) < items->count;)
+        items->work(items->task, (int)item, &arena);
     free(arena.bytes);
     return NULL;
 }
@@ -228,16 +196,10 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
 #define ABOVE_256(values, limits) \
     (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(values), (__m256)(limits), _CMP_GE_OQ))
 
-/* Some processors have AVX-VNNI, the product of AVX-512 for 256 bits, though no AVX-512. With TWIN defined, AVX-512's own
- * for 256 bits takes its place, to test all the rest where there is no AVX-VNNI. */
-#if defined(TWIN)
-#define TARGET __attribute__((target("avx2,fma,avx512vnni,avx512vl")))
-#define DOT(sums, codes, words) _mm256_dpbusd_epi32((__m256i)(sums), (__m256i)(codes), (__m256i)(words))
-#elif defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12
+/* Some processors have AVX-VNNI, the product of AVX-512 for 256 bits, though no AVX-512. */
+#if defined(__clang__) ? __clang_major__ >= 15 : __GNUC__ >= 12
 #define TARGET __attribute__((target("avx2,fma,avxvnni")))
 #define DOT(sums, codes, words) _mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(codes), (__m256i)(words))
-#endif
-#if defined(DOT)
 #define HAS_AVXVNNI
 #define REACHING REACHING_256
 #define ABOVE ABOVE_256
@@ -267,68 +229,119 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
 #define NAME(name) name##_any
 #include "set.h"
 
-/* level: 0 = the best instructions that this processor has; 1 = AVX2 at most; 2 = none but those that all have. */
+/* level: 0 = the best instructions that this processor has; 1 = AVX-VNNI at most; 2 = AVX2 at most; 3 = none but those that
+ * all have. */
+enum { ANY, AVX2, AVXVNNI, AVX512 };
+
+static int best(int level)
+{
 #if defined(__x86_64__)
-static int has_avx512(int level)
-{
-#if defined(TWIN)
-    level = 1;
-#endif
-    return level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
-}
-
-static int has_avx2(int level)
-{
-    return level < 2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
-
+    if (level < 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni"))
+        return AVX512;
+    if (level < 3 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
 #if defined(HAS_AVXVNNI)
-static int has_avxvnni(int level)
-{
-#if defined(TWIN)
-    return level < 1 && has_avx2(level) && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-#else
-    return level < 1 && has_avx2(level) && __builtin_cpu_supports("avxvnni");
+        if (level < 2 && __builtin_cpu_supports("avxvnni"))
+            return AVXVNNI;
 #endif
+        return AVX2;
+    }
+#endif
+    (void)level;
+    return ANY;
 }
-#define BEST_256(name, level) (has_avxvnni(level) ? name##_avxvnni : name##_avx2)
+
+/* Which instructions are used at a level. */
+const char *patchbank_instructions(int level)
+{
+#if defined(__aarch64__)
+    static const char *const names[] = {"neon", "avx2", "avxvnni", "avx512"};
+#else
+    static const char *const names[] = {"any", "avx2", "avxvnni", "avx512"};
+#endif
+    return names[best(level)];
+}
+
+#if defined(__x86_64__)
+#if defined(HAS_AVXVNNI)
+#define BEST_256(name, level) (best(level) == AVXVNNI ? name##_avxvnni : name##_avx2)
 #else
 #define BEST_256(name, level) name##_avx2
 #endif
-#define BEST(name, level) (has_avx512(level) ? name##_avx512 : has_avx2(level) ? BEST_256(name, level) : name##_any)
+#define BEST(name, level) \
+    (best(level) == AVX512 ? name##_avx512 : best(level) == ANY ? name##_any : BEST_256(name, level))
 #else
 #define BEST(name, level) ((void)(level), name##_any)
 #endif
+
+static int in_range(const float *values, size_t count)
+{
+    int beyond = 0;
+    for (size_t i = 0; i < count; i++)
+        beyond |= !(fabsf(values[i]) < LARGEST);
+    return !beyond; /* not for NaN */
+}
+
+/* Keeps the first that went wrong. */
+static void fail(int *failed, int how)
+{
+    int none = DONE;
+    if (how)
+        __atomic_compare_exchange_n(failed, &none, how, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Whether a bank is one: nothing that it says leads out of its arrays. */
+static int bank_is_sound(const Bank *bank)
+{
+    if (bank->dim < 1 || bank->width < bank->dim || bank->width % WIDEST || bank->width > MOST_WIDTH || bank->axes < 0 ||
+        bank->dims < 1 || bank->dims > bank->dim || bank->dims > 4 * MOST_GROUPS ||
+        (bank->axes ? bank->axes != bank->dims - 1 : bank->dims != bank->dim) || (bank->dims + 3) / 4 != bank->groups ||
+        bank->cells < 1 || bank->cells > MOST_CELLS || bank->panels < 0 || !bank_holds(bank))
+        return 0;
+    for (int cell = 0; cell < bank->cells; cell++)
+        if (bank->first[cell] > bank->first[cell + 1])
+            return 0;
+    return bank->first[0] == 0 && bank->first[bank->cells] == bank->panels;
+}
 
 typedef struct {
     const Bank *bank;
     const int32_t *starts;
     const float *queries;
-    int total, step, level, *failed;
+    int64_t total;
+    int step, level, *failed;
     int32_t *found;
 } Search;
 
 static void search_some(const void *task, int item, Arena *arena)
 {
     const Search *all = task;
-    const int start = item * all->step, left = all->total - start, count = left < all->step ? left : all->step;
-    const float *queries = all->queries + (size_t)start * all->bank->dim;
-    if (BEST(search, all->level)(all->bank, all->starts, queries, count, all->found + (size_t)start * KEPT, arena))
-        __atomic_store_n(all->failed, 1, __ATOMIC_RELAXED);
+    const int64_t start = (int64_t)item * all->step, left = all->total - start;
+    const int count = left < all->step ? (int)left : all->step;
+    const size_t dim = all->bank->dim;
+    const float *queries = all->queries + start * dim;
+    int32_t *found = all->found + start * KEPT;
+    if (!in_range(queries, count * dim))
+        fail(all->failed, OUT_OF_RANGE);
+    else
+        fail(all->failed, BEST(search, all->level)(all->bank, all->starts, queries, count, found, arena));
 }
 
-/* found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a first of -1: too many.
- * starts: (panels, PANEL), what codes' products start from; HIDDEN for vectors that do not count, and padding.
- * Returns 0, or 1 where memory is lacking. */
-int patchbank_nearest_2(
-    const Bank *bank, const int32_t *starts, const float *queries, int total, int32_t *found, int threads, int level)
+/* queries: (total, dim). found: (total, KEPT), for each query the bank vectors that may be its nearest, -1 for none; a
+ * first of -1: too many. starts: (panels, PANEL), what codes' products start from; HIDDEN for vectors that do not count,
+ * and padding. Returns DONE, NO_MEMORY, OUT_OF_RANGE for a query, IMPOSSIBLE for all else that cannot be. */
+int patchbank_nearest(
+    const Bank *bank, const int32_t *starts, const float *queries, int64_t total, int32_t *found, int threads, int level)
 {
-    const int even = (total + 2 * threads - 1) / (2 * threads);
-    const int step = even < LEAST ? LEAST : even > BLOCK ? BLOCK : even;
-    int failed = 0;
+    int failed = DONE;
+    if (!bank_is_sound(bank) || total < 0 || total > INT32_MAX || threads < 1)
+        return IMPOSSIBLE;
+    if (threads > MOST_THREADS)
+        threads = MOST_THREADS;
+    const int64_t even = (total + 2 * threads - 1) / (2 * threads);
+    const int step = even < LEAST ? LEAST : even > BLOCK ? BLOCK : (int)even;
     const Search all = {bank, starts, queries, total, step, level, &failed, found};
-    spread(search_some, &all, (total + step - 1) / step, threads);
+    spread(search_some, &all, (int)((total + step - 1) / step), threads);
     return failed;
 }
 
@@ -342,17 +355,21 @@ typedef struct {
 static void measure_some(const void *task, int item, Arena *arena)
 {
     const Measuring *measuring = task;
-    const int failed =
-        BEST(measure_group, measuring->level)(measuring->all, measuring->groups + item, measuring->pairs, arena);
-    if (failed)
-        __atomic_store_n(measuring->failed, failed, __ATOMIC_RELAXED);
+    fail(
+        measuring->failed,
+        BEST(measure_group, measuring->level)(measuring->all, measuring->groups + item, measuring->pairs, arena));
 }
 
 /* Lowers the bounds of the groups' points that have a clearly nearest centre; finds the pairs of the others, in any
- * order. Groups have no point in common. Returns 0; 1 where the pairs have no room; 2 where memory is lacking. */
+ * order. Groups have no point in common. Returns DONE, NO_ROOM for the pairs, NO_MEMORY, or IMPOSSIBLE for what cannot
+ * be: of the groups that it is found in, nothing was done. */
 int patchbank_measure(const Traversal *all, const Group *groups, int count, Pairs *pairs, int threads, int level)
 {
-    int failed = 0;
+    int failed = DONE;
+    if (all->dim < 1 || all->dim > MOST_DIM || all->cells < 1 || all->capacity < 0 || all->count < 0 ||
+        all->count > MOST_POINTS || !traversal_holds(all) || !pairs_hold(pairs) || count < 0 || threads < 1)
+        return IMPOSSIBLE;
+    pairs->count = 0;
     const Measuring measuring = {all, groups, pairs, level, &failed};
     spread(measure_some, &measuring, count, threads);
     return failed;

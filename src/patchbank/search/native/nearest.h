@@ -71,7 +71,8 @@ TARGET static void NAME(need)(const Bank *bank, const Query *query, int number, 
         const NAME(vec) most = *(const NAME(vec) *)(sides + first) + query->reach * *(const NAME(vec) *)(between + first) -
                                *(const NAME(vec) *)(least + first);
         for (uint32_t bits = ABOVE(most, (NAME(vec)){0} + bar); bits; bits &= bits - 1)
-            list(lists, first + __builtin_ctz(bits), number);
+            if (first + __builtin_ctz(bits) < bank->cells) /* the others are padding */
+                list(lists, first + __builtin_ctz(bits), number);
     }
 }
 
@@ -196,14 +197,14 @@ TARGET static void NAME(visit)(const Bank *bank, const int32_t *starts, const NA
 }
 
 /* A few queries, which fit the cache together: their own cells first, for a reach; then what they need within that.
- * Returns 0, or 1 where memory is lacking. */
+ * Returns DONE or NO_MEMORY. */
 TARGET static int NAME(search)(
     const Bank *bank, const int32_t *starts, const float *vectors, int count, int32_t *found, Arena *arena)
 {
     NAME(Room) room;
     const void *bytes = reserve(arena, NAME(search_room)(bank, count, 0, &room));
     if (!bytes)
-        return 1;
+        return NO_MEMORY;
     NAME(search_room)(bank, count, (uintptr_t)bytes, &room);
     NAME(prepare)(bank, vectors, count, &room);
     memset(room.lists.lengths, 0, bank->cells * sizeof *room.lists.lengths);
@@ -224,5 +225,5 @@ TARGET static int NAME(search)(
         for (int c = 0; c < KEPT; c++)
             found[(size_t)q * KEPT + c] = c < kept ? query->numbers[c] : -1;
     }
-    return 0;
+    return DONE;
 }

@@ -2,99 +2,66 @@
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.search.native import level, library
+from patchbank.errors import ConfigError
+from patchbank.search.native import HIDDEN, KEPT, MIDDLE, PANEL, level, library, refused
+from patchbank.search.native.layout import check_array
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 CodeArray = npt.NDArray[np.int8]
 
-PANEL, KEPT, HIDDEN, MIDDLE = 32, 8, -2_000_000_000, 64  # as in native.c
-LANES = 16  # of the widest instructions: vectors are filled up to whole ones
-_COUNTS = ("dim", "width", "axes", "dims", "cells", "groups")
-_ARRAYS = (
-    "middle",
-    "directions",
-    "pivots",
-    "halves",
-    "codes",
-    "wrong",
-    "first",
-    "numbers",
-    "vectors",
-    "between",
-    "least",
-)
-_NUMBERS = ("step", "half_step", "rest", "shadow_rounding", "rounding", "farthest", "measure_rounding")
 _LARGEST = 127  # of a code
 _LEAST_STEP = 1e-16  # of a bank whose vectors are all the same
 
 
-class _Struct(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in _COUNTS),
-        *((name, ctypes.c_void_p) for name in _ARRAYS),
-        *((name, ctypes.c_float) for name in _NUMBERS),
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class NativeBank:
-    """A bank as native.c reads it, whose struct says what is what. All arrays are contiguous.
+    """A bank as native.c reads it.
 
+    fields: by the names of its struct `Bank`, which says what is what; arrays are contiguous, of its types.
     starts: (panels * PANEL,) int32; HIDDEN where a place holds no vector.
     """
 
-    dim: int
-    width: int
-    axes: int
-    dims: int
-    cells: int
-    groups: int
-    middle: FloatArray
-    directions: FloatArray
-    pivots: FloatArray
-    halves: FloatArray
-    codes: CodeArray
-    wrong: FloatArray
-    first: IntArray
-    numbers: IntArray
-    vectors: FloatArray
-    between: FloatArray
-    least: FloatArray
-    step: float
-    half_step: float
-    rest: float
-    shadow_rounding: float
-    rounding: float
-    farthest: float
-    measure_rounding: float
+    fields: Mapping[str, Any]
     starts: IntArray
 
     def starts_without(self, hidden: npt.NDArray[np.bool_] | None) -> IntArray:
         """The starts for a search to which some of the vectors, (M,) bool, do not count."""
         if hidden is None:
             return self.starts
-        return np.where((self.numbers >= 0) & hidden[self.numbers], np.int32(HIDDEN), self.starts)
+        numbers = self.fields["numbers"]
+        return np.where((numbers >= 0) & hidden[numbers], np.int32(HIDDEN), self.starts)
 
     def candidates(self, queries: FloatArray, starts: IntArray, threads: int) -> IntArray:
         """(Q, dim) float32, contiguous -> (Q, KEPT): which bank vectors may be each query's nearest, -1 for none.
 
         A first of -1: more than KEPT may be. threads: how many may work on it; they do not need Python's lock.
+        Raises ConfigError for queries that are not finite, or beyond 1e15.
         """
+        used = library()
+        if used is None:
+            raise refused("search without the library")
+        bank = used.structs["Bank"].record(self.fields)
+        check_array("queries", queries, np.float32)
+        check_array("starts", starts, np.int32)
+        if queries.ndim != 2 or queries.shape[1] != self.fields["dim"] or starts.size != PANEL * self.fields["panels"]:
+            raise refused(f"search for queries {queries.shape}")
         found = np.empty((len(queries), KEPT), np.int32)
-        bank = _Struct(
-            **{name: getattr(self, name) for name in (*_COUNTS, *_NUMBERS)},
-            **{name: getattr(self, name).ctypes.data for name in _ARRAYS},
-        )
-        addresses = (ctypes.addressof(bank), starts.ctypes.data, queries.ctypes.data)
-        if library().patchbank_nearest_2(*addresses, len(queries), found.ctypes.data, threads, level()):
+        addresses = (bank.ctypes.data, starts.ctypes.data, queries.ctypes.data, len(queries), found.ctypes.data)
+        failed = used.nearest(*addresses, threads, level())
+        if failed == used.codes["NO_MEMORY"]:
             raise MemoryError("the search needs a few megabytes, which the system did not give")
+        if failed == used.codes["OUT_OF_RANGE"]:
+            raise ConfigError("queries: expected finite numbers, got NaN, infinity or values beyond 1e15")
+        if failed:
+            raise refused("search")
         return found
 
 

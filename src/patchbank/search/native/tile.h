@@ -108,7 +108,7 @@ TARGET static float NAME(whole)(
     int d = 0;
     for (int i = 0; i < dims; i++) {
         const float scaled = values[i] * per_step;
-        const float clipped = scaled < -most ? -most : scaled > most ? most : scaled;
+        const float clipped = !(scaled > -most) ? -most : scaled > most ? most : scaled; /* NaN: -most */
         numbers[i] = (clipped + 12582912.0f) - 12582912.0f; /* 1.5 x 2^23: rounds to a whole number */
     }
     for (; d + LANES <= dims; d += LANES) {

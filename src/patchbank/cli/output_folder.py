@@ -1,0 +1,179 @@
+"""The folder that `predict --out` names: an overlay and a mask for each image, and one report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from patchbank.cli.options import debugging
+from patchbank.cli.terminal import note, note_trace
+from patchbank.errors import DatasetError, OutputError
+from patchbank.fit.collect import relative_names
+from patchbank.imaging.images import SUFFIXES, reason_of
+from patchbank.util.files import make_folder
+from patchbank.util.wording import counted, printable
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from patchbank.imaging.images import Skipped
+    from patchbank.results.result import Result
+
+OVERLAY, MASK, REPORT = ".overlay.png", ".mask.png", "report.html"
+_LONGEST = 255  # bytes of a file's name, on nearly all file systems
+_ROOM = 40  # of them for what `atomic_write` adds to a name while it writes
+
+
+def without_outputs(images: Sequence[Path], paths: Iterable[str | Path], out: str | Path) -> list[Path]:
+    """The images that are not outputs of an earlier run with the same --out: what inspects a folder again and again
+    must not inspect its own pictures.
+
+    Where `out` lies inside one of the folders among `paths`, all that was found in it is left out. Everywhere else
+    (`out` is that folder, or one above it, or the images were named one by one) what lies in `out` and is called as
+    overlays and masks are. Says so in a note. Raises DatasetError if nothing is left.
+    """
+    folder = Path(os.path.realpath(out))
+    given = [Path(path) for path in paths]
+    named = {os.path.abspath(path) for path in given if not path.is_dir()}  # noqa: PTH100
+    searched = [Path(os.path.realpath(path)) for path in given if path.is_dir()]
+    inside = folder not in searched and any(each in folder.parents for each in searched)
+
+    def is_output(image: Path) -> bool:
+        if folder not in Path(os.path.realpath(image)).parents:
+            return False
+        return (inside and os.path.abspath(image) not in named) or _is_called_like_one(image)  # noqa: PTH100
+
+    kept = [image for image in images if not is_output(image)]
+    if len(kept) < len(images):
+        left = counted(len(images) - len(kept), "image that lies", "images that lie")
+        note(f"left out {left} in the output folder {out}")
+    if not kept:
+        raise DatasetError(f"expected images to inspect; found only what lies in the output folder {out}")
+    return kept
+
+
+def _is_called_like_one(image: Path) -> bool:
+    for ending, other in ((OVERLAY, MASK), (MASK, OVERLAY)):
+        if image.name.endswith(ending):
+            name = image.name.removesuffix(ending)
+            return Path(name).suffix.lower() in SUFFIXES or image.with_name(name + other).exists()
+    return False
+
+
+def output_names(images: Sequence[Path], longest: int = _LONGEST) -> list[str]:
+    """A name for each image's pictures, relative to the folder, without OVERLAY and MASK at its end.
+
+    It is the image's path below the folder that all images share, and never leads out of the folder. A part that is too
+    long for the file system is cut; where two pictures would have one name, on a file system that ignores case too, a
+    name gets a hash of the image's path.
+    """
+    names: list[str] = []
+    files, folders = {_key(REPORT)}, set[str]()
+    for image, name in zip(images, relative_names([str(image) for image in images]), strict=True):
+        *above, last = PurePosixPath(name).parts
+        parts = [*(_cut(part, longest - _ROOM) for part in above), _cut(last, longest - _ROOM - len(OVERLAY))]
+        marked = [*parts[:-1], f"{_cut(parts[-1], longest - _ROOM - len(OVERLAY) - 9)}~{_hash(str(image))}"]
+        for candidate in (parts, marked, [f"{_hash(str(image))}~{_hash(str(image)[::-1])}"]):
+            stem = PurePosixPath(*candidate)
+            pictures = {_key(f"{stem}{OVERLAY}"), _key(f"{stem}{MASK}")}
+            around = {_key(str(parent)) for parent in stem.parents}
+            if not (pictures & (files | folders) or around & files):
+                break
+        names.append(str(stem))
+        files |= pictures
+        folders |= around
+    return names
+
+
+def _key(name: str) -> str:
+    """Alike for names that are one file on a system that ignores case, or how a letter is composed."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _cut(part: str, longest: int) -> str:
+    """The part of a path in at most so many bytes; what was cut is hashed into it."""
+    data = os.fsencode(part)
+    if len(data) <= longest:
+        return part
+    return data[: longest - 9].decode(errors="ignore") + f"~{_hash(part)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+class OutputFolder:
+    """Writes what `--out` asks for. What cannot be written is named, and the rest goes on."""
+
+    def __init__(self, folder: str, images: Sequence[Path]) -> None:
+        from patchbank.reports.inspection import InspectionReport
+
+        self._folder = make_folder(folder)
+        self._real = Path(os.path.realpath(self._folder))
+        names = relative_names([str(path) for path in images])
+        files = output_names(images, _longest_name(self._folder))
+        self._names = {str(image): pair for image, *pair in zip(images, names, files, strict=True)}
+        self._report = InspectionReport(self._folder / REPORT)
+        if renamed := sum(name != file for name, file in zip(names, files, strict=True)):
+            them = counted(renamed, "image", "images")
+            note(f"the pictures of {them} get other names, because theirs are too long or alike; {REPORT} says which")
+
+    def add(self, result: Result) -> list[str]:
+        """Writes an image's pictures and its row of the report. Returns what could not be written, and why. Raises what
+        drawing raises (ImageError if the image's file has gone, or changed, since it was inspected); its row is without
+        pictures then."""
+        from patchbank.imaging.images import write_png
+        from patchbank.reports.inspection import ReportRow
+
+        name, file = self._names[result.path]
+        shown = printable(name if file == name else f"{name} (pictures: {file}{OVERLAY})")
+        try:
+            picture, failed = result.overlay(), []
+        except Exception:
+            self._report.add(ReportRow.without_pictures(result, name=shown))
+            raise
+        for ending, drawn in ((OVERLAY, picture), (MASK, result.mask)):
+            try:
+                write_png(self._inside(file + ending), drawn)
+            except OutputError as error:
+                failed.append(str(error))
+        try:
+            self._report.add(ReportRow.of(result, name=shown, overlay=picture))
+        except OutputError as error:
+            failed.append(f"{result.path}: is missing in {REPORT} ({error})")
+        return failed
+
+    def finish(self, model: str, scores: npt.ArrayLike | None, refused: Sequence[Skipped]) -> list[str]:
+        """Writes the report. Returns what could not be written, and why."""
+        reasons = [printable(each.reason) for each in refused]
+        title = f"Inspection with {model}"
+        try:
+            self._inside(REPORT)
+            with self._report as report:
+                report.write(title=title, calibration_scores=scores, skipped=reasons)
+        except OutputError as error:
+            return [str(error)]
+        except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)
+            if debugging():
+                note_trace()
+            return [f"cannot write {self._folder / REPORT}: {reason_of(error)}"]
+        return []
+
+    def _inside(self, name: str) -> Path:
+        """The path of a file in the folder. OutputError where a link in it leads out of the folder."""
+        path = self._folder / name
+        if self._real not in Path(os.path.realpath(path)).parents:
+            raise OutputError(f"cannot write {path}: a link leads out of the output folder there; remove the link")
+        return path
+
+
+def _longest_name(folder: Path) -> int:
+    """Bytes that a file's name may have in this folder."""
+    try:
+        return min(_LONGEST, max(100, os.pathconf(folder, "PC_NAME_MAX")))
+    except (AttributeError, OSError, ValueError):  # Windows, or a file system that does not say
+        return _LONGEST

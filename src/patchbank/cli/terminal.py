@@ -1,0 +1,130 @@
+"""All that the command line prints goes through here, so that no text from outside (a file name, a note in a model
+file) can act on a terminal, forge a line or a spreadsheet's formula, or end the run because it cannot be shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+from patchbank.errors import OutputError
+from patchbank.util.wording import printable
+
+# What spreadsheets take for the beginning of a formula, plain and in full width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def say(text: str = "") -> None:
+    """Prints one line of a result on stdout. Raises OutputError where that cannot be written.
+
+    A reader that has gone (`| head -1`) is no error: what follows is printed to nowhere, and the work goes on.
+    """
+    _print(printable(text))
+
+
+def say_json(value: Any, indent: int | None = None) -> None:
+    """Prints a value as JSON, in ASCII: what a text holds is escaped, and comes back as it was."""
+    _print(json.dumps(value, indent=indent, allow_nan=False))
+
+
+def say_row(values: tuple[object, ...]) -> None:
+    """Prints a row of CSV (RFC 4180: quotes around commas, quotes and line breaks).
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it. Control characters are written out;
+    line breaks and tabs only on a terminal.
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow([_cell(value) for value in values])
+    _print(buffer.getvalue().removesuffix("\r\n"))
+
+
+def note(text: str) -> None:
+    """Says something that is not a result: on stderr, so that stdout stays machine-readable. Where nobody can read it,
+    nothing happens."""
+    with suppress(OSError, ValueError):
+        _write(sys.stderr, printable(text))
+
+
+class Notes(logging.Handler):
+    """Says what the library logs (what it has left out, say) as notes, names in it made safe like all others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+@contextmanager
+def logged_as_notes() -> Iterator[None]:
+    """While the block runs, warnings of the logger "patchbank" are notes."""
+    logger, notes = logging.getLogger("patchbank"), Notes(logging.WARNING)
+    propagates = logger.propagate
+    logger.addHandler(notes)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)
+        logger.propagate = propagates
+
+
+def note_trace(trace: str | None = None) -> None:
+    """A traceback on stderr, line by line; None: the present exception's."""
+    for line in (traceback.format_exc() if trace is None else trace).splitlines():
+        note(line)
+
+
+def open_streams() -> None:
+    """Makes a closed stdin, stdout or stderr (`>&-`) lead nowhere. Otherwise the next file that is opened would take
+    its number, and get what is printed."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):  # for what is printed by others: help, and usage errors
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print(line: str) -> None:
+    try:
+        _write(sys.stdout, line)
+    except BrokenPipeError:
+        _drop_stdout()
+    except OSError as error:
+        _drop_stdout()
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot write the standard output: {reason}; results are missing there") from error
+
+
+def _write(stream: TextIO, line: str) -> None:
+    """One line, at once; what the stream's encoding does not have is written out."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    kept = "" if sys.stdout.isatty() else "\n\r\t"
+    text = "".join(char if char in kept else printable(char) for char in value)
+    return f"'{text}" if value.startswith(_FORMULA) else text
+
+
+def _drop_stdout() -> None:
+    """Sends what is still buffered, and what follows, to nowhere."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except OSError:  # stdout is no real file: nothing is buffered that could fail
+        sys.stdout = io.StringIO()

@@ -1,0 +1,168 @@
+"""What `predict --out` writes stays in that folder, under names that the file system takes, and is never inspected."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchbank.cli.output_folder import MASK, OVERLAY, output_names
+from patchbank.fit.collect import relative_names
+
+from .conftest import failure, run
+
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+
+
+def inspected(result) -> int:
+    return len(result.stdout.splitlines())
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# --- names ---
+
+
+@given(st.lists(st.text(st.characters(blacklist_characters="/\0", max_codepoint=0x2FFF), min_size=1, max_size=300)))
+def test_names_stay_inside_and_never_meet(parts):
+    """Whatever images are called, each gets two files of its own below the folder, also where case is ignored."""
+    images = list(dict.fromkeys(Path(os.path.abspath(f"/in/{n % 3}/{part}")) for n, part in enumerate(parts)))  # noqa: PTH100
+    names = output_names(images)
+    pictures = [os.path.normpath(f"/out/{name}{ending}") for name in names for ending in (OVERLAY, MASK)]
+    assert len({picture.casefold() for picture in pictures}) == 2 * len(images)
+    assert all(picture.startswith("/out/") for picture in pictures)
+    assert all(len(os.fsencode(part)) <= 255 for picture in pictures for part in Path(picture).parts)
+
+
+def test_plain_names_stay_as_they_are():
+    images = [Path("/in/a/1.png"), Path("/in/b/1.png"), Path("/in/image 1")]
+    assert output_names(images) == ["a/1.png", "b/1.png", "image 1"]
+
+
+def test_names_that_would_meet_are_told_apart():
+    names = output_names([Path("/in/a.png"), Path("/in/A.png"), Path("/in/b.png"), Path("/in/b.png.mask.png/c.png")])
+    assert names[0] == "a.png"
+    assert names[1].startswith("A.png~")
+    assert names[2] == "b.png"
+    assert "b.png.mask.png/" not in names[3]
+
+
+def test_a_path_is_told_from_an_array_by_what_it_is_not_by_its_name():
+    """A file may be called as arrays are."""
+    folder = Path("folder").absolute()
+    assert relative_names([str(folder / "image 1"), str(folder / "x.png")]) == ("image 1", "x.png")
+    assert relative_names(["image 1", str(folder / "x.png")], [0]) == ("image 1", str(folder / "x.png"))
+
+
+def test_no_name_leads_upwards():
+    assert relative_names([os.path.join("a", "..", "b", "x.png"), os.path.join("..", "y.png")])[1] == "y.png"  # noqa: PTH118
+    assert not any(".." in name for name in relative_names(["../a/../../x.png", "b/../y.png"]))
+
+
+def test_pictures_of_files_called_like_arrays_and_of_paths_that_go_up_stay_inside(fitted, good, tmp_path, monkeypatch):
+    for folder in ("line", "cam", "up/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(good, tmp_path / "line/image 001.png")
+    shutil.copy(good, tmp_path / "cam/x.png")
+    monkeypatch.chdir(tmp_path / "line")
+    other = tmp_path / "up/deep/../../cam/x.png"
+    run("predict", fitted, "image 001.png", other, "--out", "res")
+    assert files(tmp_path / "cam") == ["x.png"]
+    assert files(tmp_path / "up") == []
+    assert files(tmp_path / "line/res") == sorted(
+        ["report.html", *(f"{n}.{e}.png" for n in ("cam/x.png", "line/image 001.png") for e in ("mask", "overlay"))]
+    )
+
+
+@needs_links
+def test_a_link_in_the_folder_leads_no_picture_out_of_it(fitted, good, tmp_path):
+    for name in ("in/a/x.png", "in/b/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(good, tmp_path / name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a").symlink_to(tmp_path / "elsewhere")
+    result = run("predict", fitted, tmp_path / "in", "--out", tmp_path / "out", code=7)
+    assert inspected(result) == 2
+    assert "a link leads out of the output folder" in result.stderr
+    assert files(tmp_path / "elsewhere") == []
+    assert (tmp_path / "out/b/x.png.mask.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths are short there")
+def test_a_name_too_long_for_its_pictures_is_cut_and_the_report_says_so(fitted, good, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    long = "é" * 122 + ".png"  # 248 bytes
+    for name in (long, "b.png"):
+        shutil.copy(good, folder / name)
+    result = run("predict", fitted, folder, "--out", tmp_path / "out")
+    assert inspected(result) == 2
+    assert "the pictures of 1 image get other names" in result.stderr
+    assert len(list((tmp_path / "out").glob("*.overlay.png"))) == 2
+    assert f"{long} (pictures: é" in (tmp_path / "out/report.html").read_text(encoding="utf-8").replace("<wbr>", "")
+
+
+# --- its own outputs ---
+
+
+@pytest.fixture
+def parts(tmp_path, category, monkeypatch):
+    """Three images in two folders; the test stands in the folder above."""
+    for number, name in enumerate(("parts/0.png", "parts/1.png", "parts/sub/2.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(category / f"train/good/{number:03d}.png", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize(
+    ("paths", "out"),
+    [
+        (["parts"], "parts/out"),
+        (["parts"], "parts/sub/deeper/out"),
+        (["parts/../parts"], "parts/./x/../out"),
+        (["parts"], "parts"),
+        (["parts/sub", "parts"], "parts/sub"),
+        (["parts"], "."),
+        (["."], "out"),
+    ],
+)
+def test_three_runs_inspect_the_same_images(fitted, parts, paths, out):
+    for number in range(3):
+        result = run("predict", fitted, *paths, "--out", out)
+        assert inspected(result) == 3
+        assert ("left out" in result.stderr) == (number > 0 and out != ".")
+
+
+@needs_links
+def test_a_link_to_the_output_folder_hides_nothing(fitted, parts, tmp_path):
+    (tmp_path / "link").symlink_to(parts)
+    for _ in range(2):
+        assert inspected(run("predict", fitted, "parts", "--out", "link/out")) == 3
+    (parts / "pictures").symlink_to(parts / "out")
+    assert inspected(run("predict", fitted, "link", "--out", "parts/out")) == 3
+
+
+def test_images_named_one_by_one_are_inspected_but_never_pictures_of_a_run(fitted, parts):
+    run("predict", fitted, "parts", "--out", "parts/out")
+    shutil.copy(parts / "0.png", parts / "out/new.png")
+    named = sorted(str(path) for path in (parts / "out").rglob("*.png"))
+    assert inspected(run("predict", fitted, *named, "--out", "parts/out")) == 1
+    assert inspected(run("predict", fitted, "parts", "parts/out/new.png", "--out", "parts/out")) == 4
+
+
+def test_nothing_but_outputs_is_an_error(fitted, parts):
+    run("predict", fitted, "parts", "--out", "parts/out")
+    assert (
+        "found only what lies in the output folder"
+        in run("predict", fitted, "parts/out", "--out", "parts/out", code=3).stderr
+    )
+    assert failure("predict", fitted, "nothing", "--out", "parts/out", code=3)
