@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchbank.config import ImageFormat
 from patchbank.errors import ImageError
-from patchbank.imaging import decoding
-from patchbank.imaging.images import normalise, read_image, resize, thumbnail, to_8bit, to_rgb
+from patchbank.imaging.images import normalise, read_image, read_mask, resize, thumbnail, to_8bit, to_rgb
 
 
 @pytest.fixture
@@ -80,6 +80,15 @@ def test_rules_for_arrays(picture):
     np.testing.assert_array_equal(to_rgb(np.dstack([picture, grey])), picture)
     np.testing.assert_allclose(to_rgb(picture / 255.0), picture, atol=1e-4)
     np.testing.assert_array_equal(to_rgb(grey > 100), expected.astype(int) * 0 + np.where(expected > 100, 255, 0))
+
+
+@pytest.mark.parametrize("white", [None, 2.0])
+def test_arrays_that_are_given_stay_as_they_are(picture, white):
+    """Only what was decoded from a file is scaled in place."""
+    given = picture.astype(np.float32) / 255
+    before = given.copy()
+    read_image(given, ImageFormat(white=white))
+    np.testing.assert_array_equal(given, before)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +164,13 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
-    with pytest.raises(ImageError, match="at most 200,000,000"):
+    with pytest.raises(ImageError, match="at most 75,000,000"):
         read_image(path)
 
 
 def test_pixel_limit_for_jpeg(tmp_path, picture, monkeypatch):
     path = save(tmp_path / "a.jpg", picture)
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
+    monkeypatch.setenv("PATCHBANK_MAX_PIXELS", "100")
     with pytest.raises(ImageError, match="60x40 pixels; expected at most 100"):
         read_image(path)
 
@@ -204,3 +213,90 @@ def test_resize_averages_along_an_axis_that_shrinks_though_the_other_grows():
     stripes = np.zeros((20, 128, 3), np.float32)
     stripes[:, ::4] = 200
     np.testing.assert_allclose(resize(stripes, (40, 32)), 50, atol=1e-3)
+
+
+# --- masks ---
+
+
+def left_half(dtype=np.uint8, value=255):
+    mask = np.zeros((20, 30), dtype)
+    mask[:, :15] = value
+    return mask
+
+
+@pytest.mark.parametrize("ground_truth", [True, False])
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("a.png", left_half()),
+        ("a.png", left_half(value=1)),
+        ("a.png", left_half(value=100)),
+        ("a.png", left_half(np.uint16, 255)),
+        ("a.png", left_half(np.uint16, 1)),
+        ("a.png", left_half(np.uint16, 65535)),
+        ("a.png", np.maximum(left_half(), 30)),
+        ("a.png", np.dstack([left_half(value=200)] * 3)),
+        ("a.png", np.dstack([left_half() * 0] * 2 + [left_half()])),
+        ("a.png", np.dstack([left_half() * 0] * 3 + [left_half()])),
+        ("a.png", np.dstack([left_half() * 0 + 255] * 3 + [left_half()])),
+        ("a.png", np.dstack([left_half()] * 3 + [left_half() * 0 + 255])),
+        ("a.png", np.dstack([left_half()] * 4)),
+        ("a.jpg", left_half()),
+        ("a.jpg", left_half(value=100)),
+        ("a.webp", left_half()),
+        ("a.tif", left_half(np.uint16, 1)),
+        ("a.npy", left_half(np.bool_, True)),
+        ("a.npy", left_half(np.int64, 1)),
+        ("a.npy", left_half(np.float64, 1.0)),
+        ("a.npy", left_half(">u2", 255)),
+    ],
+)
+def test_a_mask_marks_the_same_whatever_numbers_it_has(tmp_path, name, mask, ground_truth):
+    """0 and 1, 0 and 255, in 16 bits, in the alpha channel, in a lossy file: each used to mark nothing somewhere."""
+    path = tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, mask)
+    else:
+        assert cv2.imwrite(str(path), mask)
+    found = read_mask(path, ground_truth=ground_truth)
+    assert found.dtype == np.bool_
+    assert (found != left_half(np.bool_, True)).mean() <= (0.05 if name.endswith(("jpg", "webp")) else 0)
+
+
+def test_more_than_two_values(tmp_path):
+    """Ground truth numbers its defects; a region of interest has soft edges."""
+    mask = np.repeat(np.array([0, 1, 2, 100, 255], np.uint8), 10)[None, :].repeat(20, 0)
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ground_truth=True), mask > 0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png", ground_truth=False), mask == 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "says"),
+    [
+        ("a.png", left_half() * 0 + 255, "all its values are 255"),
+        ("a.png", left_half() * 0 + 1, "all its values are 1"),
+        ("a.jpg", left_half(value=1), "lossy"),
+        ("a.jpg", left_half(value=20), "lossy"),
+        ("a.png", np.dstack([left_half()] * 3 + [left_half().T.copy().reshape(20, 30)]), "alpha channel"),
+        ("a.npy", left_half(np.int8, -1), "all its values are -1, 0"),
+        ("a.npy", left_half(np.float64, np.nan), "finite"),
+        ("a.npy", left_half() * 0 + 1, "all its values are 1"),
+    ],
+)
+def test_a_mask_that_marks_nothing_or_everything_says_which_values_it_has(tmp_path, name, mask, says):
+    path = tmp_path / name
+    if name.endswith("npy"):
+        np.save(path, mask)
+    else:
+        assert cv2.imwrite(str(path), mask)
+    for ground_truth in (True, False):
+        with pytest.raises(ImageError, match=rf"{name}: .*{says}"):
+            read_mask(path, ground_truth=ground_truth)
+
+
+def test_only_ground_truth_may_be_black(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), left_half() * 0)
+    assert not read_mask(tmp_path / "a.png", ground_truth=True).any()
+    with pytest.raises(ImageError, match="all its values are 0"):
+        read_mask(tmp_path / "a.png", ground_truth=False)

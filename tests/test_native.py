@@ -384,18 +384,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     native.library.cache_clear()
 
 
-def test_c_without_avx2_is_used_only_if_asked_for(library: native.Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On x86 it takes about twice as long as NumPy, whose BLAS has kernels by hand."""
-    slow = dataclasses.replace(library, instructions=lambda level: b"any")
-    monkeypatch.setattr(native, "library", lambda: slow)
-    for wanted, used in (("", "numpy"), ("avx2", "numpy"), ("any", "any"), ("0", "numpy")):
-        monkeypatch.setenv("PATCHBANK_NATIVE", wanted)
-        assert native.instructions() == used
-    monkeypatch.delenv("PATCHBANK_NATIVE")
-    monkeypatch.setattr(native, "library", lambda: dataclasses.replace(library, instructions=lambda level: b"neon"))
-    assert native.instructions() == "neon"
-
-
 @needs_compiler
 def test_a_library_of_the_same_sources_is_used(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert compiling.compile_library(elsewhere, flags=["-O0"]) == ""

@@ -90,6 +90,39 @@ def test_an_empty_region_is_refused(tmp_path, good):
         PatchCore.fit(good, Config(image_size=64, include=str(tmp_path / "black.png")), backbone=FakeBackbone())
 
 
+@pytest.mark.parametrize(("dtype", "value"), [("u1", 255), ("u1", 1), ("u1", 100), ("u2", 255), ("u2", 65535)])
+def test_a_mask_ignores_the_same_whatever_numbers_it_has(tmp_path, good, dtype, value):
+    """A mask of 0 and 1 used to ignore nothing."""
+    mask = np.zeros((64, 64), dtype)
+    mask[:, 32:] = value
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    config = Config(image_size=64, coreset_size=40, ignore=str(tmp_path / "mask.png"))
+    model = PatchCore.fit(good, config, backbone=FakeBackbone())
+    np.testing.assert_array_equal(model.bank.vectors, PatchCore.fit(good, SMALL, backbone=FakeBackbone()).bank.vectors)
+
+
+@pytest.mark.parametrize("name", ["include", "ignore"])
+@pytest.mark.parametrize("value", [0, 1, 255])
+def test_a_mask_that_marks_nothing_or_everything_says_what_it_saw(tmp_path, name, value):
+    cv2.imwrite(str(tmp_path / "flat.png"), np.full((20, 20), value, np.uint8))
+    with pytest.raises(ConfigError, match=rf"{name}: .*flat\.png: .*all its values are {value}$"):
+        Roi.from_config(Config(**{name: str(tmp_path / "flat.png")}))
+
+
+def test_the_regions_picture_in_a_model_file_is_small_and_a_png():
+    """14000 x 14000 pixels fit into 41 kB; another format could hide anything."""
+    roi = Roi.from_config(Config(include=LEFT_HALF))
+    np.testing.assert_array_equal(Roi.from_png(roi.to_png()).mask, roi.mask)
+    large = bytearray(roi.to_png())
+    large[16:24] = (14000).to_bytes(4, "big") * 2
+    with pytest.raises(ConfigError, match="14000x14000"):
+        Roi.from_png(bytes(large))
+    jpeg = cv2.imencode(".jpg", np.full((9, 9), 255, np.uint8))[1].tobytes()
+    for data in (b"", b"\x93NUMPY", roi.to_png()[:15], jpeg):
+        with pytest.raises(ConfigError, match="region of interest"):
+            Roi.from_png(data)
+
+
 def test_a_region_smaller_than_any_patch(good):
     with pytest.raises(ImageError, match="region of interest"):
         PatchCore.fit(

@@ -55,7 +55,7 @@ def main() -> int:
         package = Path(folder) / "patchbank"
         shutil.copytree(ROOT / "src/patchbank", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         shared = ["-shared-libasan"] if "clang" in Path(program).name else []
-        problem = compiling.compile_library(package / "native", flags=[*FLAGS, *shared])
+        problem = compiling.compile_library(package / "search/native", flags=[*FLAGS, *shared])
         if problem:
             print(problem, file=sys.stderr)
             return 2
@@ -68,7 +68,7 @@ def main() -> int:
             "PYTHONMALLOC": "malloc",  # so that reads past a Python object are seen too
         }
         check = (
-            "import patchbank, sys; from patchbank import native; "
+            "import patchbank, sys; from patchbank.search import native; "
             "sys.exit(not (patchbank.__file__.startswith(sys.argv[1]) and native.available()))"
         )
         subprocess.run([sys.executable, "-c", check, str(package)], env=environment, check=True)  # noqa: S603

@@ -43,10 +43,12 @@ def option(
 @dataclass(frozen=True)
 class ImageFormat:
     """What an image's numbers mean. channels: 0 = colour or grey, n = that many channels of equal standing, none of
-    them alpha. white: the value of full brightness, None = the type's own."""
+    them alpha. white: the value of full brightness, None = the type's own. accept_damaged: take what a decoder warns
+    about."""
 
     channels: int = 0
     white: float | None = None
+    accept_damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,12 @@ class Config:
         group="image",
         low=0.0,
         low_open=True,
+    )
+    accept_damaged: bool = option(
+        False,
+        "Take JPEG files that their decoder warns about or that have a hole, with whatever it makes of them: for "
+        "cameras whose files are known to be sound all the same",
+        group="image",
     )
     include: Area | None = option(
         None,
@@ -265,7 +273,7 @@ class Config:
     @property
     def image_format(self) -> ImageFormat:
         """What the images' numbers mean."""
-        return ImageFormat(self.channels, self.white)
+        return ImageFormat(self.channels, self.white, self.accept_damaged)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and TOML values; `from_dict` takes them back."""

@@ -31,6 +31,7 @@ EVALUATION_KEYS = [
     "threshold",
     "false_alarm_rate",
     "miss_rate",
+    "n_unreadable",
 ]
 
 
@@ -334,8 +335,9 @@ def test_a_benchmark_names_what_it_could_not_use(tmp_path, rng, truncated):
 def test_an_evaluation_names_the_images_that_it_left_out(fitted, tmp_path, rng, truncated):
     make_category(tmp_path / "c", rng, train=1, good=2, bad=2)
     (tmp_path / "c/test/good/cut.jpg").write_bytes(truncated.read_bytes())
-    result = run("evaluate", fitted, tmp_path / "c", "--json")
+    result = run("evaluate", fitted, tmp_path / "c", "--json", code=3)
     assert json.loads(result.stdout)["n_test"] == 4
+    assert json.loads(result.stdout)["n_unreadable"] == 1
     assert "cut.jpg: is truncated" in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -117,6 +118,55 @@ def test_mvtec_folders_without_images(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("word", ["OK", "ok", "Good", "GOOD", "normal", "Okay", "defect_free", "no_defect"])
+def test_other_words_for_good(tmp_path: Path, word: str) -> None:
+    """test/OK counted as a defect spoils every figure."""
+    touch(tmp_path, f"train/{word}/1.png", f"test/{word}/1.png", "test/scratch/1.png", "test/good/2.png")
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.train) == 1
+    assert [sample.kind for sample in dataset.test if not sample.defective] == ["good", "good"]
+    assert dataset.kinds == ("good", "scratch")
+    assert list(read_categories(tmp_path).values()) == [tmp_path]
+
+
+@pytest.mark.parametrize("word", ["pass", "None", "TRUE", "false", "yes", "no"])
+def test_folders_that_could_mean_either(tmp_path: Path, word: str) -> None:
+    touch(tmp_path, f"test/{word}/1.png", "test/good/2.png")
+    with pytest.raises(DatasetError, match=f"{word}.*rename it"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_gt", "_GT", "-mask", "_label", "_seg", ""])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".TIF", ".npy"])
+def test_masks_as_others_name_them(tmp_path: Path, ending: str, suffix: str) -> None:
+    touch(tmp_path, "test/good/1.png", "test/dent/A1.jpg", f"ground_truth/dent/a1{ending}{suffix}")
+    mask = read_dataset(tmp_path).test[0].mask
+    assert mask == tmp_path / f"ground_truth/dent/a1{ending}{suffix}"
+
+
+def test_masks_that_belong_to_no_image_are_not_no_masks(tmp_path: Path) -> None:
+    touch(tmp_path, "test/good/1.png", "test/dent/1.png", "ground_truth/dent/1_xyz.png")
+    with pytest.raises(DatasetError, match=r"none of its 1 masks .*1_xyz\.png; expected .*dent/1_mask\.png"):
+        read_dataset(tmp_path)
+    (tmp_path / "ground_truth/dent").rename(tmp_path / "ground_truth/Dents")
+    with pytest.raises(DatasetError, match="none of its 1 masks"):
+        read_dataset(tmp_path)
+    (tmp_path / "ground_truth").rename(tmp_path / "Masks")
+    with pytest.raises(DatasetError, match="expected masks in ground_truth, got the folder Masks"):
+        read_dataset(tmp_path)
+
+
+def test_masks_of_good_images_are_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, "test/good/1.png", "test/dent/1.png", "ground_truth/good/1.png")
+    assert not read_dataset(tmp_path).has_masks
+
+
+def test_two_masks_for_one_image(tmp_path: Path) -> None:
+    touch(mvtec(tmp_path), "ground_truth/scratch/000_gt.png")
+    with pytest.raises(DatasetError, match=r"expected one mask, got .*000_mask\.png, .*000_gt\.png"):
+        read_dataset(tmp_path)
+
+
 # --- CSV ---
 
 
@@ -154,6 +204,12 @@ def test_csv_takes_absolute_paths(tmp_path: Path) -> None:
     assert read_dataset(file).train_paths == (tmp_path / "img/a.png",)
 
 
+@pytest.mark.parametrize("word", ["OK", "normal", "good", "0"])
+def test_csv_takes_the_other_words_for_good(tmp_path: Path, word: str) -> None:
+    dataset = read_dataset(csv_file(tmp_path, f"path,label\nimg/a.png,{word}\n"))
+    assert [sample.kind for sample in dataset.train] == ["good"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -168,7 +224,7 @@ def test_csv_takes_absolute_paths(tmp_path: Path) -> None:
         ("path,label,mask\nimg/a.png,good,m/b.png\n", "line 2: expected no mask"),
         ("path,label\n,good\n", "line 2: expected the path"),
         ("path,label\nimg/a.png,\n", "line 2: expected the label"),
-        ("path,label\nimg/a.png,OK\n", "line 2: expected the label .* got 'OK'"),
+        ("path,label\nimg/a.png,pass\n", "line 2: expected the label .* got 'pass'"),
         ("path,label\nimg/a.png,2\n", "line 2: expected the label"),
         ("path,label,split\nimg/a.png,good,val\n", "line 2: expected the split"),
         ("path,label,split\nimg/a.png,1,train\n", "line 2: expected only good images for training"),
@@ -244,6 +300,59 @@ def test_find_images_says_what_is_missing(tmp_path: Path) -> None:
         find_images([])
 
 
+PICTURES = {
+    "a.jfif": b"\xff\xd8\xff\xe0", "b.JPE": b"\xff\xd8\xff\xe0", "c.pnm": b"P6\n", "d": b"\x89PNG\r\n\x1a\n",
+    "e.bak": b"II*\0", "f.gif": b"GIF89a", "g.jp2": b"", "h.avif": b"", "i.dat": b"\0\0\0\x1cftypavif",
+}  # fmt: skip
+
+
+def test_images_are_what_their_content_or_their_name_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An image that is passed over is a defect that leaves the factory: what is not taken is named."""
+    for name, head in PICTURES.items():
+        (tmp_path / name).write_bytes(head + bytes(40))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    touch(tmp_path, "notes.txt", "list.csv", "Thumbs.db", ".hidden", "odd\x1b[2J.xyz", "empty")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    found = find_images(tmp_path)
+    assert [path.name for path in found] == [*sorted(PICTURES)[:6], "g.jp2", "gone.png", "h.avif", "i.dat"]
+    assert len(caplog.records) == 1
+    said = caplog.records[0].getMessage()
+    assert re.search(r"^[34] files .* left out: .*(, and 1 more|and 3 other files)", said)
+    assert "3 other files" in said
+    assert "notes" not in said
+    assert "\x1b" not in said
+
+
+def test_nothing_is_said_where_nothing_strange_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(mvtec(tmp_path), "readme.txt", "test/good/notes.json")
+    read_dataset(tmp_path)
+    find_images(tmp_path)
+    assert not caplog.records
+
+
+def test_where_nothing_is_found_what_was_seen_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "odd.xyz")
+    for read in (read_dataset, find_images):
+        caplog.clear()
+        with pytest.raises(DatasetError, match="found none"):
+            read(tmp_path)
+        assert "1 file is no image and was left out" in caplog.text
+
+
+def test_a_data_set_names_what_it_leaves_out_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(mvtec(tmp_path), "train/good/odd.xyz", "test/dent/odd.xyz")
+    (tmp_path / "test/dent/b").write_bytes(b"GIF89a")
+    dataset = read_dataset(tmp_path / "test" / "dent")
+    assert [path.name for path in dataset.train_paths] == ["000.jpg", "b"]
+    caplog.clear()
+    (tmp_path / "test/dent/b").unlink()
+    read_dataset(tmp_path)
+    assert [record.name for record in caplog.records] == ["patchbank"]
+    assert "2 files are no images" in caplog.text
+
+
 def test_find_images_survives_a_circle_of_links(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png")
     try:
@@ -271,11 +380,11 @@ def test_real_layout(data_root: Path) -> None:
 
 def test_the_documentation_names_every_suffix_and_every_refused_word() -> None:
     """docs/operate/datasets.md is the specification; it must not drift from the code."""
-    from patchbank.evaluation.datasets import AMBIGUOUS, COLUMNS
+    from patchbank.evaluation.datasets import AMBIGUOUS, COLUMNS, GOOD_WORDS, MASK_ENDINGS
     from patchbank.imaging.images import SUFFIXES
 
     text = (Path(__file__).parents[2] / "docs" / "operate" / "datasets.md").read_text("utf-8")
     for suffix in SUFFIXES:
         assert re.search(rf"{re.escape(suffix)}\b", text), suffix
-    for word in (*AMBIGUOUS, *COLUMNS):
+    for word in (*AMBIGUOUS, *COLUMNS, *GOOD_WORDS, *filter(None, MASK_ENDINGS)):
         assert f"`{word}`" in text, word

@@ -28,6 +28,7 @@ KEYS = [
     "threshold",
     "false_alarm_rate",
     "miss_rate",
+    "n_unreadable",
 ]
 
 
@@ -88,6 +89,7 @@ def test_unreadable_images_are_left_out_and_named(category: Path) -> None:
     scores = {name: score for name, score in SCORES.items() if name != "dent/1.png"}
     evaluation = evaluate(FakeModel(scores), read_dataset(category))
     assert evaluation.n_test == len(evaluation.rows) == 4
+    assert evaluation.to_dict()["n_unreadable"] == 1
     assert [(s.path.name, "is damaged" in s.reason) for s in evaluation.skipped] == [("1.png", True)]
     assert evaluation.kinds["dent"].n == 1
 
@@ -98,6 +100,18 @@ def test_nothing_readable_and_nothing_to_test_are_errors(category: Path) -> None
         evaluate(FakeModel({}), dataset)
     with pytest.raises(DatasetError, match="expected test images"):
         evaluate(FakeModel(SCORES), replace(dataset, test=()))
+
+
+def test_a_black_mask_of_a_defective_image_is_named(category: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its pixels count as normal, which must not go unnoticed; a white one is an error."""
+    write_mask(category / "ground_truth/scratch/0_mask.png", value=0)
+    evaluate(FakeModel(SCORES), read_dataset(category))
+    assert re.search(r"1 mask of a defective image is all black.*scratch/0_mask\.png", caplog.text)
+    (category / "ground_truth/scratch/0_mask.png").write_bytes(
+        (category / "ground_truth/dent/0_mask.png").read_bytes()[:-1]
+    )
+    with pytest.raises(DatasetError, match=r"expected a mask that can be read"):
+        evaluate(FakeModel(SCORES), read_dataset(category))
 
 
 def test_a_mask_of_another_size_names_both_files(category: Path) -> None:

@@ -10,6 +10,7 @@ from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import say, say_json
 from patchbank.config import Runtime
+from patchbank.errors import ImageError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,8 @@ def register(app: typer.Typer) -> None:
         runtime: Runtime,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
-        """Measure a model on the labelled test images of a data set."""
+        """Measure a model on the labelled test images of a data set. Unreadable images are counted and named, and the
+        exit code is 3."""
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.evaluation.evaluate import evaluate as run
         from patchbank.model import PatchCore
@@ -38,6 +40,8 @@ def register(app: typer.Typer) -> None:
             for name, value in values.items():
                 say(f"{name:<17} {show(value)}")
         report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
+        if evaluation.skipped:
+            raise typer.Exit(ImageError.exit_code)
 
 
 def show(value: Any) -> str:

@@ -16,7 +16,7 @@ from patchbank.evaluation.evaluate import KEYS, Evaluation, Inspector, evaluate
 from patchbank.util.progress import Progress, silent
 
 # A mean threshold or a mean number of images says nothing.
-MEANS = tuple(key for key in ("fit_seconds", *KEYS) if key not in ("n_test", "threshold"))
+MEANS = tuple(key for key in ("fit_seconds", *KEYS) if key not in ("n_test", "n_unreadable", "threshold"))
 
 
 class SkippedImage(Protocol):

@@ -13,22 +13,55 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from patchbank.errors import DatasetError
+from patchbank.imaging.formats import HEAD, format_of
 from patchbank.imaging.images import SUFFIXES
-from patchbank.util.wording import brief
+from patchbank.util.log import logger
+from patchbank.util.wording import brief, counted, plural, printable
 
 Split = Literal["train", "test"]
 GOOD = "good"
 DEFECTIVE = "defective"
 MAX_CSV_BYTES = 256 * 2**20
 COLUMNS = ("path", "label", "mask", "split")
+# What inspectors call parts without a defect, in any case.
+GOOD_WORDS = frozenset({GOOD, "ok", "okay", "normal", "defect_free", "defect-free", "no_defect", "no_defects"})
 # Words that one reader takes for "good" and another for the name of a defect: guessing would spoil every figure.
-AMBIGUOUS = frozenset({"ok", "normal", "pass", "none", "true", "false", "yes", "no"})
+AMBIGUOUS = frozenset({"pass", "none", "true", "false", "yes", "no"})
+# Images that are not read, by suffix: they are refused by name rather than passed over.
+UNREAD = frozenset(
+    {".gif", ".jp2", ".j2k", ".jxl", ".jxr", ".avif", ".heic", ".heif", ".exr", ".hdr", ".pam", ".pfm", ".psd", ".dds"}
+    | {".tga", ".pcx", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+)
+# Files that lie beside images everywhere: nobody takes them for one.
+PLAIN = frozenset(
+    {
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".ini",
+        ".md",
+        ".rst",
+        ".html",
+        ".log",
+    }
+    | {".pdf", ".zip", ".db", ".py", ".patchbank", ".partial"}
+)
+# What may stand behind the image's name in its mask's, in any case; nothing as well.
+MASK_ENDINGS = ("", "_mask", "-mask", "_gt", "-gt", "_label", "_seg")
+TRUTH_NAMES = frozenset({"groundtruth", "ground-truth", "gt", "mask", "masks", "label", "labels", "annotations"})
 _DO = (
     "give a folder that holds the good images themselves, a folder in MVTec AD layout (train/good, test/KIND, "
     "ground_truth/KIND), or a CSV file with the columns path,label,mask,split"
@@ -90,9 +123,10 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         return _read_csv(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: expected a folder or a CSV file, but nothing is there; check the path")
-    if (root / "train").is_dir() or (root / "test").is_dir():
-        return _read_mvtec(root)
-    return _read_flat(root)
+    with _told() as left_out:
+        if (root / "train").is_dir() or (root / "test").is_dir():
+            return _read_mvtec(root, left_out)
+        return _read_flat(root, left_out)
 
 
 def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
@@ -117,20 +151,25 @@ def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The images that files and folders name: files as given, folders searched through all levels in natural order.
 
-    In folders only files with an image's suffix (any case) count; hidden ones and `__MACOSX` are passed over. What is
-    named twice is returned once. Raises DatasetError for a path that does not exist and where nothing is found at all.
+    In folders a file is an image if it has an image's suffix (any case) or begins as an image does; so are those of
+    formats that are not read, and links that lead nowhere: whoever reads them gets an error with their name. Hidden
+    ones and `__MACOSX` are passed over; other files are named by a warning of the logger "patchbank". What is named
+    twice is returned once. Raises DatasetError for a path that does not exist and where nothing is found at all.
     """
     given = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     found: dict[str, Path] = {}
-    for path in given:
-        if path.is_dir():
-            inside = _images_under(path)
-        elif path.exists():
-            inside = [path]
-        else:
-            raise DatasetError(f"{path}: expected an image or a folder of images, but nothing is there; check the path")
-        for image in inside:
-            found.setdefault(os.path.abspath(image), image)  # noqa: PTH100  (resolve() would follow links)
+    with _told() as left_out:
+        for path in given:
+            if path.is_dir():
+                inside = _images_under(path, left_out)
+            elif os.path.lexists(path):
+                inside = [path]
+            else:
+                raise DatasetError(
+                    f"{path}: expected an image or a folder of images, but nothing is there; check the path"
+                )
+            for image in inside:
+                found.setdefault(os.path.abspath(image), image)  # noqa: PTH100  (resolve() would follow links)
     if not found:
         names = ", ".join(str(path) for path in given) or "an empty list"
         raise DatasetError(f"expected images ({_suffixes()}), found none in {names}; check the path")
@@ -147,9 +186,9 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 # --- flat folder ---
 
 
-def _read_flat(root: Path) -> Dataset:
-    images = _images_in(root)
-    nested = [folder.name for folder in _subfolders(root) if _images_under(folder)]
+def _read_flat(root: Path, left_out: _LeftOut) -> Dataset:
+    images = _images_in(root, left_out)
+    nested = [folder.name for folder in _subfolders(root) if _images_under(folder, left_out)]
     if nested:
         # Taking good/ and defective/ alike for training would spoil the model without a word.
         raise DatasetError(
@@ -163,27 +202,41 @@ def _read_flat(root: Path) -> Dataset:
 # --- MVTec AD ---
 
 
-def _read_mvtec(root: Path) -> Dataset:
+def _read_mvtec(root: Path, left_out: _LeftOut) -> Dataset:
     train = []
-    for folder in _kind_folders(root / "train"):
-        if not _is_good(folder.name):
+    for folder in _kind_folders(root / "train", left_out):
+        if not _is_good(folder):
             raise DatasetError(
                 f"{folder}: expected only 'good' in {root / 'train'}, because a model is fitted on good images; "
                 "move the folder to test/"
             )
-        train += [Sample(path, False, GOOD, None, "train") for path in _images_under(folder)]
-    test = [sample for folder in _kind_folders(root / "test") for sample in _mvtec_kind(root, folder)]
+        train += [Sample(path, False, GOOD, None, "train") for path in _images_under(folder, left_out)]
+    truth = _truth(root)
+    test = [
+        sample for folder in _kind_folders(root / "test", left_out) for sample in _mvtec_kind(truth, folder, left_out)
+    ]
     if not train and not test:
         raise DatasetError(f"{root}: expected images in train/good or test/KIND ({_suffixes()}), found none; {_DO}")
     _check_masks(root, test)
+    _check_truth(truth, test)
     return Dataset(root, "mvtec", tuple(train), tuple(test))
 
 
-def _kind_folders(split: Path) -> list[Path]:
+def _truth(root: Path) -> Path:
+    """The folder of masks. DatasetError for one that has another name, whose masks would be passed over."""
+    truth = root / "ground_truth"
+    if not truth.is_dir():
+        others = [folder for folder in _subfolders(root) if folder.name.casefold() in {*TRUTH_NAMES, truth.name}]
+        if named := [folder.name for folder in others if _images_under(folder, _LeftOut())]:
+            raise DatasetError(f"{root}: expected masks in ground_truth, got the folder {_list(named)}; rename it")
+    return truth
+
+
+def _kind_folders(split: Path, left_out: _LeftOut) -> list[Path]:
     """The subfolders of train/ or test/; images lying beside them belong to no kind and are an error."""
     if not split.is_dir():
         return []
-    stray = _images_in(split)
+    stray = _images_in(split, left_out)
     if stray:
         raise DatasetError(
             f"{split}: expected images in a folder for each kind, got {_list([p.name for p in stray])} beside them; "
@@ -192,28 +245,67 @@ def _kind_folders(split: Path) -> list[Path]:
     return _subfolders(split)
 
 
-def _mvtec_kind(root: Path, folder: Path) -> Iterator[Sample]:
-    images = _images_under(folder)
-    if _is_good(folder.name):
+def _mvtec_kind(truth: Path, folder: Path, left_out: _LeftOut) -> Iterator[Sample]:
+    images = _images_under(folder, left_out)
+    if _is_good(folder):
         yield from (Sample(path, False, GOOD, None, "test") for path in images)
         return
-    truth = root / "ground_truth" / folder.name
-    masks = {path.relative_to(truth).with_suffix(""): path for path in _images_under(truth)} if truth.is_dir() else {}
+    masks: dict[str, list[Path]] = {}
+    for path in _masks_of(truth / folder.name):
+        masks.setdefault(_mask_key(truth / folder.name, path), []).append(path)
     owner: dict[Path, Path] = {}
     for path in images:
-        stem = path.relative_to(folder).with_suffix("")
-        mask = masks.get(stem.with_name(f"{stem.name}_mask")) or masks.get(stem)
+        key = _mask_key(folder, path)
+        found = [mask for ending in MASK_ENDINGS for mask in masks.get(key + ending, [])]
+        if len(found) > 1:
+            raise DatasetError(
+                f"{path}: expected one mask, got {_list([str(mask) for mask in found])}; remove the others"
+            )
+        mask = found[0] if found else None
         if mask is not None and owner.setdefault(mask, path) != path:
             raise DatasetError(f"{mask}: expected one image for this mask, got {owner[mask]} and {path}; rename one")
         yield Sample(path, True, folder.name, mask, "test")
 
 
+def _masks_of(folder: Path) -> list[Path]:
+    return _images_under(folder, _LeftOut()) if folder.is_dir() else []
+
+
+def _mask_key(folder: Path, path: Path) -> str:
+    """A file's place in its folder, without its suffix and in lower case: masks may have another of both."""
+    return path.relative_to(folder).with_suffix("").as_posix().casefold()
+
+
+def _check_truth(truth: Path, test: Iterable[Sample]) -> None:
+    """Masks that belong to no image are those of images that would be taken to have none."""
+    defective = [sample for sample in test if sample.defective]
+    if not defective or any(sample.mask for sample in defective):
+        return
+    masks = [mask for mask in _masks_of(truth) if not _is_good_name(mask.relative_to(truth).parts[0])]
+    if masks:
+        image = defective[0].path
+        raise DatasetError(
+            f"{truth}: none of its {len(masks)} masks belongs to an image; got {_list(list(map(str, masks)), 3)}; "
+            f"expected {truth / defective[0].kind / image.stem}_mask.png for {image}, or the image's own name"
+        )
+
+
 def _is_category(folder: Path) -> bool:
-    return (folder / "train" / GOOD).is_dir() and (folder / "test").is_dir()
+    train = folder / "train"
+    return (
+        train.is_dir() and (folder / "test").is_dir() and any(_is_good_name(kind.name) for kind in _subfolders(train))
+    )
 
 
-def _is_good(kind: str) -> bool:
-    return kind.casefold() == GOOD
+def _is_good_name(kind: str) -> bool:
+    return kind.casefold() in GOOD_WORDS
+
+
+def _is_good(folder: Path) -> bool:
+    """Whether a folder holds good parts. DatasetError for a name that some take for good and others for a defect."""
+    if folder.name.casefold() in AMBIGUOUS:
+        raise DatasetError(f"{folder}: expected the name good, or that of a defect; got {folder.name!r}: rename it")
+    return _is_good_name(folder.name)
 
 
 # --- CSV ---
@@ -304,7 +396,7 @@ def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
 
 def _csv_label(where: str, text: str) -> tuple[bool, str]:
     word = text.casefold()
-    if word in (GOOD, "0"):
+    if word in GOOD_WORDS or word == "0":
         return False, GOOD
     if word in (DEFECTIVE, "1"):
         return True, DEFECTIVE
@@ -338,25 +430,65 @@ def _check_masks(root: Path, test: Iterable[Sample]) -> None:
         )
 
 
-def _images_in(folder: Path) -> list[Path]:
+@dataclass
+class _LeftOut:
+    """What was found beside images. strange: files that may have been meant as images; plain: how many others."""
+
+    strange: list[Path] = field(default_factory=list)
+    plain: int = 0
+
+
+@contextmanager
+def _told() -> Iterator[_LeftOut]:
+    """Says in one line what was left out, when all has been searched, or nothing was found."""
+    left_out = _LeftOut()
+    try:
+        yield left_out
+    finally:
+        if left_out.strange:
+            also = f", and {counted(left_out.plain, 'other file')} (text, lists)" if left_out.plain else ""
+            names = printable(_list([str(path) for path in left_out.strange], 3))
+            are = plural(len(left_out.strange), "is no image and was", "are no images and were")
+            logger.warning(f"{counted(len(left_out.strange), 'file')} {are} left out: {names}{also}")
+
+
+def _images_in(folder: Path, left_out: _LeftOut) -> list[Path]:
     """The images directly in a folder, in natural order."""
-    return sorted(
-        (path for path in _entries(folder) if path.suffix.lower() in SUFFIXES and path.is_file()),
-        key=lambda path: natural_key(path.name),
-    )
+    images = []
+    for path in _entries(folder):
+        if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises where it may not look)
+            continue
+        if path.suffix.lower() in SUFFIXES or path.suffix.lower() in UNREAD or _begins_as_image(path):
+            images.append(path)
+        elif path.suffix.lower() in PLAIN or path.name.casefold() in ("thumbs.db", "desktop.ini"):
+            left_out.plain += 1
+        else:
+            left_out.strange.append(path)
+    return sorted(images, key=lambda path: natural_key(path.name))
 
 
-def _images_under(folder: Path, above: frozenset[str] = frozenset()) -> list[Path]:
+def _begins_as_image(path: Path) -> bool:
+    """Whether a regular file begins as one of the known formats does; files that cannot be opened do not."""
+    try:
+        if not path.is_file():  # a pipe would wait for someone who writes
+            return False
+        with path.open("rb") as file:
+            return format_of(file.read(HEAD)) is not None
+    except OSError:
+        return False
+
+
+def _images_under(folder: Path, left_out: _LeftOut, above: frozenset[str] = frozenset()) -> list[Path]:
     """The images in a folder and its subfolders; links are followed, but never in a circle."""
     real = os.path.realpath(folder)
     if real in above:
         return []
-    inner = [image for child in _subfolders(folder) for image in _images_under(child, above | {real})]
-    return _images_in(folder) + inner
+    inner = [image for child in _subfolders(folder) for image in _images_under(child, left_out, above | {real})]
+    return _images_in(folder, left_out) + inner
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted((path for path in _entries(folder) if path.is_dir()), key=lambda path: natural_key(path.name))
+    return sorted(filter(os.path.isdir, _entries(folder)), key=lambda path: natural_key(path.name))
 
 
 def _entries(folder: Path) -> list[Path]:

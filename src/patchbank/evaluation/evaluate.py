@@ -15,9 +15,11 @@ import numpy.typing as npt
 from patchbank.errors import DatasetError, ImageError, PatchbankError
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
-from patchbank.imaging.images import read_image, reason_of
+from patchbank.imaging import images
+from patchbank.imaging.images import reason_of
+from patchbank.util.log import logger
 from patchbank.util.progress import Progress, silent
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, counted, printable
 
 KEYS = (
     "image_auroc",
@@ -31,8 +33,8 @@ KEYS = (
     "threshold",
     "false_alarm_rate",
     "miss_rate",
+    "n_unreadable",
 )
-_LOSSY = frozenset({".jpg", ".jpeg"})
 
 
 class Inspected(Protocol):
@@ -88,7 +90,8 @@ class Evaluation:
 
     image_f1: the best over all thresholds. pixel_*, aupro: None without masks. ms_per_image: median wall time from
     decoding to the anomaly map. false_alarm_rate, miss_rate: of good and of defective images, at the model's threshold.
-    pixel: the pixel metrics with their error bounds. rows: one for each image that could be read.
+    n_unreadable: test images that no figure includes. pixel: the pixel metrics with their error bounds. rows: one for
+    each image that could be read.
     """
 
     image_auroc: float | None
@@ -102,6 +105,7 @@ class Evaluation:
     threshold: float | None
     false_alarm_rate: float | None
     miss_rate: float | None
+    n_unreadable: int
     rows: tuple[Row, ...]
     skipped: tuple[Skipped, ...]
     kinds: dict[str, Kind]
@@ -110,7 +114,7 @@ class Evaluation:
     __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values under the eleven keys of `patchbank evaluate --json`, in their order."""
+        """Plain JSON values under the twelve keys of `patchbank evaluate --json`, in their order."""
         return {name: getattr(self, name) for name in KEYS}
 
 
@@ -131,7 +135,7 @@ def evaluate(
             f"{dataset.root}: expected test images to evaluate on, got only training images; "
             "give a folder with test/KIND, or a CSV file whose column split says test"
         )
-    rows, skipped, seconds, threshold = [], [], [], None
+    rows, skipped, black, seconds, threshold = [], [], [], [], None
     pixels = PixelMetrics() if dataset.has_masks else None
     for number, sample in enumerate(dataset.test):
         progress("evaluate", number, len(dataset.test))
@@ -149,28 +153,34 @@ def evaluate(
             skipped.append(Skipped(sample.path, reason_of(error, str(sample.path))))
             continue
         if pixels is not None:
-            pixels.update(anomaly_map, _mask_of(sample, (anomaly_map.shape[0], anomaly_map.shape[1])))
+            mask = _mask_of(sample, (anomaly_map.shape[0], anomaly_map.shape[1]))
+            pixels.update(anomaly_map, mask)
+            if sample.mask and not mask.any():
+                black.append(sample.mask)
         rows.append(Row(sample.path, sample.kind, sample.defective, float(result.score), result.is_anomalous))
         threshold = result.threshold
         if each is not None:
             each(sample, result)
     progress("evaluate", len(dataset.test), len(dataset.test))
+    if black:
+        masks = counted(len(black), "mask of a defective image is", "masks of defective images are")
+        names = printable(", ".join(map(str, black[:3]))) + (" ..." if len(black) > 3 else "")
+        logger.warning(f"{masks} all black, so none of their pixels counts as anomalous: {names}")
     if not rows:
         raise DatasetError(f"{dataset.root}: none of {len(skipped)} test images can be read: {skipped[0].reason}")
     return _summary(rows, skipped, seconds, threshold, None if pixels is None else pixels.result())
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A mask file -> (H, W) bool: True where any channel is not 0 (in JPEG files, whose zeros are not exact, over 127).
+    """A mask file -> (H, W) bool: True where it marks a defect (`images.read_mask`); all False where it is black.
 
-    Raises DatasetError for a file that cannot be read: a test image without its mask must not pass for a good one.
+    Raises DatasetError for a file that cannot be read, or that marks everything: a test image without its mask must not
+    pass for a good one.
     """
     try:
-        image = read_image(path)
+        return images.read_mask(path, ground_truth=True)
     except ImageError as error:
         raise DatasetError(f"expected a mask that can be read, but {error}; replace it") from error
-    cut = 127 if path.suffix.lower() in _LOSSY else 0
-    return np.asarray(image.max(axis=2) > cut)  # (H, W, 3) -> (H, W)
 
 
 def _mask_of(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -209,6 +219,7 @@ def _summary(
         threshold=None if threshold is None else float(threshold),
         false_alarm_rate=_flagged(good),
         miss_rate=None if caught is None else 1 - caught,
+        n_unreadable=len(skipped),
         rows=tuple(rows),
         skipped=tuple(skipped),
         kinds={kind: _kind(kind, good, bad) for kind in dict.fromkeys(row.kind for row in bad)},

@@ -1,134 +1,324 @@
-"""From an image file's bytes to an array. Files are untrusted: sizes are checked before anything is decoded, and a
-truncated file is an error, not a picture with grey blocks."""
+"""From an image file's bytes to an array. Files are untrusted: what a file is, its bytes say and not its name; its size
+is checked before anything is decoded; and one that is cut off or damaged is an error, not a picture with grey blocks.
+
+`docs/reference/image-formats.md` says what is promised of each format.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+import os
+import re
+import stat
 import struct
-from collections.abc import Callable, Iterator
+import threading
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.errors import ImageError
+from patchbank.errors import ConfigError, ImageError
+from patchbank.imaging.exif import orientation, turned
+from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels
+from patchbank.imaging.jpeg import decode_jpeg
+from patchbank.imaging.tiff import decode_tiff
 
 Array = npt.NDArray[Any]
 
-MAX_PIXELS = 200_000_000
-_NPY = b"\x93NUMPY"
+MAX_CHUNKS = 200_000
+
+
+class Picture(NamedTuple):
+    """values: (H, W, C) in the file's own depth. white: the value that means white, None = the type's own. lossy:
+    whether the values are only nearly those that were saved."""
+
+    values: Array
+    white: float | None = None
+    lossy: bool = False
 
 
 def decode(data: bytes) -> Array:
     """An image file's bytes -> (H, W, 3) RGB in the file's own depth. ImageError unless they are all there."""
-    import cv2
+    values = decode_picture(data).values
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.shape[2] in (2, 4):
+        values = values[:, :, :-1]
+    return np.broadcast_to(values, (*values.shape[:2], 3)) if values.shape[2] == 1 else values
 
-    if data[:6] == _NPY:
-        return _decode_npy(data)
-    _check_header(data)
-    image = _decoded(lambda: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # not IMREAD_COLOR_RGB: OpenCV 5.0 scrambles 16-bit TIFFs with it
+
+def decode_picture(data: bytes, channels: int = 0, *, as_stored: bool = False, accept_damaged: bool = False) -> Picture:
+    """An image file's bytes -> its picture: 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+
+    channels: where it is not 0, the channels of all the file's pages, one after the other. as_stored: alpha is kept.
+    Whatever a decoder raises becomes an ImageError. Raises ConfigError for an impossible limit.
+    """
+    try:
+        return _decoded(data, channels, bool(channels) or as_stored, accept_damaged)
+    except (ImageError, ConfigError):
+        raise
+    except struct.error as error:
+        raise ImageError("is truncated (its header is not all there)") from error
+    except MemoryError as error:
+        raise ImageError("does not fit into the memory; expected a smaller image") from error
+    except Exception as error:  # (what else damaged bytes can do to a decoder is not known)
+        raise ImageError(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
 
-def decode_channels(data: bytes) -> Array:
-    """An image file's bytes -> (H, W, C) in the file's own depth: the channels of its pages, one after the other."""
-    import cv2
-
-    if data[:6] == _NPY:
-        return _decode_npy(data)
-    _check_header(data)
-
-    def pages() -> Any:
-        ok, found = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        return found if ok and found else None
-
-    layers = [page[:, :, None] if page.ndim == 2 else page for page in _decoded(pages)]
-    if len({(page.shape[:2], page.dtype) for page in layers}) > 1:
-        raise ImageError("its pages differ in size or depth; expected the channels of one picture")
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}  # OpenCV decodes a colour page as BGR
-    return np.concatenate([page[:, :, order[n]] if (n := page.shape[2]) in order else page for page in layers], axis=2)
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image's file. Raises ImageError for one that is missing, empty, larger than an image can be, or
+    no file at all: a pipe would never end."""
+    try:
+        about = Path(path).stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise ImageError("cannot be read (it is a folder)")
+        if not stat.S_ISREG(about.st_mode):
+            raise ImageError("cannot be read (it is a device, pipe or socket; expected a file)")
+        most = max_file_bytes()
+        if about.st_size > most:
+            raise ImageError(f"is a file of {about.st_size:,} bytes; expected at most {most:,}")
+        with Path(path).open("rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError as error:
+        gone = "its link leads nowhere" if Path(path).is_symlink() else "check the path"
+        raise ImageError(f"no such file ({gone})") from error
+    except (ImageError, ConfigError):
+        raise
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # a null character in the name
+        raise ImageError(f"cannot be read ({error})") from error
+    if not data:
+        raise ImageError("is empty (0 bytes)")
+    if len(data) > most:
+        raise ImageError(f"is a file of more than {most:,} bytes")
+    return data
 
 
 def check_pixels(width: int, height: int) -> None:
-    """ImageError for more than MAX_PIXELS."""
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"is {width}x{height} pixels; expected at most {MAX_PIXELS:,} pixels in all")
+    """ImageError for more pixels than the limit; for arrays, which are in memory already."""
+    if width * height > max_pixels():
+        check_size(width, height)
 
 
-def _check_header(data: bytes) -> None:
-    """Finds out before decoding what OpenCV would not say: an enormous or a truncated PNG or JPEG."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack(">II", data[16:24])
-        check_pixels(width, height)
-        if b"IEND" not in data[-64:] and b"IEND\xaeB`\x82" not in data:
+def _decoded(data: bytes, channels: int, as_stored: bool, accept_damaged: bool) -> Picture:
+    name = check_format(data[:HEAD])
+    if name == "JPEG":
+        picture, turn = decode_jpeg(data, accept_damaged)
+        return Picture(turned(picture, turn), lossy=True)
+    if name == "TIFF":
+        return Picture(*decode_tiff(data, channels))
+    if name == "NPY":
+        return _npy(data)
+    if name in ("PBM", "PGM", "PPM"):
+        return _pnm(data)
+    return {"PNG": _png, "BMP": _bmp, "WebP": _webp}[name](data, as_stored)
+
+
+def _png(data: bytes, as_stored: bool) -> Picture:
+    """Every part of a PNG has a checksum; OpenCV looks at most of them, and says so on stderr."""
+    position, turn, ends, parts = 8, 1, False, 0
+    while not ends:
+        if position + 12 > len(data):
             raise ImageError("is truncated (the PNG file has no end)")
-    elif data[:2] == b"\xff\xd8":
-        _check_jpeg(data)
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        body = position + 8
+        if body + length + 4 > len(data):
+            raise ImageError("is truncated (a part of the PNG file is not all there)")
+        found = int.from_bytes(data[body + length : body + length + 4], "big")
+        if zlib.crc32(memoryview(data)[position + 4 : body + length]) != found:
+            raise ImageError("is damaged (a part of the PNG file does not match its checksum); copy it again")
+        if kind == b"IHDR":
+            width, height, bits, colours = struct.unpack(">IIBB", data[body : body + 10])
+            check_size(width, height, 4 if colours == 6 and as_stored else 3, 2 if bits == 16 else 1)
+        elif parts == 0:
+            raise ImageError("is damaged (the PNG file has no header)")
+        elif kind == b"acTL":
+            raise ImageError("is an animated PNG; expected one picture")
+        elif kind == b"eXIf":
+            turn = orientation(data[body : body + length])
+        ends, parts, position = kind == b"IEND", parts + 1, body + length + 4
+        if parts > MAX_CHUNKS:
+            raise ImageError(f"is a PNG of more than {MAX_CHUNKS} parts: save it again")
+    return Picture(turned(_by_opencv(data, as_stored), turn))
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Walks a JPEG's segments to its first scan; after it, an end marker can only be a real one (others are
-    stuffed)."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            break
-        marker = data[position + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes, and markers without a length
-            position += 1 if marker == 0xFF else 2
-            continue
-        length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):  # frame header
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            check_pixels(width, height)
-        position += 2 + length
-        if marker == 0xDA:  # start of scan
-            if data.rfind(b"\xff\xd9") < position:
-                raise ImageError("is truncated (the JPEG file has no end)")
-            return
-    raise ImageError("is truncated (the JPEG file ends before its picture)")
+def _bmp(data: bytes, as_stored: bool) -> Picture:
+    start, size = struct.unpack_from("<II", data, 10)
+    if size == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+        packing = 0
+    else:
+        width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+        packing = struct.unpack_from("<I", data, 30)[0] if size >= 40 else 0
+    check_size(width, abs(height), 4 if as_stored and bits == 32 else 3)
+    if packing not in (0, 3, 6):
+        raise ImageError("is a BMP with compression; expected none: save it again, for example as PNG")
+    if bits not in (1, 4, 8, 16, 24, 32):
+        raise ImageError(f"is a BMP of {bits} bits a pixel; expected 1, 4, 8, 16, 24 or 32")
+    row = (width * bits + 31) // 32 * 4
+    if start + row * (abs(height) - 1) + (width * bits + 7) // 8 > len(data):
+        raise ImageError("is truncated (the BMP file is shorter than its picture)")
+    return Picture(_by_opencv(data, as_stored))
+
+
+def _webp(data: bytes, as_stored: bool) -> Picture:
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise ImageError("is truncated (the WebP file is shorter than it says)")
+    position, turn, lossy, sizes = 12, 1, False, 0
+    while position + 8 <= end:
+        kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        body = data[position + 8 : position + 8 + min(length, 2**20)]
+        if kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and body[:1] and body[0] & 2):
+            raise ImageError("is an animated WebP; expected one picture")
+        size = _webp_size(kind, body)
+        if size:
+            check_size(*size, 4 if as_stored else 3)
+            sizes += 1
+        lossy = lossy or kind == b"VP8 "
+        if kind == b"EXIF":
+            turn = orientation(body)
+        position += 8 + length + length % 2
+    if not sizes:
+        raise ImageError("is damaged (the WebP file has no picture)")
+    return Picture(turned(_by_opencv(data, as_stored), turn), lossy=lossy)
+
+
+def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
+    """The width and height that a part of a WebP file gives, if it gives any."""
+    if kind == b"VP8X" and len(body) >= 10:
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L" and len(body) >= 5:
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and len(body) >= 10:
+        width, height = struct.unpack("<HH", body[6:10])
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+_PNM = re.compile(rb"P([1-6])((?:\s|#[^\n]*\n)+(\d{1,9}))((?:\s|#[^\n]*\n)+(\d{1,9}))")
+_MAXVAL = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})")
+
+
+def _pnm(data: bytes) -> Picture:
+    """PBM, PGM and PPM, as numbers or as text. Their header says which value is white."""
+    head = _PNM.match(data[:4096])
+    if head is None:
+        raise ImageError("is damaged (its header has no width and height)")
+    kind, width, height, end, most = int(head[1]), int(head[3]), int(head[5]), head.end(), 1
+    if kind not in (1, 4):
+        found = _MAXVAL.match(data[end : end + 4096])
+        if found is None or not 1 <= (most := int(found[1])) <= 65535:
+            raise ImageError("is damaged (its header does not say which value is white)")
+        end += found.end()
+    depth = 1 if most < 256 else 2
+    colours = 3 if kind in (3, 6) else 1
+    check_size(width, height, colours, 8 if kind in (2, 3) else depth)  # numbers as text take the memory of 64 bits
+    count = width * height * colours
+    if kind < 4 and len(data) - end > 16 * count + 2**16:
+        raise ImageError("is damaged (it is longer than its picture)")
+    if kind == 4:
+        row = -(-width // 8)
+        _check_length(len(data) - end - 1, row * height)
+        rows = np.frombuffer(data, np.uint8, row * height, end + 1).reshape(height, row)
+        values = 1 - np.unpackbits(rows, axis=1, count=width)
+    elif kind == 1:
+        digits = np.frombuffer(re.sub(rb"#[^\n]*\n", b"", data[end:]).translate(None, b" \t\r\n\v\f"), np.uint8)
+        _check_length(len(digits), count)
+        values = 49 - digits[:count]  # "1" is black
+        if values.max() > 1:
+            raise ImageError("is damaged (it has other digits than 0 and 1)")
+    elif kind in (2, 3):
+        text = re.sub(rb"#[^\n]*\n?", b" ", data[end:])
+        if text.translate(None, b"0123456789 \t\r\n\v\f"):
+            raise ImageError("is damaged (it has other characters than digits)")
+        values = np.fromstring(text.decode("ascii"), np.int64, count, sep=" ")
+        _check_length(len(values), count)
+    else:
+        _check_length(len(data) - end - 1, count * depth)
+        values = np.frombuffer(data, ">u2" if depth == 2 else np.uint8, count, end + 1)
+    if values.max() > most:
+        raise ImageError(f"is damaged (it has values over {most}, which its header says is white)")
+    values = values.reshape(height, width, colours).astype(np.uint16 if depth == 2 else np.uint8, copy=False)
+    if kind in (1, 4):
+        return Picture(values * np.uint8(255))
+    return Picture(values, None if most in (255, 65535) else float(most))
+
+
+def _check_length(found: int, wanted: int) -> None:
+    if found < wanted:
+        raise ImageError(f"is truncated (it has {max(0, found):,} of the {wanted:,} numbers of its picture)")
+
+
+_quiet_lock, _quiet_depth, _loud_level = threading.Lock(), 0, 0
 
 
 @contextmanager
 def _quiet(cv2: Any) -> Iterator[None]:
-    """OpenCV writes its own warnings to stderr; ours say the same in one line."""
-    level = cv2.utils.logging.getLogLevel() if hasattr(cv2.utils, "logging") else None
-    if level is not None:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    """OpenCV writes its own warnings to stderr; ours say the same in one line. The level is one for all threads: the
+    last that leaves sets it back."""
+    global _quiet_depth, _loud_level
+    log = getattr(cv2.utils, "logging", None)
+    if log is None:
+        yield
+        return
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _loud_level = log.getLogLevel()
+            log.setLogLevel(log.LOG_LEVEL_SILENT)
+        _quiet_depth += 1
     try:
         yield
     finally:
-        if level is not None:
-            cv2.utils.logging.setLogLevel(level)
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                log.setLogLevel(_loud_level)
 
 
-def _decoded(decoder: Callable[[], Any]) -> Any:
-    """What OpenCV makes of an image; ImageError where that is nothing."""
+def _by_opencv(data: bytes, as_stored: bool) -> Array:
+    """(H, W, 3) RGB; as stored: (H, W) or (H, W, 3 or 4). Not turned: that depends on OpenCV's version and the
+    format. ImageError where OpenCV makes nothing of it."""
     import cv2
 
+    flags = (
+        cv2.IMREAD_UNCHANGED if as_stored else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    )
     try:
         with _quiet(cv2):
-            image = decoder()
+            image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError(f"cannot be decoded ({error.err or error})") from error
     if image is None:
-        raise ImageError(
-            "is damaged, or not an image of a known format (expected PNG, JPEG, BMP, TIFF, WebP, PGM, PPM or NPY)"
-        )
-    return image
+        raise ImageError("is damaged: its header is right, its picture is not; copy it again")
+    if image.ndim == 3 and image.shape[2] in (3, 4):
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return image if image.ndim == 3 else image[:, :, None]
 
 
-def _decode_npy(data: bytes) -> Array:
+def _npy(data: bytes) -> Picture:
     """NumPy's own format: an array (H, W[, C]); nothing in it is executed, and no more is read than is there."""
     file = io.BytesIO(data)
     try:
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = headers[np.lib.format.read_magic(file)](file)
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        shape, fortran, dtype = headers[np.lib.format.read_magic(file)](file, max_header_size=1024)
+        if dtype.kind not in "buif" or dtype.itemsize > 8:
+            raise ValueError(f"expected numbers of 8 to 64 bits; got {dtype}")
+        if not 2 <= len(shape) <= 3 or any(type(side) is not int or side < 1 for side in shape):
+            raise ValueError(f"expected the shape (H, W) or (H, W, C); got {shape}")
+        if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
             raise ValueError("its size is not what its header says")
-        array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
-        return array.astype(dtype.newbyteorder("="), copy=False)
-    except (ValueError, KeyError) as error:
-        raise ImageError(f"is no NumPy array that can be used ({error})") from error
+    except Exception as error:  # (the header is a text that NumPy parses: it raises a dozen different errors)
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"is no NumPy array that can be used ({reason or type(error).__name__})") from error
+    check_size(shape[1], shape[0], shape[2] if len(shape) == 3 else 1, dtype.itemsize)
+    array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    array = array.view(np.uint8) != 0 if dtype.kind == "b" else array.astype(dtype.newbyteorder("="), copy=False)
+    return Picture(array if array.ndim == 3 else array[:, :, None])

@@ -6,7 +6,8 @@ Everything becomes RGB on the 0..255 scale. Rules, for files and arrays alike:
   applied to files;
 - uint8 stays as it is; uint16 is divided by 257, so that 65535 becomes 255; bool becomes 0 and 255;
 - float arrays and files are expected in 0..1 and are multiplied by 255;
-- where `white` is given (4095 for a 12-bit camera), it is the value that becomes 255, whatever the type.
+- where `white` is given (4095 for a 12-bit camera), it is the value that becomes 255, whatever the type; without it,
+  the value that the file itself calls white is (PGM's maxval; packed TIFFs of 10, 12 or 14 bits).
 
 Images of other channels than colours (several lights, several wavelengths) say so by `channels = n`. Their channels are
 taken in groups of three, the last group filled up by repeating the last channel; each group goes through the network as
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import traceback
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, Union
 
@@ -27,12 +30,20 @@ import numpy.typing as npt
 
 from patchbank.config import ImageFormat
 from patchbank.errors import ImageError, OutputError, PatchbankError
-from patchbank.imaging.decoding import check_pixels, decode, decode_channels
+from patchbank.imaging.decoding import check_pixels, decode_picture, read_file
 from patchbank.util.files import atomic_write, make_folder
+from patchbank.util.log import logger
+from patchbank.util.wording import printable
 
 MIN_SIDE = 8
 SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the networks' deepest stride
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".npy"})
+# What images are usually called; what a file is, its first bytes say (formats.py).
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
+    | {".pbm", ".pgm", ".ppm", ".pnm", ".npy"}
+)
+TWELVE_BITS = 4095
+LEAST_CONTRAST = 64  # of a lossy mask, of 255: below, noise is as bright as a mark
 
 Array: TypeAlias = npt.NDArray[Any]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -73,24 +84,32 @@ def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
     """Any image -> (H, W, 3 G) RGB, G = 1 for colour; uint8 for 8-bit sources, float32 for the others; values in
     0..255.
 
-    Raises ImageError for a missing, damaged, truncated, oversized (decoding.MAX_PIXELS) or undersized (a side under
+    Raises ImageError for a missing, damaged, truncated, oversized (formats.max_pixels) or undersized (a side under
     MIN_SIDE) image, or one of another format.
     """
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        try:
-            data = _read_bytes(path)
-            return to_rgb(decode_channels(data) if format.channels else decode(data), format)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from error
-    return to_rgb(_as_array(source), format)
+    if not isinstance(source, (str, os.PathLike)):
+        array = _as_array(source)
+        _hint_at_depth("an array", array, format)
+        return to_rgb(array, format)
+    path = Path(source)
+    try:
+        picture = decode_picture(read_file(path), format.channels, accept_damaged=format.accept_damaged)
+        if format.white is None and picture.white is not None:
+            format = replace(format, white=picture.white)
+        _hint_at_depth(str(path), picture.values, format)
+        return to_rgb(picture.values, format, ours=True)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: does not fit into the memory; expected a smaller image") from error
 
 
-def to_rgb(array: Array, format: ImageFormat = COLOUR) -> Array:
+def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) -> Array:
     """(H, W), (H, W, C) of bool, uint8, uint16 or float -> (H, W, 3 G) RGB, 0..255, uint8 or float32.
 
     Colour: 1 channel is grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha, and G = 1. Other formats: exactly
-    `format.channels` of them, in groups of three. Raises ImageError for any other shape, type or range.
+    `format.channels` of them, in groups of three. ours: the array may be changed, which saves a copy. Raises
+    ImageError for any other shape, type or range.
     """
     if array.ndim == 2:
         array = array[:, :, None]  # (H, W) -> (H, W, 1)
@@ -106,11 +125,78 @@ def to_rgb(array: Array, format: ImageFormat = COLOUR) -> Array:
     check_pixels(width, height)
     if not wanted and channels in (2, 4):
         array = array[:, :, :-1]
-    values = _to_255(array, format.white)
+    values = _to_255(array, format.white, ours)
     if not wanted:
         return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
     filled = np.minimum(np.arange(-(-channels // 3) * 3), channels - 1)  # 4 channels: 0 1 2, 3 3 3
     return np.ascontiguousarray(values[:, :, filled])  # (H, W, C) -> (H, W, 3 G)
+
+
+_said = threading.Event()
+
+
+def _hint_at_depth(name: str, values: Array, format: ImageFormat) -> None:
+    """Says, once, that a 16-bit image is nearly black because its camera has fewer bits."""
+    if _said.is_set() or values.dtype != np.uint16 or format.white is not None or not values.size:
+        return
+    if 0 < values.max() <= TWELVE_BITS:
+        _said.set()
+        logger.warning(
+            f"{printable(name)}: no value of this 16-bit image is over {TWELVE_BITS} of 65535, so it is nearly black; "
+            "if the camera has 12 bits, set white = 4095 (10 bits: 1023, 14 bits: 16383)"
+        )
+
+
+def read_mask(path: str | os.PathLike[str], *, ground_truth: bool) -> npt.NDArray[np.bool_]:
+    """A mask's file -> (H, W) bool: the pixels that it marks, whatever numbers it marks them with
+    (docs/operate/datasets.md).
+
+    Marked is what is brighter: of two values the higher, be they 0 and 1 or 0 and 255; in lossy files, whose values
+    are not exact, what is over half of the brightest. Of more than two values, those over half of the brightest are
+    marked (soft edges); in ground truth all but 0 (every defect has a number of its own). A picture that is the same
+    all over, but for its alpha channel, is marked by that.
+
+    Raises ImageError for a file that cannot be read, or that marks nothing or everything; only ground truth may be all
+    black, which says that no pixel shows the defect.
+    """
+    try:
+        picture = decode_picture(read_file(path), as_stored=True)
+        return _marked(picture.values, picture.lossy, ground_truth)
+    except ImageError as error:
+        raise ImageError(f"{os.fspath(path)}: {error}") from error
+
+
+def _marked(values: Array, lossy: bool, ground_truth: bool) -> npt.NDArray[np.bool_]:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ImageError("expected a mask of finite numbers")
+    alpha = values[:, :, -1] if values.shape[2] in (2, 4) else None
+    plane = (values if alpha is None else values[:, :, :-1]).max(axis=2)  # (H, W, C) -> (H, W)
+    if alpha is not None and alpha.min() == alpha.max():
+        alpha = None
+    if alpha is not None and plane.min() == plane.max():
+        plane, alpha = alpha, None
+    seen = np.unique(plane)
+    low, high = seen[0], seen[-1]
+    if ground_truth and low == high == 0:
+        return np.zeros(plane.shape, np.bool_)
+    if low < 0 or low == high or (lossy and high - low < LEAST_CONTRAST):
+        numbers = ", ".join(f"{value:g}" for value in seen[:5].tolist())
+        numbers += f" ... {high:g} ({len(seen)} values)" if len(seen) > 5 else ""
+        raise ImageError(
+            f"expected a mask that marks at least one place and not all, bright on dark; all its values are {numbers}"
+            + (" (and it is lossy: save it as PNG)" if lossy else "")
+        )
+    if len(seen) == 2:
+        marked = plane == high
+    elif ground_truth and not lossy:
+        marked = plane > 0
+    else:
+        marked = plane > high / 2
+    if marked.all() or not marked.any():
+        raise ImageError(f"expected a mask that leaves something out; its values are {low:g} to {high:g}, none dark")
+    if alpha is not None and ((alpha > alpha.max() / 2) != marked).any():
+        raise ImageError("expected a mask that is in the colours or in the alpha channel; it is another one in each")
+    return marked
 
 
 def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int) -> tuple[int, int]:
@@ -215,32 +301,42 @@ def is_path(source: ImageSource) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, (str, os.PathLike))
 
 
-def _to_255(array: Array, white: float | None) -> Array:
+def _to_255(array: Array, white: float | None, ours: bool) -> Array:
     if white is not None:
-        return _scaled(array, white)
+        return _scaled(array, white, ours)
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
-        return array.astype(np.float32) / np.float32(257)
+        values: Array = array.astype(np.float32)
+        values /= np.float32(257)  # in place: a copy of a large image takes much memory
+        return values
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):  # also catches NaN
             raise ImageError(
                 f"expected float values in 0..1; got {low:g}..{high:g} (divide by the largest possible value)"
             )
-        return array.astype(np.float32) * np.float32(255)
+        values = _floats(array, ours)
+        values *= np.float32(255)
+        return values
     raise ImageError(
         f"expected values of type uint8, uint16, bool or float; got {array.dtype} (convert it to one of them)"
     )
 
 
-def _scaled(array: Array, white: float) -> FloatArray:
+def _floats(array: Array, ours: bool) -> FloatArray:
+    """float32 numbers that may be changed: a copy of what is not ours."""
+    return array.astype(np.float32, copy=not (ours and array.flags.writeable))
+
+
+def _scaled(array: Array, white: float, ours: bool) -> FloatArray:
     """Numbers of any type, 0..white, on the 0..255 scale; brighter ones stay brighter."""
     if array.dtype.kind not in "buif":
         raise ImageError(f"expected numbers; got {array.dtype}")
-    values = array.astype(np.float32) * np.float32(255.0 / white)
+    values = _floats(array, ours)
+    values *= np.float32(255.0 / white)
     if not (np.isfinite(values).all() and values.min() >= 0):
         raise ImageError("expected finite values of at least 0")
     return values
@@ -248,10 +344,11 @@ def _scaled(array: Array, white: float) -> FloatArray:
 
 def _as_array(source: Any) -> Array:
     if isinstance(source, np.ndarray):
-        return source
+        given = np.asarray(source)
+        return given if given.dtype.isnative else given.astype(given.dtype.newbyteorder("="))
     if getattr(source, "mode", None) in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa"):
-        source = source.convert("RGB")  # a PIL image whose raw values are not grey or RGB
-    array = np.asarray(source)
+        source = _loaded(lambda: source.convert("RGB"))  # a PIL image whose raw values are not grey or RGB
+    array: Array = _loaded(lambda: np.asarray(source))
     if array.dtype == object:
         raise ImageError(f"expected a path, a NumPy array or a PIL image; got {type(source).__name__}")
     if array.dtype == np.int32 and getattr(source, "mode", "").startswith("I") and array.size and array.min() >= 0:
@@ -259,16 +356,12 @@ def _as_array(source: Any) -> Array:
     return array
 
 
-def _read_bytes(path: Path) -> bytes:
+def _loaded(load: Callable[[], Any]) -> Any:
+    """What `load` returns; ImageError for whatever it raises: PIL reads a file only when its pixels are asked for."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError("no such file") from error
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
-    if not data:
-        raise ImageError("is empty (0 bytes)")
-    return data
+        return load()
+    except Exception as error:
+        raise ImageError(f"cannot be turned into an array ({type(error).__name__}: {error})") from error
 
 
 def write_png(path: Path, picture: Array) -> None:

@@ -6,9 +6,9 @@ bank nor scored. Places are relative to the image, so that one region serves ima
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from patchbank.config import Config
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.decoding import decode
+from patchbank.imaging.formats import HEAD, format_of
+from patchbank.imaging.images import read_mask
 from patchbank.util.wording import brief
 from patchbank.validation import parse_polygons
 
@@ -50,7 +52,12 @@ class Roi:
 
     @classmethod
     def from_png(cls, data: bytes) -> Roi:
-        """The inverse of `to_png`. Raises ValueError or ConfigError for anything else."""
+        """The inverse of `to_png`. Raises ValueError or ConfigError for anything else, however large it says it is."""
+        if format_of(data[:HEAD]) != "PNG":
+            raise ConfigError("region of interest: expected a PNG")
+        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\xff"))
+        if max(width, height) > _LARGEST:
+            raise ConfigError(f"region of interest: expected sides of at most {_LARGEST}; got {width}x{height}")
         return cls(decode(data)[:, :, 0] > 127)
 
     @classmethod
@@ -80,17 +87,13 @@ def _scaled(roi: Roi, size: tuple[int, int]) -> BoolArray:
 
 
 def _mask(name: str, text: str) -> BoolArray | tuple[tuple[tuple[float, float], ...], ...]:
-    """Polygons, or the mask that a picture shows: what is brighter than half counts."""
+    """Polygons, or what a picture marks."""
     if polygons := parse_polygons(text):
         return polygons
     try:
-        picture = decode(Path(text).read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{name}: cannot read the mask {text} ({error.strerror})") from error
+        return read_mask(text, ground_truth=False)
     except ImageError as error:
-        raise ConfigError(f"{name}: the mask {text} {error}") from error
-    grey = picture.max(axis=2)
-    return grey > np.float64(np.iinfo(grey.dtype).max if grey.dtype.kind == "u" else 1.0) / 2
+        raise ConfigError(f"{name}: cannot use the mask {error}") from error
 
 
 def _raster(mask: BoolArray | tuple[tuple[tuple[float, float], ...], ...], size: tuple[int, int]) -> BoolArray:

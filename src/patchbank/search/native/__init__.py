@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ from patchbank.errors import PatchbankError
 from patchbank.search.native.compiling import LIBRARY as _NAME
 from patchbank.search.native.compiling import digest
 from patchbank.search.native.layout import Struct, constants, structs
+from patchbank.util.log import logger
 
 LIBRARY = Path(__file__).with_name(_NAME)
 _LEVELS = {"": 0, "1": 0, "avxvnni": 1, "avx2": 2, "any": 3}  # what PATCHBANK_NATIVE says -> how native.c calls it
-_log = logging.getLogger("patchbank")
 
 PANEL, KEPT, HIDDEN, MIDDLE, WIDEST = 32, 8, -2_000_000_000, 64, 16  # what they are: native.c
 MOST_DIM = 16384  # of points that it measures
@@ -46,11 +45,8 @@ class Library:
 
 
 def available() -> bool:
-    """Whether it is used: it was built of these sources, it loads, the environment does not forbid it, and it is faster
-    than NumPy here. On x86 processors without AVX2 it is not (docs/adr/0012), and used only if asked for by `any`."""
-    wanted = os.environ.get("PATCHBANK_NATIVE", "")
-    used = library() if wanted in _LEVELS else None
-    return used is not None and (wanted == "any" or used.instructions(level()) != b"any")
+    """Whether it is used: it was built of these sources, it loads, and the environment does not forbid it."""
+    return os.environ.get("PATCHBANK_NATIVE", "") in _LEVELS and library() is not None
 
 
 def level() -> int:
@@ -76,7 +72,7 @@ def refused(what: str) -> PatchbankError:
 def library() -> Library | None:
     """The library, or None: it was not built, does not load, or is of other sources than those beside it."""
     if not LIBRARY.is_file():
-        _log.info("the compiled part was not built; NumPy does its work, at about half the speed")
+        logger.info("the compiled part was not built; NumPy does its work, at about half the speed")
         return None
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
@@ -87,7 +83,7 @@ def library() -> Library | None:
     except (OSError, AttributeError, ValueError, KeyError) as error:
         problem, found = str(error), None
     if found is None:
-        _log.warning("%s is not used, NumPy does its work: %s; build it again (pip install)", LIBRARY, problem)
+        logger.warning("%s is not used, NumPy does its work: %s; build it again (pip install)", LIBRARY, problem)
     return found
 
 
