@@ -1,5 +1,5 @@
-"""Which training images stand out from the others: the one rule that `fit` warns by, `drop_outliers` drops by and
-`audit` ranks by.                                                                                        (n,) -> (n,)
+"""Training images that stand out from the others. `fit` warns by this one rule, `drop_outliers` drops by it, and
+`audit` ranks by it.                                                                                        (n,) -> (n,)
 
 A value's *oddness* is its distance from the median, in units of half the interquartile range. Neither notices whether a
 few of the images are defective, which mean and standard deviation would. Scores are left-out scores and compared by

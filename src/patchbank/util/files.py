@@ -67,7 +67,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def is_replaceable(path: str | os.PathLike[str]) -> bool:
-    """Whether `atomic_write(path)` makes a file, or replaces one; False for a pipe, a device or /dev/stdout."""
+    """True if `atomic_write(path)` makes a file, or replaces one; False for a pipe, a device or /dev/stdout."""
     return _replaceable(_followed(Path(path)))
 
 
@@ -122,7 +122,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _followed(path: Path) -> Path:
-    """Where the links of a file's name lead; descriptors of this process (/dev/stdout) stay as they are named."""
+    """Follows the links of a file's name to the end. Descriptors of this process (/dev/stdout) stay as named."""
     target = path
     for _ in range(_MOST_LINKS):
         if _DESCRIPTOR.fullmatch(str(target)) or not target.is_symlink():
