@@ -367,6 +367,35 @@ def test_readme_figures_are_those_of_the_committed_results():
         assert cells == ["-" if value is None else f"{100 * value:.1f}" for value in expected]
 
 
+def test_figures_of_the_how_to_pages_are_those_of_the_committed_results():
+    """A how-to states at most the one number that its reader needs. The table that it links to has the same number."""
+
+    def results(name: str) -> dict[str, list[dict]]:
+        return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+    def page(name: str) -> str:
+        return " ".join((DOCS / "operate" / name).read_text("utf-8").split())
+
+    tiles = {row["step"]: row for row in results("update")["forget"] if row["set"] == "mtd"}
+    before, after, never = (f"{100 * tiles[s]['image AUROC']:.1f}" for s in ("planted", "forgotten", "never there"))
+    assert f"on magnetic tiles, image AUROC rises from {before} to {after} (" in page("updates.md")
+    assert f"is {before} with the defective images, {after} after the removal, and {never} if" in " ".join(
+        (DOCS / "results" / "updates.md").read_text("utf-8").split()
+    )
+
+    streams = [row["streams"] for row in results("drift")["rows"] if row["set"] in ("bottle", "screw")]
+    changes = [
+        cell for row in streams for what, cell in row.items() if what not in ("as they are", "a tenth defective")
+    ]
+    assert all(cell["alarms"] == 1 for cell in changes)
+    assert f"found within {max(cell['delay'] for cell in changes):.0f} images;" in page("drift.md")
+
+    planted = [row for row in results("audit")["rows"] if row["planted"]]
+    assert all(row["found"] == row["planted"] for row in planted if row["set"] == "bottle")
+    assert all(row["found"] < row["planted"] / 2 for row in planted if row["set"] == "mtd")
+    assert "all planted defective images are found; on magnetic tiles, most are *not* found (" in page("audit.md")
+
+
 def test_the_licences_of_the_weights_are_in_the_notice():
     from patchbank.backbones.zoo import zoo
 
