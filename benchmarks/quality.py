@@ -36,7 +36,7 @@ from patchbank.backbones.zoo_build import build_graph
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc
 from patchbank.features.embedding import Patches, bilinear_matrix, embed
-from patchbank.fit.collect import with_expected
+from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging import images
 from patchbank.imaging.statistics import Look

@@ -249,8 +249,7 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     """Why the final bank counts, too: every image shows the same rare patch, which the final coreset lacks and the
     folds' have. Each future image will score there, and the threshold must know it."""
     from patchbank.calibration import held_out as heldout
-    from patchbank.features.embedding import Patches
-    from patchbank.fit.stream import CalibrationPatches
+    from patchbank.features.embedding import CalibrationPatches, Patches
     from patchbank.imaging.statistics import Look
     from patchbank.search.searcher import ExactSearcher
 

@@ -21,8 +21,7 @@ from patchbank.cli.history import MEANING
 from patchbank.config import Config, Runtime, choices, options
 from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
-from patchbank.features.embedding import Patches
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.versions import CALIBRATED
 from patchbank.imaging.statistics import Look
 from patchbank.scoring import scoring

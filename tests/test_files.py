@@ -6,12 +6,20 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from patchbank.errors import OutputError, PatchbankError
-from patchbank.util.files import atomic_write, check_writable, claimed, is_replaceable, make_folder
+from patchbank.util.files import (
+    atomic_write,
+    check_writable,
+    claimed,
+    is_replaceable,
+    make_folder,
+    remove_left_behind,
+)
 
 
 def test_writes_the_whole_file_and_nothing_else(tmp_path: Path) -> None:
@@ -144,6 +152,7 @@ def test_a_file_that_was_replaced_before_the_lock_came_is_refused(tmp_path: Path
     lock = fcntl.flock
 
     def replaced_meanwhile(file, operation) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
         with atomic_write(path) as other:
             other.write(b"2")
         lock(file, operation)
@@ -248,3 +257,79 @@ def test_standard_output_by_its_name_is_written_on_not_begun_again(tmp_path: Pat
     assert (tmp_path / "out").read_text().split() == ["before", "between", "after"]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["before", "between", "after"]
+
+
+def killed_while_writing(path: Path) -> None:
+    code = (
+        "import os; from patchbank.util.files import atomic_write\n"
+        f"with atomic_write({str(path)!r}) as file: file.write(b'half'); file.flush(); os._exit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
+
+
+@needs_locks
+def test_the_next_write_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    killed_while_writing(tmp_path / "a.bin")
+    assert [p.name for p in tmp_path.iterdir()] == [".a.bin.0000.part"]  # which says whose it is
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+    killed_while_writing(tmp_path / "a.bin")
+    remove_left_behind(tmp_path / "a.bin")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@needs_locks
+def test_what_another_one_still_writes_is_not_removed(tmp_path: Path) -> None:
+    """Two at a time: each has a file of its own until its end, and the last one that ends stays."""
+    path = tmp_path / "a.bin"
+    with atomic_write(path) as first:
+        first.write(b"1")
+        with atomic_write(path) as second:
+            second.write(b"2")
+            remove_left_behind(path)
+            check_writable(path)
+            assert sorted(p.name for p in tmp_path.iterdir()) == [".a.bin.0000.part", ".a.bin.0001.part"]
+        assert path.read_bytes() == b"2"
+        remove_left_behind(path)
+    assert path.read_bytes() == b"1"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@needs_locks
+def test_many_write_the_same_file_at_the_same_time(tmp_path: Path) -> None:
+    """Nobody takes another one's file for one left behind: each write ends, and the file is one of them, whole."""
+    path = tmp_path / "a.bin"
+
+    def write(number: int) -> None:
+        with atomic_write(path) as file:
+            file.write(bytes([number]) * 5000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    assert len(set(path.read_bytes())) == 1
+    assert path.stat().st_size == 5000
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links")
+def test_what_only_has_the_name_is_left_alone(tmp_path: Path) -> None:
+    """A link or a folder under the name that a file is written aside as: nothing is written through it."""
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / ".a.bin.0000.part").symlink_to(tmp_path / "other")
+    (tmp_path / ".a.bin.0001.part").mkdir()
+    with atomic_write(tmp_path / "a.bin") as file:
+        file.write(b"1")
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert (tmp_path / "a.bin").read_bytes() == b"1"
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127 + "x", "x" * 241])
+def test_the_longest_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    """The name that it has while it is written is as long as that, and no longer."""
+    with atomic_write(tmp_path / name) as file:
+        file.write(b"1")
+        assert all(len(os.fsencode(p.name)) <= 255 for p in tmp_path.iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == [name]

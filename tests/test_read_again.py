@@ -59,7 +59,7 @@ def test_a_file_that_was_rewritten_is_refused(model, parts, tmp_path, reader):
 @pytest.mark.parametrize("reader", READERS)
 def test_an_array_that_was_used_again_is_refused(model, parts, reader):
     buffer = parts[0].copy()
-    result = model.predict(buffer)
+    (result,) = model.predict([buffer])  # those of a list are not copied
     right = result.overlay()
     buffer[:] = parts[1]
     with pytest.raises(ImageError, match=r"image 0: is another picture now .* an array of its own"):
@@ -70,7 +70,7 @@ def test_an_array_that_was_used_again_is_refused(model, parts, reader):
 
 def test_one_value_of_one_pixel_tells(model, parts):
     buffer = parts[0].copy()
-    result = model.predict(buffer)
+    (result,) = model.predict([buffer])  # those of a list are not copied
     buffer[-1, -1, -1] ^= 1
     with pytest.raises(ImageError, match="another picture"):
         result.overlay()

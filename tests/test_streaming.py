@@ -11,7 +11,7 @@ from patchbank.bank.coreset import sample
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.features.embedding import Patches
-from patchbank.fit import collect as training
+from patchbank.fit import fit as training
 from patchbank.fit import stream as streaming
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging.statistics import Look
@@ -91,7 +91,7 @@ def test_what_comes_late_is_covered_as_well_as_what_came_first():
     _, whole, _ = run(everything, 10**9)
     stream, bank, _ = run(everything, budget_for(10))
     assert stream.chunks >= 6
-    assert stream.radius > 1.5 * stream.spacing > 0
+    assert stream.net.radius > 1.5 * stream.net.spacing > 0
     assert radius(everything, bank.vectors) <= 1.15 * radius(everything, whole.vectors)
     counts = np.bincount(bank.image // 12, minlength=8)
     assert counts.min() >= 3
@@ -101,14 +101,14 @@ def test_the_buffer_has_room_for_projections_only_where_all_may_be_sampled_at_on
     """A chunk more costs more than the projections save; and what was put in without them must not get them later."""
     few, many = (list(images(rng, n)) for n in (6, 60))
     budget = budget_for(10)
-    assert run(few, budget)[0]._capacity < run(many, budget)[0]._capacity
+    assert run(few, budget)[0].buffer.capacity < run(many, budget)[0].buffer.capacity
     stream, bank, _ = run(many, budget, known=False)
-    assert stream._capacity == run(many, budget)[0]._capacity
+    assert stream.buffer.capacity == run(many, budget)[0].buffer.capacity
     foreseen = PatchStream(CONFIG, budget, 60, lambda image: False, silent)  # but only half come
     for features in many[:11]:
         foreseen.add(patches_of(features))
     assert foreseen.chunks == 0
-    assert foreseen.used > foreseen._rows_within_budget(projected=True)
+    assert foreseen.buffer.used > streaming.Limits(CONFIG, budget, 60).rows(DIMS, projected=True)
     bank = foreseen.finish(tuple(map(str, range(11))))[0]
     exact = sample(
         np.concatenate([f.reshape(-1, DIMS) for f in many[:11]]), dataclasses.replace(CONFIG, sampler="greedy_coreset")
@@ -149,8 +149,8 @@ def test_memory_is_bounded_whatever_comes(rng):
     )
     for features in images(rng, 300):
         stream.add(patches_of(features))
-        held = stream._features.nbytes + stream._image.nbytes + stream._place.nbytes
-        held += sum(patches.patches.features.nbytes for patches in stream.pool)
+        held = stream.buffer.features.nbytes + stream.buffer.image.nbytes + stream.buffer.place.nbytes
+        held += sum(patches.patches.features.nbytes for patches in stream.pool.images)
         assert held <= budget
 
 
@@ -167,7 +167,7 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
             had.append(set(self.thumbnails))
             again = training._Run(PatchStream(config, budget, 200, lambda image: False, silent), self.picture_bytes)
             if len(self.names) % 50 == 0:
-                again.restore(self.state())
+                again.restore(self.state() | {"digests": np.zeros((self.done, 32), np.uint8)})
                 assert (again.pictured, again.thumbnails) == (self.pictured, self.thumbnails)
             return reduced
 
@@ -194,7 +194,7 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
     )
     for stream in (plain, pictured):
         stream.add(patches_of(next(images(rng, 1))))
-    row = (plain._capacity - pictured._capacity) * (4 * (DIMS + PROJECTED) + streaming._ROW_OVERHEAD)
+    row = (plain.buffer.capacity - pictured.buffer.capacity) * (4 * (DIMS + PROJECTED) + streaming._ROW_OVERHEAD)
     assert row == pytest.approx(share, rel=0.01)
 
 
@@ -204,7 +204,7 @@ def test_calibration_pool_is_a_uniform_sample_of_the_images(rng):
     everything = list(images(rng, 80))
     for seed in range(30):
         stream, _, pool = run(everything, budget_for(10), dataclasses.replace(config, seed=seed))
-        assert len({patches.image for patches in pool}) == len(pool) == stream._pool_size < 80
+        assert len({patches.image for patches in pool}) == len(pool) == stream.pool.size < 80
         for patches in pool:
             np.testing.assert_array_equal(patches.patches.features, everything[patches.image].reshape(-1, DIMS))
         counts += np.bincount([patches.image // 20 for patches in pool], minlength=4)
@@ -241,7 +241,7 @@ def test_what_cannot_fit_says_so(rng):
 
 def test_images_in_use_are_those_of_the_buffer(rng):
     stream, _, _ = run(list(images(rng, 50)), budget_for(8))
-    assert stream.images_in_use() == set(stream._image[: stream.used].tolist())
+    assert stream.images_in_use() == set(stream.buffer.image[: stream.buffer.used].tolist())
 
 
 @pytest.mark.parametrize(

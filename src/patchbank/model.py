@@ -1,9 +1,8 @@
-"""PatchCore: fit, predict, save, load. Read this first; each line of `fit`, and of `inspect` in
-`inspection/inspect.py`, is a step of the paper and a module here."""
+"""PatchCore: fit, predict, save, load. Read this first; each line of `fit` in fit/fit.py, and of `inspect` in
+inspection/inspect.py, is a step of the paper and a module here."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,16 +15,12 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.backbones import Backbone, BackboneInfo, load_backbone
-from patchbank.calibration.held_out import calibrate
+from patchbank.backbones import Backbone
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.features.embedding import Patches
-from patchbank.features.extract import patches_of
-from patchbank.fit.checkpoint import resumable
-from patchbank.fit.collect import Job, Known, collect, listed, with_expected
-from patchbank.fit.without_outliers import fit_without_outliers
+from patchbank.features.extract import own, patches_of, taken
+from patchbank.fit import fit as fitting
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import born
 from patchbank.imaging.images import (
     Array,
     ImageSource,
@@ -34,17 +29,15 @@ from patchbank.imaging.images import (
     read_image,
     shown,
 )
-from patchbank.imaging.roi import Roi
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
 from patchbank.results.result import MadeBy, Result
-from patchbank.search.searcher import build_searcher, measured_recall
+from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
 from patchbank.update.update import Reason, repromised, rolled_back, updated
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
-from patchbank.validation import memory_budget
 from patchbank.version import __version__
 
 FloatArray = npt.NDArray[np.float32]
@@ -71,37 +64,21 @@ class PatchCore(FittedModel):
         """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
-        and listed in `skipped`. Raises ConfigError, BackboneError, ImageError or DatasetError.
+        and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
+        from it, if neither its images (a list of paths) nor its options have changed, and says so (`logging`,
+        "patchbank"). What an iterator hands out is copied at once (see `predict_each`). Raises ConfigError,
+        BackboneError, ImageError or DatasetError.
         """
-        runtime, config = runtime or Runtime(), config or Config()
-        network = backbone or load_backbone(config.backbone, config.layers, runtime)
-        config = _resolved(config, network.info)
-        roi, budget = Roi.from_config(config), memory_budget(runtime.memory)
-        job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
-
-        def fit(images: Iterable[ImageSource], known: Known = None) -> tuple[PatchCore, Known]:
-            with resumable(checkpoint, images, config, budget, network) as state:
-                training = collect(listed(images), job, state, known)  # (N, D) of all images, thinned to (M, D)
-                searcher = build_searcher(training.bank.vectors, config)
-                bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
-                calibration, normal, scene = calibrate(training.calibration, bank, searcher, config, progress)
-            life = born(bank, training.spares, calibration)
-            model = cls(
-                config,
-                network,
-                bank,
-                searcher,
-                calibration,
-                life,
-                roi,
-                training.thumbnails,
-                training.skipped,
-                normal,
-                scene,
-            )
-            return model, training.known
-
-        return fit_without_outliers(listed(images), fit, job) if config.drop_outliers else fit(images)[0]
+        model = fitting.fit(
+            images,
+            config or Config(),
+            runtime or Runtime(),
+            backbone=backbone,
+            skip_unreadable=skip_unreadable,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        return cls(**vars(model))
 
     @overload
     def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
@@ -117,21 +94,25 @@ class PatchCore(FittedModel):
         as they come).
 
         An image is a path, an array (H, W[, C]) or a PIL image. An image alone gives the same numbers as among others.
+        What an iterator hands out is copied at once, so a camera's buffer may be used again (see `predict_each`).
         Raises ImageError for an unusable image.
         """
         if isinstance(images, (list, tuple)):
             return list(self._stream(images))
         if isinstance(images, Iterator):
             return self._stream(images)
-        return self._inspect(images, name_of(images, 0))
+        image = own(images)  # what the result shows later is what was inspected
+        return self._inspect(image, name_of(image, 0))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
         """Inspects images as they come, two at a time, in order; an image that raises any exception yields a Skipped
         that says why, and the others go on.
 
-        Up to two more images than results are taken from the iterable.
+        Up to two more images than results are taken from the iterable. An array or PIL image is copied as it is taken,
+        so that the iterable may hand out the same buffer again; those of a list or tuple are not copied, and must not
+        change before their results are there.
         """
-        return in_order(self._attempt, enumerate(images))
+        return in_order(self._attempt, enumerate(taken(images)))
 
     def _attempt(self, numbered: tuple[int, ImageSource]) -> Result | Skipped:
         try:
@@ -140,7 +121,7 @@ class PatchCore(FittedModel):
             return Skipped.of(name_of(numbered[1], numbered[0]), error)
 
     def _stream(self, images: Iterable[ImageSource]) -> Iterator[Result]:
-        return in_order(self._numbered, enumerate(images))
+        return in_order(self._numbered, enumerate(taken(images)))
 
     def _numbered(self, numbered: tuple[int, ImageSource]) -> Result:
         number, source = numbered
@@ -210,7 +191,7 @@ class PatchCore(FittedModel):
         return updated(
             self,
             self._describe,
-            list(listed(add)),
+            list(taken(fitting.listed(add))),
             list(remove),
             images=images,
             representative=representative,
@@ -265,11 +246,3 @@ def _now() -> str:
 def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
     start = time.perf_counter()
     return read_image(source, format), time.perf_counter() - start
-
-
-def _resolved(config: Config, info: BackboneInfo) -> Config:
-    """The config with what it left to the backbone filled in."""
-    embedding = info.embedding if config.embedding == "auto" else config.embedding
-    return dataclasses.replace(
-        config, backbone=info.name, layers=tuple(layer.name for layer in info.layers), embedding=embedding
-    )

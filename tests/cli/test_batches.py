@@ -20,7 +20,7 @@ from patchbank.cli import output_folder
 from patchbank.errors import OutputError
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.evaluate import evaluate
-from patchbank.fit import collect
+from patchbank.features import extract as collect
 from patchbank.imaging import images
 from patchbank.results.result import Result
 from patchbank.scoring import scoring

@@ -301,7 +301,7 @@ def test_ctrl_c_among_predictions_keeps_the_lines_that_were_printed(fitted, cate
 def test_a_real_sigint_ends_in_one_line_and_the_next_fit_is_whole(category, fitted, tmp_path):
     """A process gets SIGINT while it reads its fourth image; run again, it makes the very file it would have made."""
     script = (
-        "import os, signal, patchbank.imaging.images as images, patchbank.fit.collect as training\n"
+        "import os, signal, patchbank.imaging.images as images, patchbank.features.extract as training\n"
         "real, seen = images.read_image, []\n"
         "def read(source, *format):\n"
         "    seen.append(source)\n"
@@ -322,7 +322,8 @@ def test_a_real_sigint_ends_in_one_line_and_the_next_fit_is_whole(category, fitt
     assert done.stdout == ""
     assert [line[:22] for line in done.stderr.splitlines()] == ["patchbank: interrupted"]
     assert not model.exists()
-    run("fit", category, "-o", model, *SMALL)
+    again = run("fit", category, "-o", model, *SMALL)
+    assert "resumed at image " in again.stderr
     assert model.read_bytes() == fitted.read_bytes()
     assert os.listdir(tmp_path) == ["disc.patchbank"]  # noqa: PTH208
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchbank.cli.output_folder import MASK, OVERLAY, output_names
-from patchbank.fit.collect import relative_names
+from patchbank.fit.fit import relative_names
 
 from .conftest import failure, run
 

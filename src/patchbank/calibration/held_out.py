@@ -19,8 +19,7 @@ from patchbank.calibration.image_check import Scene, SceneLearner
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import DatasetError
-from patchbank.features.embedding import Patches
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.scoring import anomaly_map as maps
 from patchbank.scoring import scoring
 from patchbank.scoring.expected_distance import SAMPLE, ExpectedDistance, Sample, expected_distance

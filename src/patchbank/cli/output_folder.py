@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from patchbank.cli.options import debugging
 from patchbank.cli.terminal import note, note_trace
 from patchbank.errors import DatasetError, OutputError
-from patchbank.fit.collect import relative_names
+from patchbank.fit.fit import relative_names
 from patchbank.imaging.images import SUFFIXES, reason_of
 from patchbank.util.files import make_folder
 from patchbank.util.wording import counted, printable

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from patchbank.errors import OutputError
+from patchbank.util.log import logger
 from patchbank.util.wording import printable
 
 # What spreadsheets take for the beginning of a formula, plain and in full width.
@@ -61,15 +62,16 @@ class Notes(logging.Handler):
 
 @contextmanager
 def logged_as_notes() -> Iterator[None]:
-    """While the block runs, warnings of the logger "patchbank" are notes."""
-    logger, notes = logging.getLogger("patchbank"), Notes(logging.WARNING)
-    propagates = logger.propagate
+    """While the block runs, what the library logs is notes."""
+    notes, propagates, level = Notes(logging.INFO), logger.propagate, logger.level
     logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(notes)
+        logger.setLevel(level)
         logger.propagate = propagates
 
 

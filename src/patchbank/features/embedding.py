@@ -59,6 +59,14 @@ class Patches:
         return self.on_grid(np.ones(len(self.place), np.bool_))
 
 
+@dataclass(eq=False)
+class CalibrationPatches:
+    """One training image's patches, kept to score it later. image: its number."""
+
+    image: int
+    patches: Patches
+
+
 def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
     """Feature maps, one (B, C_l, H_l, W_l) float32 for each layer -> patch features (B, h, w, D) float32.
 

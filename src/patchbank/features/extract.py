@@ -1,20 +1,38 @@
-"""One image's way to its patches, the same for fit and predict: region of interest, resize, network, embedding."""
+"""Images' way to their patches, the same for fit and predict: region of interest, resize, network, embedding."""
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from patchbank.backbones import Backbone
 from patchbank.config import Config
-from patchbank.errors import ImageError
+from patchbank.errors import ImageError, PatchbankError
 from patchbank.features.embedding import Patches, embed
 from patchbank.features.tiling import layer_maps
-from patchbank.imaging.images import Array, blank, input_size, resize
+from patchbank.imaging.images import (
+    Array,
+    ImageSource,
+    Skipped,
+    blank,
+    input_size,
+    is_path,
+    name_of,
+    read_image,
+    reason_of,
+    resize,
+    thumbnail,
+)
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.statistics import look_at
-from patchbank.util.parallel import beside
+from patchbank.util.parallel import beside, in_order
+
+# An image, its patches or why it has none, its thumbnail.
+Described: TypeAlias = tuple[ImageSource, Patches | ImageError, bytes]
 
 
 def patches_of(
@@ -40,6 +58,53 @@ def patches_of(
     if len(place) == 0:
         raise ImageError("no patch lies in the region of interest; use a larger region or a larger image_size")
     return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, size, look)
+
+
+def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config) -> Iterator[Described]:
+    """Reads and embeds images, two at a time, in order: a little after they were taken from `sources` (see `taken`)."""
+
+    def describe(source: ImageSource) -> Described:
+        try:
+            image = read_image(source, config.image_format)
+            return source, embed(image), thumbnail(image, config.thumbnail_size)
+        except ImageError as error:
+            return source, error, b""
+        except (PatchbankError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (what one odd image raises must not end a fit of hours)
+            unforeseen = ImageError(reason_of(error, os.fspath(source) if is_path(source) else ""))
+            unforeseen.__cause__ = error
+            return source, unforeseen, b""
+
+    return in_order(describe, sources)
+
+
+def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[ImageSource]:
+    """The images that a fit could use, in the order of its bank's `images`."""
+    unreadable = {each.name for each in skipped}
+    return [image for number, image in enumerate(images) if name_of(image, number) not in unreadable]
+
+
+def taken(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """The images, to be read after the next ones were taken. A camera may write each into the buffer of the one before:
+    what an iterator hands out is copied at once. A list or tuple is what it is."""
+    return images if isinstance(images, (list, tuple)) else map(own, images)
+
+
+def own(image: ImageSource) -> ImageSource:
+    """A copy of an image that its giver may still change; a path, or an array that nobody can write to, as it is. What
+    cannot be copied is no image, and stays to be refused where it is read."""
+    if isinstance(image, (str, os.PathLike)):
+        return image
+    if isinstance(image, np.ndarray):
+        return image if image.flags.owndata and not image.flags.writeable else image.copy()
+    try:
+        if isinstance(getattr(image, "mode", None), str) and callable(getattr(image, "copy", None)):
+            return image.copy()  # a PIL image, which keeps its mode and its palette
+        copied: Any = np.array(image)
+    except Exception:  # noqa: BLE001  (of someone else's class; reading it says what is wrong with it)
+        return image
+    return copied if copied.dtype != object else image
 
 
 class Clock:

@@ -8,39 +8,39 @@ images are embedded once, if the memory budget holds their patches twice; otherw
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.outliers import Suspect, screen
-from patchbank.errors import ConfigError, ImageError
-from patchbank.fit.collect import Described, Job, Known, described, usable
+from patchbank.errors import ImageError
+from patchbank.features.embedding import Patches
+from patchbank.features.extract import Described, described, usable
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource
+from patchbank.imaging.images import Array, ImageSource
+from patchbank.util.progress import Progress
 
-M = TypeVar("M", bound=FittedModel)
 ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
+Known = Sequence[Described] | None  # what an earlier fit knows of all images
+Fit = Callable[[list[ImageSource], Known], tuple[FittedModel, Known]]
 
 
-def fit_without_outliers(
-    images: Iterable[ImageSource],
-    fit: Callable[[list[ImageSource], Known], tuple[M, Known]],
-    job: Job,
-) -> M:
-    """Fits by `fit` until no training image stands out, at most ROUNDS + 1 times. `fit` takes images with what is known
-    of them from another fit, and returns what the next one may know. Raises ConfigError where the images can be read
-    only once."""
-    if not isinstance(images, (list, tuple)):
-        raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
-    kept: list[ImageSource] = list(images)
-    model, known = fit(kept, None)
+def without_outliers(
+    model: FittedModel,
+    images: list[ImageSource],
+    known: Known,
+    fit: Fit,
+    embed: Callable[[Array], Patches],
+    progress: Progress,
+) -> FittedModel:
+    """The model that was fitted with all images, fitted again by `fit` until none stands out, at most ROUNDS times.
+    known: what is known of the images, of which `fit` takes a part, and returns what the next one may know."""
     names, skipped = list(model.bank.images), model.skipped
-    kept = usable(kept, model.skipped)
+    kept = usable(images, model.skipped)
     dropped: list[Suspect] = []
     for _ in range(ROUNDS):
-        scores = _scores(model, kept, known, job)
+        scores = _scores(model, kept, known, embed, progress)
         found = {each.name: each for each in screen(scores, [str(n) for n in range(len(kept))])}
         if not found:
             break
@@ -52,7 +52,13 @@ def fit_without_outliers(
     return dataclasses.replace(model, skipped=skipped, dropped=tuple(dropped))
 
 
-def _scores(model: FittedModel, images: list[ImageSource], known: Known, job: Job) -> np.ndarray:
+def _scores(
+    model: FittedModel,
+    images: Sequence[ImageSource],
+    known: Known,
+    embed: Callable[[Array], Patches],
+    progress: Progress,
+) -> np.ndarray:
     """(n,) left-out scores of all training images: those of the calibration, and, for images that it does not know,
     measured now."""
     scores = np.full(len(images), np.nan)
@@ -64,17 +70,17 @@ def _scores(model: FittedModel, images: list[ImageSource], known: Known, job: Jo
     found: Iterable[Described] = (
         [known[n] for n in missing]
         if known
-        else described([images[n] for n in missing], job.embed, dataclasses.replace(model.config, thumbnail_size=0))
+        else described([images[n] for n in missing], embed, dataclasses.replace(model.config, thumbnail_size=0))
     )
     for done, (number, (_, patches, _)) in enumerate(zip(missing, found, strict=True)):
-        job.progress("screen", done, len(missing))
+        progress("screen", done, len(missing))
         if isinstance(patches, ImageError):
             raise patches
         scores[number] = score_one(number, patches, model.bank, model.searcher, model.config).score
     return scores
 
 
-def _renamed(model: M, names: list[str]) -> M:
+def _renamed(model: FittedModel, names: list[str]) -> FittedModel:
     """The model with the names that its training images had in the first fit, whatever folder is left to share."""
     new = dict(zip(model.bank.images, names, strict=True))
     calibration = model.calibration

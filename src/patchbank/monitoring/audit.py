@@ -31,8 +31,8 @@ from patchbank.calibration.image_check import (
 from patchbank.calibration.outliers import limit_for, oddness, score_oddness
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, ImageError
-from patchbank.fit.collect import described as patches_of
-from patchbank.fit.collect import usable
+from patchbank.features.extract import described as patches_of
+from patchbank.features.extract import usable
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.boxes import Box, in_shares, neighbourhood
 from patchbank.imaging.images import ImageSource, read_image, thumbnail

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePath
 
 from patchbank.errors import DatasetError
-from patchbank.fit.collect import relative_names
+from patchbank.fit.fit import relative_names
 from patchbank.imaging.images import ImageSource, is_path, name_of
 
 

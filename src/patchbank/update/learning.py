@@ -17,8 +17,7 @@ from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
-from patchbank.features.embedding import Patches
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.scoring import patch_scores
 from patchbank.search.exact import ExactSearcher

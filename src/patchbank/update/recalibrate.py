@@ -11,8 +11,7 @@ import numpy as np
 from patchbank.bank.memory_bank import Reserve
 from patchbank.calibration.held_out import score_one
 from patchbank.errors import DatasetError, ImageError
-from patchbank.features.embedding import Patches
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import images_of, rows_of
 from patchbank.imaging.images import Array, ImageSource, read_image

@@ -19,14 +19,15 @@ import numpy.typing as npt
 
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
+from patchbank.calibration.image_check import Scene
 from patchbank.calibration.thresholds import Calibration
 from patchbank.errors import ConfigError, DatasetError, ImageError
-from patchbank.features.embedding import Patches
-from patchbank.fit.collect import described
-from patchbank.fit.stream import CalibrationPatches
+from patchbank.features.embedding import CalibrationPatches, Patches
+from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
 from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.update.image_names import new_names, numbers_of
@@ -52,6 +53,42 @@ class Reason:
     note: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class _Vectors:
+    """What the next bank is made of. kept: (m,) which of the bank's vectors stay. refill: (r,) which of the reserve's
+    take the place of those that leave. fresh: vectors that are new, of training images first, then those that were
+    learned. reach: no training patch is farther from the bank, where that is known."""
+
+    kept: IndexArray
+    refill: IndexArray
+    fresh: Reserve
+    learned: Learned
+    reach: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Next:
+    """The next bank. left: (l,) which of the present one's vectors are not in it. hole: (l,) how far each of these is
+    from it."""
+
+    bank: MemoryBank
+    searcher: Searcher
+    reserve: Reserve
+    past: tuple[State, ...]
+    left: IndexArray
+    hole: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Certified:
+    """What is known of normal images by the next bank, and how far the threshold's guarantee holds (docs/operate/updates.md)."""
+
+    calibration: Calibration | None
+    normal: NormalDistances | None
+    scene: Scene | None
+    status: str
+
+
 def updated(
     model: M,
     describe: Describe,
@@ -66,74 +103,28 @@ def updated(
     progress: Progress,
 ) -> M:
     """The model after an update; `PatchCore.update` says what the arguments mean."""
-    bank, life = model.bank, model.life
-    current = images_of(life.versions)[-1]
-    gone = numbers_of(remove, bank.images, current)
+    current = images_of(model.versions)[-1]
+    gone = numbers_of(remove, model.bank.images, current)
     _check(model, add, gone, images, representative, certify)
     new, skipped = _read(model, describe, add, current.difference(gone), skip_unreadable, progress)
-    kept = staying(bank, gone)
+    kept = staying(model.bank, gone)
     again = read_again(model, describe, gone, images) if images is not None else None
-    refill, fresh, reach = _forget(model, kept, gone, current, again, progress)
-    centres = np.concatenate([bank.vectors[kept], life.reserve.vectors[refill], fresh.vectors])
-    radius = learning_radius(bank, model.calibration)
-    learned = learn(new, centres, radius, bank.expected, progress)
-    fresh = Reserve.joined([fresh, learned.rows])
-    known = len(bank) + len(life.reserve)
-    chosen = np.concatenate([kept, len(bank) + refill, known + np.arange(len(fresh))])
-    if len(chosen) < model.config.num_neighbours:
-        raise DatasetError(f"the bank would have {len(chosen)} vectors, fewer than num_neighbours; fit again")
-    rows, reserve, past = changed(model, fresh, chosen)
-    searcher = build_searcher(rows.vectors, model.config)
-    left = np.setdiff1d(np.arange(len(bank)), kept)
-    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][:, 0]  # (removed,) distances to what is left
-    next_bank = MemoryBank(
-        **vars(rows),
-        images=(*bank.images, *(each.name for each in new)),
-        covering_radius=max(min(bank.covering_radius + float(hole.max(initial=0)), reach), learned.reach),
-        grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
-        expected=bank.expected,
-    )
-
+    vectors = _chosen(model, kept, gone, current, new, again, progress)
+    step = _next(model, vectors, new)
     joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []
-    calibration, normal, scene = model.calibration, model.normal, model.scene
-    status = life.versions[-1].calibrated
-    if again and calibration:
-        again.calibration.others += joining
-        before = set(calibration.images)
-        calibration, normal, seen = summarised(again.calibration, next_bank, searcher, model.config, progress)
-        status = "exact"
-        if set(calibration.images) != before or scene is None:  # else it is as it was
-            scene = seen
-    else:
-        calibration = _kept(model, gone, joining, next_bank, searcher)
-        if len(left) and calibration:
-            status = "stale"
-        elif len(learned.rows) and status == "exact":
-            status = "bound"
-    version = Version(
-        number=len(life.versions) + 1,
-        action="update",
-        calibrated=status,
-        images=len(current) - len(gone) + len(new),
-        size=len(next_bank),
-        covering_radius=next_bank.covering_radius,
-        **promises(calibration),
-        **dataclasses.asdict(reason),
-        added=_added(model, new, learned, next_bank, searcher),
-        removed=tuple(_removed(image, bank, bank.image[left] == image, hole) for image in gone),
-        refilled=len(refill) + len(fresh) - len(learned.rows),
-    )
-    pictures = {each.number: each.picture for each in new if each.picture and each.number in rows.image}
+    certified = _certified(model, step, vectors.learned, gone, joining, again, progress)
+    version = _version(model, step, vectors, certified, new, gone, len(current), reason)
+    pictures = {each.number: each.picture for each in new if each.picture and each.number in step.bank.image}
     return dataclasses.replace(
         model,
-        bank=next_bank,
-        searcher=searcher,
-        calibration=calibration,
-        life=Life((*life.versions, version), past, reserve),
+        bank=step.bank,
+        searcher=step.searcher,
+        calibration=certified.calibration,
+        life=Life((*model.versions, version), step.past, step.reserve),
         thumbnails={**model.thumbnails, **pictures},
         skipped=tuple(skipped),
-        normal=normal,
-        scene=scene,
+        normal=certified.normal,
+        scene=certified.scene,
     )
 
 
@@ -272,6 +263,27 @@ def _read(
     return new, skipped
 
 
+def _chosen(
+    model: FittedModel,
+    kept: IndexArray,
+    gone: Collection[int],
+    current: Collection[int],
+    new: Sequence[NewImage],
+    again: TrainingImages | None,
+    progress: Progress,
+) -> _Vectors:
+    """Forgets, then learns: the vectors that stay, those that take the place of the others, and those of new images."""
+    bank, reserve = model.bank, model.life.reserve
+    refill, found, reach = _forget(model, kept, gone, current, again, progress)
+    centres = np.concatenate([bank.vectors[kept], reserve.vectors[refill], found.vectors])
+    learned = learn(new, centres, learning_radius(bank, model.calibration), bank.expected, progress)
+    fresh = Reserve.joined([found, learned.rows])
+    count = len(kept) + len(refill) + len(fresh)
+    if count < model.config.num_neighbours:
+        raise DatasetError(f"the bank would have {count} vectors, fewer than num_neighbours; fit again")
+    return _Vectors(kept, refill, fresh, learned, reach)
+
+
 def _forget(
     model: FittedModel,
     kept: IndexArray,
@@ -293,6 +305,78 @@ def _forget(
     filled = fill(candidates, bank.vectors[kept], count, model.config, left_out)
     picks = filled.picks
     return spare[picks[picks < len(spare)]], candidates.take(picks[picks >= len(spare)]), filled.reach
+
+
+def _next(model: FittedModel, vectors: _Vectors, new: Sequence[NewImage]) -> _Next:
+    """The bank of these vectors, and how far those that have left are from it."""
+    bank = model.bank
+    known = len(bank) + len(model.life.reserve)
+    members = np.concatenate([vectors.kept, len(bank) + vectors.refill, known + np.arange(len(vectors.fresh))])
+    rows, reserve, past = changed(model, vectors.fresh, members)
+    left = np.setdiff1d(np.arange(len(bank)), vectors.kept)
+    hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][:, 0]
+    radius = min(bank.covering_radius + float(hole.max(initial=0)), vectors.reach)
+    after = MemoryBank(
+        **vars(rows),
+        images=(*bank.images, *(each.name for each in new)),
+        covering_radius=max(radius, vectors.learned.reach),
+        grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
+        expected=bank.expected,
+    )
+    return _Next(after, build_searcher(rows.vectors, model.config), reserve, past, left, hole)
+
+
+def _certified(
+    model: FittedModel,
+    step: _Next,
+    learned: Learned,
+    gone: Collection[int],
+    joining: Sequence[CalibrationPatches],
+    again: TrainingImages | None,
+    progress: Progress,
+) -> _Certified:
+    """Measures the calibration again where the training images are at hand; else keeps what can be kept, and says how
+    far it holds."""
+    scene, status = model.scene, model.versions[-1].calibrated
+    if again and model.calibration:
+        again.calibration.others += joining
+        calibration, normal, seen = summarised(again.calibration, step.bank, step.searcher, model.config, progress)
+        if set(calibration.images) != set(model.calibration.images) or scene is None:  # else it is as it was
+            scene = seen
+        return _Certified(calibration, normal, scene, "exact")
+    kept = _kept(model, gone, joining, step.bank, step.searcher)
+    if len(step.left) and kept:
+        status = "stale"
+    elif len(learned.rows) and status == "exact":
+        status = "bound"
+    return _Certified(kept, model.normal, scene, status)
+
+
+def _version(
+    model: FittedModel,
+    step: _Next,
+    vectors: _Vectors,
+    certified: _Certified,
+    new: Sequence[NewImage],
+    gone: Collection[int],
+    before: int,
+    reason: Reason,
+) -> Version:
+    """What the update has changed. before: how many training images there were."""
+    owner = model.bank.image[step.left]
+    return Version(
+        number=len(model.versions) + 1,
+        action="update",
+        calibrated=certified.status,
+        images=before - len(gone) + len(new),
+        size=len(step.bank),
+        covering_radius=step.bank.covering_radius,
+        **promises(certified.calibration),
+        **dataclasses.asdict(reason),
+        added=_added(model, new, vectors.learned, step.bank, step.searcher),
+        removed=tuple(_removed(image, model.bank, owner == image, step.hole) for image in gone),
+        refilled=len(vectors.refill) + len(vectors.fresh) - len(vectors.learned.rows),
+    )
 
 
 def _added(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -20,6 +19,7 @@ from patchbank.errors import OutputError
 
 _MOST_LINKS = 40  # as the kernel follows
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,6})")  # /dev/stdout is a link to such a name
+_MOST_ASIDE, _LOOKED_AT = 1000, 8  # files that are written under one name at the same time; that may be left behind
 
 
 @contextmanager
@@ -38,18 +38,23 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     aside, file = _open_aside(target)
     try:
         with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            aside.chmod(target.stat().st_mode & 0o777)
-        aside.replace(target)
-    except BaseException as error:
-        with suppress(OSError):
-            aside.unlink()
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise _output_error(target, error) from error
-        raise
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                if target.exists():
+                    aside.chmod(target.stat().st_mode & 0o777)
+                _close_first_on_windows(file)
+                aside.replace(target)
+            except BaseException:
+                _close_first_on_windows(file)
+                with suppress(OSError):
+                    aside.unlink()
+                raise
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _output_error(target, error) from error
     _sync_folder(target.parent)
 
 
@@ -61,8 +66,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise OutputError(f"cannot write {target}: permission denied")
         return
     aside, file = _open_aside(target)
-    file.close()
-    with suppress(OSError):
+    with file, suppress(OSError):
+        _close_first_on_windows(file)
         aside.unlink()
 
 
@@ -173,11 +178,70 @@ def _open_aside(target: Path) -> tuple[Path, IO[bytes]]:
         raise OutputError(f"cannot write {target}: expected the name of a file, got a folder; name a file in it")
     if not target.parent.is_dir():
         raise OutputError(f"cannot write {target}: its folder does not exist; make it first")
-    aside = target.with_name(f".{secrets.token_hex(8)}.part")
+    remove_left_behind(target)
     try:
-        return aside, aside.open("xb")
+        for number in range(_MOST_ASIDE):
+            aside = _aside(target, number)
+            with suppress(FileExistsError):  # another one writes it
+                file = aside.open("xb")
+                if _locked(file, aside):
+                    return aside, file
+                file.close()
     except OSError as error:
         raise _output_error(target, error) from error
+    raise OutputError(f"cannot write {target}: {_MOST_ASIDE} others are writing it; try again when they have ended")
+
+
+def remove_left_behind(path: str | os.PathLike[str]) -> None:
+    """Removes what processes that were killed while they wrote `path` have left beside it. A writer holds a lock until
+    its file has its final name; where there are no locks, what is left stays."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for number in range(_LOOKED_AT):
+        aside = _aside(Path(path), number)
+        with suppress(OSError):
+            if not stat.S_ISREG(aside.lstat().st_mode):
+                continue
+            with aside.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), aside.stat()):  # and not one that has just been begun
+                    aside.unlink()
+
+
+def _aside(target: Path, number: int) -> Path:
+    """The name under which a file is written: it says whose it is, as far as names may be long."""
+    longest, name = 255, target.name
+    if hasattr(os, "pathconf"):
+        with suppress(OSError, ValueError):
+            longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    while len(os.fsencode(f".{name}.{number:04d}.part")) > longest and name:
+        name = name[:-1]
+    return target.with_name(f".{name}.{number:04d}.part")
+
+
+def _close_first_on_windows(file: IO[bytes]) -> None:
+    """Which neither renames nor removes an open file. Elsewhere it stays open, and so locked, until its name is gone:
+    what has no lock, another process takes for left behind."""
+    if os.name == "nt":
+        file.close()
+
+
+def _locked(file: IO[bytes], aside: Path) -> bool:
+    """Locks a file that was just made; False if another process took it for one left behind, and removed it."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # a system, or a file system, without locks: nothing is removed there
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), aside.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:
