@@ -81,7 +81,8 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Certified:
-    """What is known of normal images by the next bank, and how far the threshold's guarantee holds (docs/operate/updates.md)."""
+    """What the next bank knows of normal images, and how far the threshold's guarantee holds
+    (docs/operate/updates.md)."""
 
     calibration: Calibration | None
     normal: NormalDistances | None
