@@ -388,7 +388,7 @@ def test_figures_of_the_how_to_pages_are_those_of_the_committed_results():
         cell for row in streams for what, cell in row.items() if what not in ("as they are", "a tenth defective")
     ]
     assert all(cell["alarms"] == 1 for cell in changes)
-    assert f"found within {max(cell['delay'] for cell in changes):.0f} images;" in page("drift.md")
+    assert f"found within {max(cell['delay'] for cell in changes):.0f} images." in page("drift.md")
 
     planted = [row for row in results("audit")["rows"] if row["planted"]]
     assert all(row["found"] == row["planted"] for row in planted if row["set"] == "bottle")
