@@ -28,7 +28,9 @@ ROUNDS = 3
 
 def present() -> list[str]:
     """The devices that ONNX Runtime has an execution provider for, the CPU first; TensorRT only when asked for."""
-    import onnxruntime
+    from patchbank.backbones.session import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
 
     available = onnxruntime.get_available_providers()
     return ["cpu", *(d for d, (p, _) in DEVICES.items() if p in available and d not in ("cpu", "tensorrt"))]

@@ -249,7 +249,10 @@ def expanded(row: ZooRow) -> Callable[[FloatArray], Sequence[FloatArray]]:
     """The network of a Lite row, up to what the stages after blocks.2 and blocks.4 make of them first: a pointwise
     convolution to six times the channels, and ReLU6. Images (B, 3, H, W) -> these two maps."""
     import onnx
-    import onnxruntime
+
+    from patchbank.backbones.session import import_onnxruntime
+
+    onnxruntime = import_onnxruntime()
 
     graph = onnx.load_from_string(build_graph(row, row.layers[2:6], read_checkpoint(locate(row))))
     firsts = [sum(stage.blocks for stage in row.stages[:stage]) for stage in (3, 5)]

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from patchbank.search import native
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves
 # No example is late: several test processes share the processors.
 settings.register_profile("patchbank", deadline=None)
 settings.load_profile("patchbank")

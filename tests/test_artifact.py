@@ -51,11 +51,12 @@ def test_round_trip(path):
     assert "calibration.safetensors" not in file
 
 
-def test_without_a_memory_map(path, monkeypatch):
-    """As on Windows, where a file that is mapped could not be replaced by an update."""
-    monkeypatch.setattr(artifact, "MAPPED", False)
-    monkeypatch.setattr(artifact, "mmap", None)
+def test_what_is_read_stays_as_it_was(path):
+    """A file that is overwritten in place, as cp and rsync --inplace do, changes nothing that was loaded; and on
+    Windows, a file that is in use could not be replaced."""
     file = ModelFile(path)
+    with path.open("r+b") as same:
+        same.write(bytes(path.stat().st_size))
     assert {name: bytes(file.entry(name)) for name in ENTRIES} == ENTRIES
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelFileError):

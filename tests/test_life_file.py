@@ -17,7 +17,7 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
 from patchbank.model_file import archive as artifact
 from patchbank.model_file.archive import ModelFile
-from patchbank.model_file.contents import load_versions, packed
+from patchbank.model_file.contents import packed, read
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=16, spare_ratio=0.2)
@@ -44,7 +44,7 @@ def path(lived, tmp_path):
 
 def test_a_life_survives_the_file(lived, path, tmp_path):
     again = PatchCore.load(path)
-    assert again.versions == lived.versions == load_versions(path)
+    assert again.versions == lived.versions == read(path).life.versions
     assert again.training_images == lived.training_images
     np.testing.assert_array_equal(again.life.reserve.vectors, lived.life.reserve.vectors)
     for a, b in zip(again.life.past, lived.life.past, strict=True):
@@ -252,9 +252,9 @@ def test_an_impossible_life_is_refused(lived, tmp_path, case):
         artifact.write(tmp_path / "m", {**manifest, "versions": "HERE"}, entries | changed)
         text = json.dumps(manifest["versions"]).encode()
         _rewrite(tmp_path / "m", lambda data: data.replace(b'"HERE"', text))
-    for read in (PatchCore.load, load_versions):
+    for reader in (PatchCore.load, read):
         with pytest.raises(ModelFileError):
-            read(tmp_path / "m")
+            reader(tmp_path / "m")
 
 
 def _rewrite(path, change):

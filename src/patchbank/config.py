@@ -323,6 +323,12 @@ class Runtime:
         group="runtime",
         fit_only=True,
     )
+    trusted: bool = option(
+        False,
+        "You know where the network or the model file comes from: it may have any operators, and take as much time and "
+        "memory as it wants",
+        group="runtime",
+    )
 
     def __post_init__(self) -> None:
         validate(self)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -230,10 +230,16 @@ class PatchCore(FittedModel):
         contents.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, *, runtime: Runtime | None = None) -> PatchCore:
-        """Reads a model file; its scores are those of the model that was saved. Raises ModelFileError or
-        BackboneError."""
-        fields, digest = contents.load(path, runtime or Runtime())
+    def load(cls, path: str | Path, *, runtime: Runtime | None = None, trusted: bool = False) -> PatchCore:
+        """Reads a model file; its scores are those of the model that was saved. All of it is read into memory: what
+        happens to the file later does not matter.
+
+        trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
+        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise). Raises
+        ModelFileError or BackboneError.
+        """
+        runtime = runtime or Runtime()
+        fields, digest = contents.load(path, replace(runtime, trusted=trusted or runtime.trusted))
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model

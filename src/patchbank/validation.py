@@ -20,6 +20,7 @@ ImageSize = tuple[int, ...]  # (N,) or (height, width)
 Area = str  # polygons, or the path of a mask
 Polygon = tuple[tuple[float, float], ...]
 
+_LONGEST_AREA = 1_000_000
 # Options that had another name, as configurations that were written before may have it.
 RENAMED: Mapping[str, str] = {"false_alarm_rate": "max_false_alarms"}
 
@@ -143,6 +144,8 @@ def _area(name: str, value: Any) -> str:
             raise ConfigError(f"{name}: expected a list of polygons, each a list of (x, y); got {value!r}") from None
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{name}: expected the path of a mask or polygons; got {value!r}")
+    if len(value) > _LONGEST_AREA:
+        raise ConfigError(f"{name}: expected polygons of at most {_LONGEST_AREA:,} characters; use a mask instead")
     parse_polygons(value)
     return value
 

@@ -306,6 +306,33 @@ def test_a_file_larger_than_any_backbone_is_not_read(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+ENDLESS = b")q\x00" + b"h\x00h\x00\x86q\x00" * 100  # a tuple of two tuples, of two tuples, ...: 2^100 in all, 400 bytes
+
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+
+
+@pytest.mark.parametrize(
+    ("place", "program"),
+    {
+        "a key": b"}" + ENDLESS + b"K\x01s.",
+        "several keys": b"}(" + ENDLESS + b"K\x01u.",
+        "a version": ENDLESS + b".",
+        "a storage's number of elements": STORAGE + ENDLESS + b"tQ.",
+        "a storage's view": STORAGE + b"K\x01" + ENDLESS + b"tQ.",
+        "a module's name": ENDLESS + b"X\x01\x00\x00\x00a\x93.",
+        "arguments": b"ccollections\nOrderedDict\n" + ENDLESS + b"R.",
+    }.items(),
+)
+def test_tuples_that_share_each_other_take_no_time(tmp_path: Path, place: str, program: bytes) -> None:
+    """Their hash, repr or comparison would never end. In either layout."""
+    for path in (write_zip(tmp_path / "a.pth", b"\x80\x02" + program), tmp_path / "b.pth"):
+        if path.name == "b.pth":
+            path.write_bytes(dumps(MAGIC) + b"\x80\x02" + program)
+        with pytest.raises(CheckpointError) as caught:
+            read_checkpoint(path)
+        assert len(str(caught.value)) < 500
+
+
 def test_a_memo_of_a_huge_index_costs_nothing(tmp_path: Path) -> None:
     """LONG_BINPUT 0xffffffff makes C's unpickler allocate 32 GiB."""
     program = b"\x80\x02}r\xff\xff\xff\xff."

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from patchbank.backbones import BackboneInfo, Layer, load_backbone, restore_backbone
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.backbones.session import CPU, DEVICES, OnnxBackbone, available_cpus, reject_external_data
+from patchbank.backbones.onnx_safety import read_model
+from patchbank.backbones.session import CPU, DEVICES, OnnxBackbone, available_cpus
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
 
@@ -341,9 +342,9 @@ def test_other_files_are_out_of_reach_even_for_a_graph_that_passes_the_scan(
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value=location.format(here=here))
 
-    monkeypatch.setattr("patchbank.backbones.session.reject_external_data", lambda onnx: None)
+    monkeypatch.setattr("patchbank.backbones.session.read_model", lambda onnx: None)
     with pytest.raises(BackboneError, match="cannot load the network"):
-        restore_backbone(changed(elsewhere), FakeBackbone().info)
+        restore_backbone(changed(elsewhere), FakeBackbone().info, Runtime(trusted=True))
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -352,12 +353,12 @@ def test_deep_nesting_is_refused() -> None:
     for _ in range(20):
         graph = helper.make_graph([helper.make_node("If", ["c"], ["d"], then_branch=graph)], "g", [], [])
     with pytest.raises(BackboneError, match="nested"):
-        reject_external_data(helper.make_model(graph).SerializeToString())
+        read_model(helper.make_model(graph).SerializeToString())
 
 
 def test_a_valid_file_passes_the_scan(lite0: OnnxBackbone) -> None:
     """The scan refuses nothing that we write."""
-    reject_external_data(lite0.to_onnx())
+    read_model(lite0.to_onnx())
 
 
 WRONG_INFOS = {

@@ -17,25 +17,31 @@ def load_backbone(name_or_path: str, layers: tuple[str, ...] = (), runtime: Runt
 
     layers: which features to return, in any order (they come shallow to deep); empty = the network's own choice.
     runtime: device and threads; `runtime.weights` is the path of a zoo network's checkpoint where it is not installed
-    or cached. Raises BackboneError (unknown name or layer, unusable device), WeightsNotFoundError, CheckpointError.
+    or cached; without `runtime.trusted`, an ONNX file is held to `onnx_safety.check_plain`. Raises BackboneError
+    (unknown name or layer, unusable device), WeightsNotFoundError, CheckpointError.
     """
     from patchbank.backbones import custom, zoo_build
     from patchbank.backbones.session import OnnxBackbone
 
     runtime = runtime or Runtime()
     if name_or_path.lower().endswith(".onnx"):
-        onnx, info = custom.prepare(name_or_path, layers)
+        onnx, info = custom.prepare(name_or_path, layers, trusted=runtime.trusted)
     else:
         onnx, info = zoo_build.prepare(name_or_path, layers, runtime.weights)
     return OnnxBackbone(onnx, info, runtime)
 
 
-def restore_backbone(onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None) -> Backbone:
+def restore_backbone(onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None, *, side: int = 384) -> Backbone:
     """A network from a model file: its ONNX bytes, which are not trusted, and what the manifest says about it.
 
-    Raises BackboneError where the bytes are no ONNX file, need other files, or have other inputs or outputs than `info`
-    says.
+    Without `runtime.trusted`, it is held to `onnx_safety.check_plain` for images of `side` x `side` pixels. Raises
+    BackboneError where it is not held to that, or where the bytes are no ONNX file, need other files, or have other
+    inputs or outputs than `info` says.
     """
+    from patchbank.backbones.onnx_safety import check_plain
     from patchbank.backbones.session import OnnxBackbone
 
+    runtime = runtime or Runtime()
+    if not runtime.trusted:
+        check_plain(onnx, side)
     return OnnxBackbone(onnx, info, runtime)

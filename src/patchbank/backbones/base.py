@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
+LARGEST_STATISTIC, SMALLEST_STD = 1e9, 1e-6  # of mean and std: what float32 divides without trouble
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -29,10 +29,11 @@ from patchbank.errors import CheckpointError
 Array = npt.NDArray[Any]
 
 MAX_FILE_BYTES = 4 << 30
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 1_000_000  # a few seconds; a network of a thousand tensors has 40 000
 MAX_TENSORS = 100_000
 MAX_DIMS = 8
 
+_LONGEST = 80  # characters of a text from the file in a message
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
@@ -126,7 +127,7 @@ def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
         raise CheckpointError("expected a PyTorch checkpoint (.pth), got a file that does not start like one")
     version = _run(file)
     if version != _LEGACY_VERSION:
-        raise CheckpointError(f"expected checkpoint version {_LEGACY_VERSION}, got {version!r}")
+        raise CheckpointError(f"expected checkpoint version {_LEGACY_VERSION}, got {_brief(version)}")
     system = _run(file)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise CheckpointError("expected a checkpoint written on a little-endian machine")
@@ -139,9 +140,9 @@ def _read_legacy(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
     for key in keys:
         storage = seen.get(key)
         if storage is None:
-            raise CheckpointError(f"damaged: storage {key!r} belongs to no tensor")
+            raise CheckpointError(f"damaged: storage {_brief(key)} belongs to no tensor")
         if position + 8 > len(data) or struct.unpack_from("<q", data, position)[0] != storage.count:
-            raise CheckpointError(f"damaged or truncated: storage {key!r} should hold {storage.count} numbers")
+            raise CheckpointError(f"damaged or truncated: storage {_brief(key)} should hold {storage.count} numbers")
         length = storage.count * np.dtype(_DTYPES[storage.kind]).itemsize
         raw[key] = view[position + 8 : position + 8 + length]
         position += 8 + length
@@ -172,11 +173,11 @@ def _read_zip(data: bytes) -> tuple[Any, Callable[[_Storage], memoryview]]:
 
     def read(name: str) -> bytes:
         if name not in entries:
-            raise CheckpointError(f"damaged: entry {name!r} is missing")
+            raise CheckpointError(f"damaged: entry {_brief(name)} is missing")
         try:
             return archive.read(entries[name])
         except _ZIP_ERRORS as error:
-            raise CheckpointError(f"damaged: entry {name!r} cannot be read ({error})") from error
+            raise CheckpointError(f"damaged: entry {_brief(name)} cannot be read ({error})") from error
 
     if prefix + "byteorder" in entries and read(prefix + "byteorder").strip() != b"little":
         raise CheckpointError("expected a checkpoint written on a little-endian machine")
@@ -221,7 +222,7 @@ def _step(
     elif name == "GLOBAL":
         stack.append(_global(argument))
     elif name == "STACK_GLOBAL":
-        attribute, module = stack.pop(), stack.pop()
+        attribute, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
         stack.append(_global(f"{module} {attribute}"))
     elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
         items = [stack.pop() for _ in range(int(name[-1]))]
@@ -235,18 +236,18 @@ def _step(
         items = _pop_mark(stack)
         _expect(stack[-1], list).extend(items)
     elif name == "SETITEM":
-        value, key = stack.pop(), stack.pop()
+        value, key = stack.pop(), _key(stack.pop())
         _expect(stack[-1], _Dict)[key] = value
     elif name == "SETITEMS":
         items = _pop_mark(stack)
-        _expect(stack[-1], _Dict).update(zip(items[::2], items[1::2], strict=True))
+        _expect(stack[-1], _Dict).update(zip(map(_key, items[::2]), items[1::2], strict=True))
     elif name == "BUILD":
         stack.pop()  # the attributes of a state dict (`_metadata`) say nothing about its tensors
         _expect(stack[-1], _Dict)
     elif name == "BINPERSID":
         storage = _storage(stack.pop())
         if storages is None or storages.setdefault(storage.key, storage) != storage:
-            raise CheckpointError(f"damaged: storage {storage.key!r} is described twice, or where none belongs")
+            raise CheckpointError(f"damaged: storage {_brief(storage.key)} is described twice, or where none belongs")
         stack.append(storage)
     elif name == "REDUCE":
         arguments = stack.pop()
@@ -290,10 +291,25 @@ def _expect(value: Any, kind: type[Any]) -> Any:
     return value
 
 
+def _key(value: Any) -> str | int:
+    """A dictionary's key: never a tuple, since that of tuples that hold each other takes for ever to hash."""
+    if not isinstance(value, (str, int)):
+        raise CheckpointError(f"damaged: expected a name or a number as a key, got {type(value).__name__}")
+    return value
+
+
+def _brief(value: Any) -> str:
+    """A value for a message. Of what others are made of, only the kind is said: it may be endless."""
+    if isinstance(value, str):
+        return repr(value[:_LONGEST])
+    return repr(value) if type(value) in (int, float, bool) and abs(value) < 1e18 else f"a {type(value).__name__}"
+
+
 def _global(name: str) -> _Global:
     if name not in _ALLOWED:
         raise CheckpointError(
-            f"the file asks for {name.replace(' ', '.')!r}, which a checkpoint of plain tensors does not need; refused"
+            f"the file asks for {_brief(name.replace(' ', '.'))}, which a checkpoint of plain tensors does not need; "
+            "refused"
         )
     return _Global(name)
 
@@ -303,12 +319,12 @@ def _storage(persistent_id: Any) -> _Storage:
     if not isinstance(persistent_id, tuple) or len(persistent_id) not in (5, 6) or persistent_id[0] != "storage":
         raise CheckpointError("damaged: expected the description of a storage")
     _, kind, key, _, count = persistent_id[:5]
-    if persistent_id[5:] not in ((), (None,)):
+    if any(view is not None for view in persistent_id[5:]):
         raise CheckpointError("views of storages, a form that torch has not written since 2017, are not supported")
     if not isinstance(kind, _Global) or not kind.name.endswith("Storage") or not isinstance(key, str):
         raise CheckpointError("damaged: expected the description of a storage")
     if not _is_count(count):
-        raise CheckpointError(f"damaged: a storage of {count!r} elements")
+        raise CheckpointError(f"damaged: a storage of {_brief(count)} elements")
     return _Storage(kind.name.removeprefix("torch "), key, count)
 
 
@@ -328,7 +344,7 @@ def _call(function: Any, arguments: Any) -> Any:
 def _tensor(storage: _Storage, offset: Any, size: tuple[Any, ...], stride: tuple[Any, ...]) -> _Tensor:
     """Checks that every element lies inside the storage and that no element is described twice over."""
     if len(size) != len(stride) or len(size) > MAX_DIMS or not all(map(_is_count, (offset, *size, *stride))):
-        raise CheckpointError(f"damaged: a tensor of size {size!r:.80}, stride {stride!r:.80}, offset {offset!r:.40}")
+        raise CheckpointError(f"damaged: expected a tensor of at most {MAX_DIMS} sides, with whole numbers for all")
     if math.prod(max(n, 1) for n in size) > MAX_FILE_BYTES:
         raise CheckpointError(f"damaged: a tensor of size {size}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -367,7 +383,7 @@ def _load(storage: _Storage, raw: memoryview) -> Array:
     dtype = np.dtype(_DTYPES[storage.kind])
     if len(raw) != storage.count * dtype.itemsize:
         raise CheckpointError(
-            f"damaged: storage {storage.key!r} should hold {storage.count * dtype.itemsize} bytes, got {len(raw)}"
+            f"damaged: storage {_brief(storage.key)} should hold {storage.count * dtype.itemsize} bytes, got {len(raw)}"
         )
     values: Array = np.frombuffer(raw, dtype)
     if storage.kind == "BFloat16Storage":  # the upper half of a float32

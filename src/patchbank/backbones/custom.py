@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.backbones.base import BackboneInfo, Layer
-from patchbank.backbones.session import check_input, make_session, read_onnx, reject_external_data
+from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD, BackboneInfo, Layer
+from patchbank.backbones.onnx_safety import check_plain, read_model
+from patchbank.backbones.session import check_input, make_session, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
@@ -24,40 +25,42 @@ MEAN_EMBEDDING_CHANNELS = 512
 # Multiples of 7, 8, 14, 16 and 32, so that patch embeddings take them too.
 _PROBE_SIZES = (224, 448)
 _NAMES_SHOWN = 30
+_LONGEST_LICENCE = 10_000  # characters
 
 
-def prepare(path: str | Path, layers: tuple[str, ...]) -> tuple[bytes, BackboneInfo]:
+def prepare(path: str | Path, layers: tuple[str, ...], *, trusted: bool = False) -> tuple[bytes, BackboneInfo]:
     """The ONNX file, cut down to the wanted layers, and its description.
 
     layers: names of outputs or of values inside the graph; empty = those that the file's metadata names, or all outputs
     that are feature maps. Channels and strides are found by running the network on probe images. The file's metadata
     (`metadata_props`) may say `patchbank.mean` and `patchbank.std` (three comma-separated numbers, RGB on the 0..255
     scale; ImageNet's by default), `patchbank.layers` (comma-separated), `patchbank.licence`, `patchbank.embedding`
-    ("mean" or "reference"). Raises BackboneError.
+    ("mean" or "reference"). trusted: the network may have any operators, and cost what it wants. Raises BackboneError.
     """
     onnx = read_onnx(path)
     try:
-        reject_external_data(onnx)
+        read_model(onnx)
         model = _parse(onnx)
         stated = _metadata(model)
         wanted = layers or tuple(name.strip() for name in stated.get("layers", "").split(",") if name.strip())
-        cut, found = _take(model, wanted)
+        cut, found = _take(model, wanted, trusted)
         return cut, _info(Path(path).stem, stated, found)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def list_layers(path: str | Path) -> tuple[Layer, ...]:
-    """Those of a file's outputs that are feature maps, shallow to deep. Raises BackboneError."""
+def list_layers(path: str | Path, *, trusted: bool = False) -> tuple[Layer, ...]:
+    """Those of a file's outputs that are feature maps, shallow to deep. trusted: as in `prepare`. Raises
+    BackboneError."""
     onnx = read_onnx(path)
     try:
-        reject_external_data(onnx)
-        return _take(_parse(onnx), ())[1]
+        read_model(onnx)
+        return _take(_parse(onnx), (), trusted)[1]
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]]:
+def _take(model: Any, layers: tuple[str, ...], trusted: bool) -> tuple[bytes, tuple[Layer, ...]]:
     """The graph cut down to these layers (none = the outputs that are feature maps), and their description."""
     values = {value: i for i, node in enumerate(model.graph.node) for value in node.output if value}
     outputs = tuple(output.name for output in model.graph.output)
@@ -67,7 +70,7 @@ def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]
         if layers.count(layer) > 1:
             raise BackboneError(f"layer {layer!r} is given {layers.count(layer)} times; give each layer once")
     names = layers or tuple(name for name in outputs if name in values)
-    found = _probe(_cut(model, names), names, skip_others=not layers) if names else []
+    found = _probe(_vouched(_cut(model, names), trusted), names, skip_others=not layers) if names else []
     if not found:
         raise BackboneError(
             f"none of the outputs ({_shown(outputs)}) is a feature map (B, C, H, W); "
@@ -75,6 +78,12 @@ def _take(model: Any, layers: tuple[str, ...]) -> tuple[bytes, tuple[Layer, ...]
         )
     found.sort(key=lambda layer: (layer.stride, values[layer.name]))
     return _cut(model, tuple(layer.name for layer in found)), tuple(found)
+
+
+def _vouched(onnx: bytes, trusted: bool) -> bytes:
+    if not trusted:
+        check_plain(onnx, max(_PROBE_SIZES))
+    return onnx
 
 
 def _parse(onnx: bytes) -> Any:
@@ -177,13 +186,13 @@ def _metadata(model: Any) -> dict[str, str]:
 def _info(name: str, stated: dict[str, str], layers: tuple[Layer, ...]) -> BackboneInfo:
     mean = _triple("mean", stated["mean"]) if "mean" in stated else IMAGENET_MEAN
     std = _triple("std", stated["std"]) if "std" in stated else IMAGENET_STD
-    if min(std) <= 0:
+    if min(std) < SMALLEST_STD:
         raise BackboneError(f"metadata patchbank.std: expected three positive numbers, got {stated['std']!r}")
     wide = sum(layer.channels for layer in layers) > MEAN_EMBEDDING_CHANNELS
     embedding = stated.get("embedding", "reference" if wide else "mean")
     if embedding not in ("mean", "reference"):
         raise BackboneError(f"metadata patchbank.embedding: expected mean or reference, got {embedding!r}")
-    return BackboneInfo(name, layers, mean, std, stated.get("licence", "unknown"), embedding)
+    return BackboneInfo(name, layers, mean, std, stated.get("licence", "unknown")[:_LONGEST_LICENCE], embedding)
 
 
 def _triple(key: str, text: str) -> Triple:
@@ -191,7 +200,7 @@ def _triple(key: str, text: str) -> Triple:
         r, g, b = (float(part) for part in text.split(","))
     except ValueError:
         r = g = b = math.nan
-    if not all(map(math.isfinite, (r, g, b))):
+    if not all(abs(value) <= LARGEST_STATISTIC for value in (r, g, b)):  # False for NaN
         raise BackboneError(f"metadata patchbank.{key}: expected three comma-separated numbers, got {text!r}")
     return r, g, b
 

@@ -6,9 +6,9 @@ import contextlib
 import ctypes
 import io
 import os
+import stat
 import threading
 import weakref
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from patchbank.backbones.base import BackboneInfo, FloatArray
+from patchbank.backbones.onnx_safety import read_model
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
 
@@ -31,6 +32,7 @@ DEVICES = {
     "coreml": ("CoreMLExecutionProvider", "pip install onnxruntime (on macOS)"),
     "directml": ("DmlExecutionProvider", "pip uninstall onnxruntime && pip install onnxruntime-directml (on Windows)"),
 }
+MAX_ONNX_BYTES = 2 << 30  # more does not fit into one file of this format
 CPU, CUDA, TENSORRT = (DEVICES[device][0] for device in ("cpu", "cuda", "tensorrt"))
 # CUDA's TF32 keeps 10 bits of each factor: scores would differ from the CPU's, which thresholds may come from. A search
 # for the fastest convolution, the default, is repeated for each size of image.
@@ -40,8 +42,9 @@ _OPTIONS = {CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 class OnnxBackbone:
     """A Backbone over ONNX Runtime.
 
-    onnx: an ONNX file's bytes; they may be untrusted (external files and a graph that is not as `info` says are
-    refused). Raises BackboneError. Thread-safe: several threads may call `features` of one object.
+    onnx: an ONNX file's bytes; they may be untrusted (other files, and a graph that is not as `info` says, are
+    refused; what it may cost is not looked at: `onnx_safety.check_plain`). Raises BackboneError. Thread-safe: several
+    threads may call `features` of one object.
     """
 
     def __init__(self, onnx: bytes, info: BackboneInfo, runtime: Runtime | None = None) -> None:
@@ -129,7 +132,8 @@ class OnnxBackbone:
                 f"backbone {self._info.name} failed on images of {height}x{width} pixels: {_first_line(error)}"
             ) from error
         for layer, values in zip(self._info.layers, maps, strict=True):
-            if values.ndim != 4 or values.shape[:2] != (len(images), layer.channels) or values.dtype != np.float32:
+            expected = (len(images), layer.channels)
+            if values.ndim != 4 or values.shape[:2] != expected or 0 in values.shape or values.dtype != np.float32:
                 raise BackboneError(
                     f"layer {layer.name}: expected float32 maps of shape ({len(images)}, {layer.channels}, H, W), "
                     f"got {values.dtype} of shape {values.shape}"
@@ -137,15 +141,20 @@ class OnnxBackbone:
         return tuple(maps)
 
 
-def make_session(onnx: bytes, runtime: Runtime) -> Any:
-    """An onnxruntime.InferenceSession on the wanted device, or a BackboneError; never silently another device."""
+def import_onnxruntime() -> Any:
+    """The package, with its telemetry off: since version 1.29 it writes a device id and a data base of events into the
+    user's cache, and looks its vendor's host up. Whoever sets the variable himself decides. Nothing of patchbank
+    imports it in another way."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    if onnx[4:8] == b"ORTM":
-        raise BackboneError(
-            "expected an ONNX file, got ONNX Runtime's own .ort format; convert from the original .onnx"
-        )
-    reject_external_data(onnx)
+    return onnxruntime
+
+
+def make_session(onnx: bytes, runtime: Runtime) -> Any:
+    """An onnxruntime.InferenceSession on the wanted device, or a BackboneError; never silently another device."""
+    onnxruntime = import_onnxruntime()
+    read_model(onnx)
     provider = _provider(runtime.device, onnxruntime.get_available_providers())
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = runtime.threads or available_cpus()
@@ -251,80 +260,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
 
 
-# --- external data ---------------------------------------------------------------------------------------------------
-
-# Field numbers of onnx.proto3 under which a tensor can be: message -> {field: message}. Read here without the onnx
-# package, whose import takes longer than loading a small network.
-_FIELDS: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node", 11: "attribute"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_MAX_DEPTH = 32
-
-
-def reject_external_data(onnx: bytes) -> None:
-    """BackboneError where a tensor's values lie in another file: such a file could name any path of this machine."""
-    _walk(memoryview(onnx), "model", 0)
-
-
-def _walk(message: memoryview, kind: str, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise BackboneError("damaged ONNX file: nested too deeply")
-    for number, value in _protobuf_fields(message):
-        if kind == "tensor":
-            if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
-                raise BackboneError(
-                    "the ONNX file keeps weights in another file; expected one self-contained file "
-                    "(onnx.save(onnx.load(path), path, save_as_external_data=False))"
-                )
-        elif number in _FIELDS[kind] and isinstance(value, memoryview):
-            _walk(value, _FIELDS[kind][number], depth + 1)
-
-
-def _protobuf_fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, varint value or bytes) of a protobuf message's fields; fixed-size numbers come as their bytes."""
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
-        wire = tag & 7
-        if wire == 0:
-            value, position = _varint(message, position)
-            yield tag >> 3, value
-            continue
-        if wire == 2:
-            length, position = _varint(message, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise BackboneError("expected an ONNX file, got something else or a damaged one")
-        if position + length > len(message):
-            raise BackboneError("expected an ONNX file, got something else or a truncated one")
-        yield tag >> 3, message[position : position + length]
-        position += length
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(message):
-            break
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise BackboneError("expected an ONNX file, got something else or a damaged one")
-
-
 def read_onnx(path: str | Path) -> bytes:
     """An ONNX file's bytes; BackboneError where it cannot be read."""
     try:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_ONNX_BYTES:
+            raise BackboneError(f"{path}: expected an ONNX file of at most {MAX_ONNX_BYTES >> 30} GiB")
         return Path(path).read_bytes()
     except OSError as error:
         raise BackboneError(f"cannot read the ONNX file {path}: {error.strerror}") from error

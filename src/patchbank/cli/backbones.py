@@ -43,7 +43,7 @@ def show(
     if name.lower().endswith(".onnx"):
         info = load_backbone(name, (), runtime).info
         about: dict[str, Any] = dataclasses.asdict(info) | {"default_layers": [layer.name for layer in info.layers]}
-        about["layers"] = [dataclasses.asdict(layer) for layer in list_layers(name)]
+        about["layers"] = [dataclasses.asdict(layer) for layer in list_layers(name, trusted=runtime.trusted)]
         weights = name
     else:
         row = find(name)

@@ -56,11 +56,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Test whether scores have shifted over a stream of predictions, and where it began. More flagged images alone
         are no drift, but may be defects."""
-        from patchbank.model_file.contents import load_calibration, load_scene
+        from patchbank.model_file.contents import read
         from patchbank.monitoring.drift import find_drift
         from patchbank.monitoring.results_file import read_results, text_lines
 
-        calibration = load_calibration(model)
+        stored = read(model)
+        calibration = stored.state.calibration
         if calibration is None:
             raise ConfigError(
                 f"{model} was fitted with calibration = 'none': it holds no normal scores to compare with"
@@ -74,7 +75,7 @@ def register(app: typer.Typer) -> None:
             [reading.score for reading in readings],
             calibration,
             in_scene=[reading.in_scene for reading in readings],
-            scene=load_scene(model),
+            scene=stored.state.scene,
             confidence=confidence,
             defects=defects,
             reference=reference,

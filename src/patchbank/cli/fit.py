@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.model import PatchCore
+        from patchbank.model_file.contents import needs_trust
         from patchbank.util.files import check_writable, is_replaceable
 
         check_writable(output)
@@ -70,6 +71,8 @@ def register(app: typer.Typer) -> None:
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
             say(f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)")
+        if why := needs_trust(model):
+            note(f"whoever loads this model must vouch for it (--trusted): {why}")
         report_skipped([(s.name, s.reason) for s in model.skipped])
         _report_suspects(model, data)
 

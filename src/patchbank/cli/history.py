@@ -8,6 +8,7 @@ import typer
 
 from patchbank.cli.options import command
 from patchbank.cli.terminal import say, say_json
+from patchbank.config import Runtime
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """List the versions of a model's bank: when, who, why, and what changed."""
-        from patchbank.model_file.contents import load_versions
+        from patchbank.model_file.contents import read
 
-        versions = load_versions(model)
+        versions = read(model).life.versions
         if as_json:
             say_json({"versions": [version.to_dict() for version in versions]})
             return
@@ -44,6 +45,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "diff")
     def diff(
         model: Annotated[str, _MODEL],
+        runtime: Runtime,
         before: Annotated[
             int | None, typer.Argument(metavar="V1", help="Version (default: the one before the last).")
         ] = None,
@@ -54,7 +56,7 @@ def register(app: typer.Typer) -> None:
         sides of it."""
         from patchbank.model import PatchCore
 
-        found = PatchCore.load(model).diff(before, after)
+        found = PatchCore.load(model, runtime=runtime).diff(before, after)
         if as_json:
             say_json(found.to_dict())
             return

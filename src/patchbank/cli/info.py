@@ -27,14 +27,15 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
-        from patchbank.model_file.contents import load_calibration, load_manifest, load_scene, load_versions
+        from patchbank.model_file.contents import read
 
-        manifest = load_manifest(model)
+        stored = read(model)
+        manifest = stored.manifest
         if as_json:
             say_json(manifest, indent=1)
             return
-        backbone, bank, calibration = manifest["backbone"], manifest["bank"], load_calibration(model)
-        last = load_versions(model)[-1]
+        backbone, bank, calibration = manifest["backbone"], manifest["bank"], stored.state.calibration
+        last = stored.life.versions[-1]
         layers = [
             f"{each['name']} ({each['channels']} channels, stride {each['stride']})" for each in backbone["layers"]
         ]
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
             "bank": f"{counted(bank['size'], 'vector')} of {counted(last.images, 'image')}",
             "radius": f"{last.covering_radius:.4f} (no training patch is farther from the bank)",
             "threshold": described(calibration) if calibration else "none",
-            "scene": _scene(load_scene(model)),
+            "scene": _scene(stored.state.scene),
         }
         if calibration and not calibration.support.kept:
             rows["support"] = str(calibration.support)

@@ -50,9 +50,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.imaging.images import Skipped
         from patchbank.model import PatchCore
 
-        images = find_images(paths)
-        if out:
-            images = without_outputs(images, paths, out)
+        images = without_outputs(find_images(paths), paths, out)
         detector = PatchCore.load(model, runtime=runtime)
         output = OutputFolder(out, images) if out else None
         show = _as_json if as_json else _as_csv if as_csv else _as_text

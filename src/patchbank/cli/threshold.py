@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "threshold")
     def threshold(
         model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        runtime: Runtime,
         max_false_alarms: Annotated[
             float | None,
             typer.Option("--max-false-alarms", metavar="RATE", help=f"{_HELP['max_false_alarms']} (default: MODEL's)"),
@@ -46,13 +47,14 @@ def register(app: typer.Typer) -> None:
         """Show the thresholds that a model's held-out good images support, and set another one without fitting again.
         Nothing is written without -o."""
         from patchbank.model import PatchCore
-        from patchbank.model_file.contents import load_calibration, load_versions
+        from patchbank.model_file.contents import read
         from patchbank.util.files import check_writable, claimed
 
-        now = load_calibration(model)
+        stored = read(model)
+        now = stored.state.calibration
         if now is None:
             raise ConfigError(f"{model} was fitted with calibration = 'none': it has no held-out scores; fit it again")
-        calibrated = load_versions(model)[-1].calibrated
+        calibrated = stored.life.versions[-1].calibrated
         config = Config(
             max_false_alarms=now.max_false_alarms if max_false_alarms is None else max_false_alarms,
             confidence=now.confidence if confidence is None else confidence,
@@ -61,7 +63,7 @@ def register(app: typer.Typer) -> None:
         if output:
             check_writable(output)
             with claimed(model):
-                new = PatchCore.load(model, runtime=Runtime()).with_threshold(
+                new = PatchCore.load(model, runtime=runtime).with_threshold(
                     max_false_alarms=config.max_false_alarms,
                     confidence=config.confidence,
                     note=message,

@@ -389,7 +389,7 @@ def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
         there = False
     if not there:
         raise DatasetError(
-            f"{where}: expected {what} at {path}, but no file is there; paths start from the CSV's folder"
+            f"{where}: expected {what} at {str(path)[:500]}, but no file is there; paths start from the CSV's folder"
         )
     return path
 

@@ -72,7 +72,13 @@ def layer_maps(image: Array, backbone: Backbone, tile: int, overlap: int) -> tup
             if not whole:
                 sizes = [[-(-side // stride) for side in image.shape[:2]] for stride in strides]
                 whole = [np.empty((1, p.shape[1], *size), np.float32) for p, size in zip(parts, sizes, strict=True)]
+            read = [s.read_stop - s.read_start for s in (y, x)]
             for target, part, stride in zip(whole, parts, strides, strict=True):
+                if list(part.shape[2:]) != [-(-side // stride) for side in read]:
+                    raise BackboneError(
+                        f"backbone {info.name}: expected maps of stride {stride} of a tile of {read[0]}x{read[1]} "
+                        f"pixels; got {part.shape[2]}x{part.shape[3]}: raise tile_size above the images' size"
+                    )
                 to_y, to_x = (slice(s.start // stride, -(-s.stop // stride)) for s in (y, x))
                 at_y, at_x = (y.start - y.read_start) // stride, (x.start - x.read_start) // stride
                 target[:, :, to_y, to_x] = part[

@@ -184,7 +184,7 @@ def images_of(versions: Sequence[Version]) -> list[frozenset[int]]:
             if added != new or not set(removed) <= sets[-1] or len(set(removed)) < len(removed):
                 raise ValueError(f"versions: {version.number} adds or removes images that it cannot")
             known += len(added)
-            now = sets[-1].difference(removed).union(added)
+            now = sets[-1].difference(removed).union(added) if added or removed else sets[-1]
         if len(now) != version.images or not now:
             raise ValueError(f"versions: {version.number} has {len(now)} images; it says {version.images}")
         sets.append(now)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import operator
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
+from patchbank.backbones.onnx_safety import check_plain
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import MEASURES, Scene
 from patchbank.calibration.outliers import Suspect
 from patchbank.calibration.thresholds import Calibration
-from patchbank.config import Config, Runtime, choices
-from patchbank.errors import BackboneError, ConfigError, ModelFileError
+from patchbank.config import Config, Runtime
+from patchbank.errors import BackboneError, ImageError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import State, Version
+from patchbank.fitted.versions import Life, State
 from patchbank.imaging.roi import Roi
-from patchbank.model_file import archive
+from patchbank.model_file import archive, schema
+from patchbank.model_file.thumbnails import check_thumbnail
 from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
@@ -42,6 +45,7 @@ Entries = dict[str, bytes]
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
 _BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0}  # what scores were before there were these options
+_STEEPEST = 1e10
 _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
 
@@ -76,62 +80,95 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     return manifest, entries
 
 
-def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
-    """The fields of the FittedModel that the file holds, and the file's digest. Raises ModelFileError or
-    BackboneError."""
-    file = archive.ModelFile(path)
-    with _checked(path):
-        config = _config(file)
-        backbone = _backbone(file, runtime)
-        bank = _bank(file, config, backbone.info)
-        state = _state(file, config, bank)
-        fields: dict[str, Any] = {
-            "config": config,
-            "backbone": backbone,
-            "bank": bank,
-            "searcher": build_searcher(bank.vectors, config),
-            "calibration": state.calibration,
-            "life": get_life(file, bank, state),
-            "scene": state.scene,
-            "roi": Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None,
-            "normal": state.normal,
-            "thumbnails": _thumbnails(file),
-            "dropped": _dropped(file),
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a file holds, read once and checked; its network is not started yet."""
+
+    file: archive.ModelFile
+    config: Config
+    info: BackboneInfo
+    bank: MemoryBank
+    state: State
+    life: Life
+    roi: Roi | None
+    thumbnails: Mapping[int, bytes]
+    dropped: tuple[Suspect, ...]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The file's manifest; what follows from the tensors and options is computed, in the words of the present
+        format."""
+        calibration, scene = self.state.calibration, self.state.scene
+        described = {
+            "config": self.config.to_dict(),
+            "calibration": _described(calibration) if calibration else None,
+            "scene": _ranges(scene) if scene else None,
         }
-        return fields, file.sha256()
+        manifest = {name: described.get(name, value) for name, value in self.file.manifest.items()}
+        if "versions" in manifest:
+            pairs = zip(manifest["versions"], self.life.versions, strict=True)
+            manifest["versions"] = [about | version.to_dict() for about, version in pairs]
+        return manifest
 
 
-def load_calibration(path: str | Path) -> Calibration | None:
-    """The held-out scores of the model in a file, without the model. Raises ModelFileError."""
+def read(path: str | Path) -> Stored:
+    """All that a file holds, without starting its network. Raises ModelFileError."""
     file = archive.ModelFile(path)
     with _checked(path):
-        return _calibration(file, _config(file))
+        schema.check(file.manifest)
+        config, info = _config(file), _backbone_info(file)
+        bank = _bank(file, config, info)
+        state = _state(file, config, bank)
+        life = get_life(file, config, bank, state)
+        roi = Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None
+        return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
 
 
-def load_versions(path: str | Path) -> tuple[Version, ...]:
-    """The versions of the bank in a file, without the model. Raises ModelFileError."""
-    file = archive.ModelFile(path)
+def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
+    """The fields of the FittedModel that the file holds, and the file's digest. Without `runtime.trusted`, there are
+    limits to what they may cost. Raises ModelFileError or BackboneError."""
+    stored = read(path)
+    config, bank = stored.config, stored.bank
+    if not runtime.trusted:
+        try:
+            schema.check_work(config, stored.info, (len(bank), bank.vectors.shape[1]))
+        except ValueError as error:
+            raise ModelFileError(
+                f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
+                "file comes from, load it with trusted=True (--trusted)"
+            ) from error
+    backbone = _backbone(stored, runtime)
     with _checked(path):
-        config = _config(file)
-        bank = _bank(file, config, _backbone_info(file))
-        return get_life(file, bank, _state(file, config, bank)).versions
+        searcher = build_searcher(bank.vectors, config)
+    fields = {
+        "config": config,
+        "backbone": backbone,
+        "bank": bank,
+        "searcher": searcher,
+        "calibration": stored.state.calibration,
+        "life": stored.life,
+        "scene": stored.state.scene,
+        "roi": stored.roi,
+        "normal": stored.state.normal,
+        "thumbnails": stored.thumbnails,
+        "dropped": stored.dropped,
+    }
+    return fields, stored.file.sha256()
 
 
-def load_scene(path: str | Path) -> Scene | None:
-    """How normal images look as a whole, without the model. Raises ModelFileError."""
-    file = archive.ModelFile(path)
-    with _checked(path):
-        return _scene(file, _config(file))
+def needs_trust(model: FittedModel) -> str | None:
+    """Why the model's file will load with `Runtime.trusted` only; None if it loads as it is."""
+    try:
+        schema.check_work(model.config, model.backbone.info, (len(model.bank), model.bank.vectors.shape[1]))
+        check_plain(model.backbone.to_onnx(), _side(model.config))
+    except (ValueError, BackboneError) as error:
+        return str(error)
+    return None
 
 
-def load_manifest(path: str | Path) -> Manifest:
-    """The file's manifest, its options and calibration in the words of the present format. Raises ModelFileError."""
-    file = archive.ModelFile(path)
-    with _checked(path):
-        config = _config(file)
-        calibration = _calibration(file, config)
-        described = {"config": config.to_dict(), "calibration": _described(calibration) if calibration else None}
-        return {name: described.get(name, value) for name, value in file.manifest.items()}
+def _side(config: Config) -> int:
+    """Of the largest square that the network gets."""
+    return min(config.tile_size, math.ceil(math.sqrt(config.image_size[0] * config.image_size[-1])))
 
 
 def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
@@ -144,7 +181,7 @@ def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
 def _checked(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (ValueError, ImageError) as error:  # ConfigError is one of the first
         raise ModelFileError(f"{path}: its manifest is not that of a patchbank model ({error})") from error
 
 
@@ -163,8 +200,8 @@ def _config(file: archive.ModelFile) -> Config:
             file.path,
         )
     if file.manifest["format_version"] == 1:
-        options |= {"max_false_alarms": options.pop("false_alarm_rate"), "confidence": 0.0}
-    return Config.from_dict(options)
+        options |= {"max_false_alarms": options.pop("false_alarm_rate", None), "confidence": 0.0}
+    return schema.resolved(Config.from_dict(options))
 
 
 def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
@@ -175,12 +212,12 @@ def _backbone_info(file: archive.ModelFile) -> BackboneInfo:
     return BackboneInfo(**about)
 
 
-def _backbone(file: archive.ModelFile, runtime: Runtime) -> Backbone:
-    info = _backbone_info(file)
+def _backbone(stored: Stored, runtime: Runtime) -> Backbone:
+    onnx = bytes(stored.file.entry("backbone.onnx"))
     try:
-        return restore_backbone(bytes(file.entry("backbone.onnx")), info, runtime)
+        return restore_backbone(onnx, stored.info, runtime, side=_side(stored.config))
     except BackboneError as error:
-        raise type(error)(f"{file.path}: {error}") from error
+        raise type(error)(f"{stored.file.path}: {error}") from error
 
 
 def _put_bank(bank: MemoryBank, manifest: Manifest, entries: Entries) -> None:
@@ -205,21 +242,21 @@ def _expected(file: archive.ModelFile, config: Config, dims: int) -> ExpectedDis
     about: Mapping[str, Any] | None = file.manifest["bank"].get("expected")  # version 1 has none
     if about is None:
         return None
-    terms = [[float(about[name]) for name in _EXPECTED]]
+    terms: list[list[float]] = [[float(about[name]) for name in _EXPECTED]]
     terms += [[float(value) for value in fold] for fold in about.get("folds", [])]  # there were none before
     tensors = {"slope": ("F32", 1), "folds": ("F32", 2)} if len(terms) > 1 else {"slope": ("F32", 1)}
     read = file.tensors("expected.safetensors", tensors)
     slopes = [read["slope"], *read.get("folds", ())]
     if len(terms) != len(slopes) or any(len(slope) != dims for slope in slopes):
         raise ValueError("expected: not of the bank's vectors, or not as many folds as there are slopes")
-    for slope, (level, low, high) in zip(slopes, terms, strict=True):
-        if not np.isfinite([*slope, level, low, high]).all() or low > high:
-            raise ValueError("expected: not finite, or from high to low")
+    for slope in slopes:  # features are less than 1e15 (`search.exact`): products must not overflow
+        if not (np.abs(slope) <= _STEEPEST).all():
+            raise ValueError(f"expected: slope: expected numbers of at most {_STEEPEST:g}")
     whole, *folds = (
         ExpectedDistance(slope, level, low, high, config.distance_scaling)
         for slope, (level, low, high) in zip(slopes, terms, strict=True)
     )
-    return dataclasses.replace(whole, folds=tuple(folds), images=operator.index(about.get("images", 0)))
+    return dataclasses.replace(whole, folds=tuple(folds), images=about.get("images", 0))
 
 
 def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> MemoryBank:
@@ -227,6 +264,9 @@ def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> Memory
     tensors = file.tensors("bank.safetensors", _BANK_1 if first else _BANK)
     if not np.isfinite(tensors["vectors"]).all():
         raise ValueError("the bank holds values that are not finite")
+    if tensors["vectors"].shape != (about["size"], schema.dimensions(config, info)):
+        expected = (about["size"], schema.dimensions(config, info))
+        raise ValueError(f"bank: expected vectors of shape {expected}; got {tensors['vectors'].shape}")
     if first:
         tensors["grids"] = np.tile(_grid_of_version_1(tensors, config, info), (len(about["images"]), 1))
     return MemoryBank(
@@ -278,13 +318,10 @@ def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
     if about is None:
         return None
     held = file.tensors("calibration.safetensors", _CALIBRATION)
-    method, known = str(about["method"]), set(choices(Config, "calibration")) - {"none"}
-    if method not in known:
-        raise ValueError(f"calibration: expected one of {', '.join(sorted(known))}; got {method!r}")
     return Calibration(
         **held,
         images=tuple(about["images"]),
-        method=method,
+        method=about["method"],
         max_false_alarms=config.max_false_alarms,
         confidence=config.confidence,
     )
@@ -301,35 +338,41 @@ def _normal(file: archive.ModelFile) -> NormalDistances | None:
     about: Mapping[str, Any] | None = file.manifest.get("normal")  # version 1 has none
     if about is None:
         return None
-    return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=operator.index(about["images"]))
+    return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=about["images"])
 
 
 def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
         entries["scene.safetensors"] = archive.tensor_bytes({name: getattr(scene, name) for name in SCENE})
-        ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
-        manifest["scene"] = {"ranges": {measure.name: pair for measure, pair in ranges}}
+        manifest["scene"] = _ranges(scene)
 
 
-def _scene(file: archive.ModelFile, config: Config, dims: int | None = None) -> Scene | None:
+def _ranges(scene: Scene) -> Manifest:
+    """For other readers: they follow from the measures."""
+    ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
+    return {"ranges": {measure.name: pair for measure, pair in ranges}}
+
+
+def _scene(file: archive.ModelFile, config: Config, dims: int) -> Scene | None:
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
     tensors = file.tensors("scene.safetensors", SCENE)
-    if dims is not None and len(tensors["projection"]) != dims:
+    if len(tensors["projection"]) != dims:
         raise ValueError("the scene's projection does not fit the bank's vectors")
     return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
 def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
-    found = tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
-    for each in found:
-        if not isinstance(each.name, str) or not np.isfinite([each.score, each.oddness, each.limit]).all():
-            raise ValueError(f"dropped: expected a name and finite numbers; got {each}")
+    return tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
+
+
+def _thumbnails(file: archive.ModelFile, bank: MemoryBank) -> dict[int, bytes]:
+    found = {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}
+    for image, data in found.items():
+        if image >= len(bank.images):
+            raise ValueError(f"thumbnails: {image} is the number of no training image")
+        check_thumbnail(data)
     return found
-
-
-def _thumbnails(file: archive.ModelFile) -> dict[int, bytes]:
-    return {int(name[11:17]): bytes(file.entry(name)) for name in file.names() if name.startswith("thumbnails/")}

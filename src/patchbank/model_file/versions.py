@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ import numpy.typing as npt
 
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.image_check import Scene
+from patchbank.config import Config
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import (
-    ACTIONS,
-    CALIBRATED,
     Added,
     Life,
     Removed,
@@ -27,6 +25,7 @@ from patchbank.fitted.versions import (
     rows_of,
 )
 from patchbank.model_file import archive
+from patchbank.model_file.schema import fields_of
 from patchbank.scoring.normal_distances import NormalDistances
 
 RESERVE = "reserve.safetensors"
@@ -71,15 +70,13 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
         entries[_entry(version)] = archive.tensor_bytes(tensors)
 
 
-def get_life(file: archive.ModelFile, bank: MemoryBank, present: State) -> Life:
-    """The life that the file holds; that of a file without one begins. Raises KeyError, TypeError or ValueError for
-    what cannot be."""
+def get_life(file: archive.ModelFile, config: Config, bank: MemoryBank, present: State) -> Life:
+    """The life that the file holds; that of a file without one begins. Raises ValueError for what cannot be; the
+    manifest has passed `schema.check`."""
     reserve = _reserve(file, bank)
     if "versions" not in file.manifest:
         return born(bank, reserve, present.calibration)
     about = file.manifest["versions"]
-    if not isinstance(about, list) or not about:
-        raise ValueError("versions: expected a list of at least one")
     versions = tuple(_version(values) for values in about)
     sets = images_of(versions)
     if max(map(max, sets)) >= len(bank.images):
@@ -95,8 +92,10 @@ def get_life(file: archive.ModelFile, bank: MemoryBank, present: State) -> Life:
     everything = Reserve.joined([rows_of(bank), reserve])
     every = [present]
     for version, values, images in reversed(list(zip(versions[:-1], about, sets, strict=False))):
-        every.insert(0, _state(file, version, values, images, bank, everything, every[-1], every[0]))
+        every.insert(0, _state(file, config, version, values, images, bank, everything, every[-1], every[0]))
     past = every[:-1]
+    if present.calibration and not set(present.calibration.images) <= {bank.images[image] for image in sets[-1]}:
+        raise ValueError("calibration: images: expected training images of the present version")
     checked = [_consistent(v, images, s, everything) for v, images, s in zip(versions, sets, every, strict=True)]
     return Life(tuple(checked), tuple(past), reserve)
 
@@ -107,6 +106,7 @@ def _entry(version: Version) -> str:
 
 def _state(
     file: archive.ModelFile,
+    config: Config,
     version: Version,
     about: dict[str, Any],
     images: frozenset[int],
@@ -117,7 +117,7 @@ def _state(
 ) -> State:
     """An earlier version's state. Its calibration's method is the present one's."""
     calibration = present.calibration
-    scored, normals = _whole(about["calibration_images"]), _whole(about["normal_images"])
+    scored, normals = about["calibration_images"], about["normal_images"]
     seen = {f"scene.{name}": kind for name, kind in SCENE.items()} if about["scene"] == "own" else {}
     expected = _STATE | (_CALIBRATION if scored else {}) | (NORMAL if normals else {}) | seen
     tensors = file.tensors(_entry(version), expected)
@@ -139,14 +139,16 @@ def _state(
             scores=tensors["scores"],
             peaks=tensors["peaks"],
             images=names,
-            max_false_alarms=_number(about["max_false_alarms"]),
-            confidence=_number(about["confidence"]),
+            max_false_alarms=_promised(about["max_false_alarms"]),
+            confidence=_promised(about["confidence"]),
         )
     normal = NormalDistances(**{name: tensors[name] for name in NORMAL}, images=normals) if normals else None
     scene = following.scene if about["scene"] == "next" else None
     if seen:
         parts = {name: tensors[f"scene.{name}"] for name in SCENE}
-        scene = Scene(**parts, max_false_alarms=_number(file.manifest["config"]["scene_false_alarms"]))
+        if len(parts["projection"]) != bank.vectors.shape[1]:
+            raise ValueError(f"versions: the scene of {version.number} does not fit the bank's vectors")
+        scene = Scene(**parts, max_false_alarms=config.scene_false_alarms)
     return State(members, held, normal, scene)
 
 
@@ -177,63 +179,22 @@ def packed_radius(radius: float) -> float | None:
     return None if math.isnan(radius) else radius
 
 
-def radius_of(value: Any) -> float:
-    """The covering radius that a manifest holds. Raises ValueError."""
-    return math.nan if value is None else _number(value)
+def radius_of(value: float | None) -> float:
+    """The covering radius that a manifest holds."""
+    return math.nan if value is None else float(value)
 
 
-def _version(about: Any) -> Version:
-    values = _fields(Version, about, "calibration_images", "normal_images", "scene")
-    if values["scene"] not in ("own", "next", "none"):
-        raise ValueError(f"versions: unknown scene {values['scene']!r}")
+def _version(about: dict[str, Any]) -> Version:
+    values = fields_of(Version, about)
     for name in ("threshold", "pixel_threshold", "max_false_alarms", "confidence"):  # of the calibration
         values[name] = None
-    for name in ("calibration_images", "normal_images", "scene"):
-        del values[name]
-    for name, value in values.items():
-        if name in ("action", "calibrated", "time", "author", "note"):
-            _text(value)
-        elif name == "covering_radius":
-            values[name] = radius_of(value)
-        elif name in ("added", "removed"):
-            values[name] = tuple(_record(Added if name == "added" else Removed, each) for each in value)
-        elif value is not None:
-            _whole(value)
-        elif name in ("number", "images", "size", "refilled"):
-            raise ValueError(f"versions: {name} is missing")
-    version = Version(**values)
-    if version.action not in ACTIONS or version.calibrated not in CALIBRATED:
-        raise ValueError(f"versions: unknown action {version.action!r} or calibration {version.calibrated!r}")
-    return version
+    values["covering_radius"] = radius_of(values["covering_radius"])
+    values["added"] = tuple(Added(**each) for each in values["added"])
+    values["removed"] = tuple(Removed(**each) for each in values["removed"])
+    return Version(**values)
 
 
-def _record(kind: type[Any], about: Any) -> Any:
-    """An Added or a Removed."""
-    checks = {"name": _text, "score_before": _number, "score_after": _number}
-    return kind(**{name: checks.get(name, _whole)(value) for name, value in _fields(kind, about).items()})
-
-
-def _fields(kind: type[Any], about: Any, *others: str) -> dict[str, Any]:
-    """The values of a dataclass's fields, and of others: exactly these."""
-    values: dict[str, Any] = dict(about)
-    if set(values) != {field.name for field in dataclasses.fields(kind)} | set(others):
-        raise ValueError(f"versions: expected other keys than {', '.join(values)}")
-    return values
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"versions: expected a whole number of at least 0; got {value!r}")
-    return value
-
-
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < math.inf or abs(value) > sys.float_info.max:
-        raise ValueError(f"versions: expected a finite number; got {value!r}")
+def _promised(value: float | None) -> float:
+    if value is None:
+        raise ValueError("versions: calibration scores without a promise")
     return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"versions: expected text; got {value!r}")
-    return value

@@ -30,7 +30,7 @@ from patchbank.calibration.image_check import (
 )
 from patchbank.calibration.outliers import limit_for, oddness, score_oddness
 from patchbank.config import Config, Runtime
-from patchbank.errors import ConfigError, ImageError
+from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.features.extract import described as patches_of
 from patchbank.features.extract import usable
 from patchbank.fitted.model import FittedModel
@@ -118,7 +118,7 @@ def audit_model(model: FittedModel) -> Audit:
         scene.measures if scene else None,
         pictures,
         lambda n: _odd_vector(model, numbers[n]),
-        lambda n: pictures[n],
+        lambda n: _sound(pictures[n]),
     )
     return judged(portraits, (), tuple(notes))
 
@@ -209,10 +209,28 @@ def _grey(jpeg: bytes) -> FloatArray:
     """A thumbnail as (_GREY * _GREY,) grey levels about their mean."""
     import cv2
 
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert image is not None  # it is our own, or its checksum was right
+    image = _decoded(jpeg)
     small = cv2.resize(image, (_GREY, _GREY), interpolation=cv2.INTER_AREA).astype(np.float32)
     return (small - small.mean()).ravel()
+
+
+def _decoded(jpeg: bytes) -> Any:
+    """A thumbnail's grey levels. Its size was checked when the model was loaded; that it is a picture shows here."""
+    import cv2
+
+    try:
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ModelFileError("the model holds a thumbnail that is no picture; expected JPEG files: fit it again")
+    return image
+
+
+def _sound(jpeg: bytes) -> bytes:
+    if jpeg:
+        _decoded(jpeg)
+    return jpeg
 
 
 def _nearest_pictures(pictures: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

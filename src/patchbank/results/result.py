@@ -20,7 +20,7 @@ from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
 from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, finite
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class Result:
 
     @property
     def is_anomalous(self) -> bool | None:
-        """Whether the score is over the threshold; None without one."""
-        return None if self.threshold is None else self.score > self.threshold
+        """Whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
+        threshold."""
+        return None if self.threshold is None else not self.score <= self.threshold
 
     @property
     def in_scene(self) -> bool | None:
@@ -145,7 +146,7 @@ class Result:
         """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time."""
         return {
             "path": self.path,
-            "score": self.score,
+            "score": finite(self.score),
             "threshold": self.threshold,
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,

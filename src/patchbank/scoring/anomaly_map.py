@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from patchbank.features.embedding import bilinear_matrix
 from patchbank.util.parallel import one_blas_thread
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, finite
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -40,7 +40,7 @@ class Region:
             "box": list(self.box),
             "area": self.area,
             "peak": list(self.peak),
-            "peak_score": self.peak_score,
+            "peak_score": finite(self.peak_score),
             "contour": self.contour.tolist(),
         }
 
@@ -105,8 +105,8 @@ def _spreading_matrix(size: int, target: int, sigma: float) -> FloatArray:
 
 
 def mask_of(anomalies: FloatArray, threshold: float) -> BoolArray:
-    """(H, W) anomaly map -> (H, W) bool: the pixels over the threshold."""
-    return anomalies > np.float32(threshold)
+    """(H, W) anomaly map -> (H, W) bool: the pixels over the threshold, or of no known value (NaN)."""
+    return ~(anomalies <= np.float32(threshold))
 
 
 def regions_of(anomalies: FloatArray, mask: BoolArray) -> tuple[Region, ...]:

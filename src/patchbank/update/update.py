@@ -40,6 +40,7 @@ IndexArray = npt.NDArray[np.int64]
 Describe = Callable[[Array], Patches]
 M = TypeVar("M", bound=FittedModel)  # whoever calls with a PatchCore gets a PatchCore
 
+LONGEST_TEXT = 100_000  # characters, of a note; a model file takes a million
 POOL_BYTES = 128 << 20  # of patches that could fill a hole; twice as many for a moment
 UNKNOWN = -1  # the number of an image that has no vectors in the bank
 
@@ -51,6 +52,11 @@ class Reason:
     time: str
     author: str = ""
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("time", "author", "note"):
+            if len(getattr(self, name)) > LONGEST_TEXT:
+                raise ConfigError(f"{name}: expected at most {LONGEST_TEXT:,} characters")
 
 
 @dataclass(frozen=True, eq=False)

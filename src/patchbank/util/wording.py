@@ -1,8 +1,10 @@
-"""Counts in sentences; texts from outside, safe to show."""
+"""Values for people and for JSON: counts in sentences, short representations, numbers that JSON has, texts from
+outside that are safe to show."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +28,11 @@ def plural(count: int, one: str, many: str = "") -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """'1 image', '2 images', '0 images'."""
     return f"{count} {plural(count, one, many)}"
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for NaN and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
 
 
 def printable(text: str) -> str:
