@@ -144,7 +144,7 @@ def command_line() -> str:
     parts += [
         "`predict` goes on after an error of one image or one file. Its code is 1 with `--fail-on-anomaly` and an "
         "anomaly, whatever else has happened; else the largest code of what went wrong; else 0. "
-        "[batches.md](batches.md) says what a batch promises.",
+        "[batches.md](../operate/batches.md) says what a batch promises.",
         "Without `--debug` an error is one line on stderr. With it, the traceback comes first; the exit code stays the "
         "same.",
     ]

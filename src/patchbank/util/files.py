@@ -222,8 +222,8 @@ def _aside(target: Path, number: int) -> Path:
 
 
 def _close_first_on_windows(file: IO[bytes]) -> None:
-    """Which neither renames nor removes an open file. Elsewhere it stays open, and so locked, until its name is gone:
-    what has no lock, another process takes for left behind."""
+    """Closes a file on Windows, which neither renames nor removes an open file. Elsewhere the file stays open, and so
+    locked, until its name is gone: another process takes a file without a lock for one that was left behind."""
     if os.name == "nt":
         file.close()
 
