@@ -216,7 +216,8 @@ class PatchCore(FittedModel):
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
+        """Writes the model file (docs/reference/model-file.md): beside its name first, then renamed.
+        Raises OutputError."""
         contents.save(self, path)
 
     @classmethod
@@ -225,7 +226,7 @@ class PatchCore(FittedModel):
         happens to the file later does not matter.
 
         trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
-        any operators, and it may cost what it wants (docs/model-file.md says what it may otherwise). Raises
+        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise). Raises
         ModelFileError or BackboneError.
         """
         runtime = runtime or Runtime()

@@ -23,14 +23,14 @@ from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code
 
 USUAL_RATIO = 0.01  # of the training patches, where the options name no share,
-LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/quality.md)
+LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/results/quality.md)
 _BLOCK_ROWS = 4096
 _LARGEST = 1e15  # squares of larger features, summed, leave float32's range
 
 
 @dataclass(frozen=True, eq=False)
 class Coreset:
-    """What a sampler chose.
+    """The choice of a sampler.
 
     indices: (M,) int64, in order of selection, no index twice.
     distances: (M,) float32, Euclidean distance of each pick to the coreset when it was picked, in the space where the
@@ -47,7 +47,7 @@ class Coreset:
 
 
 def coreset_size(n: int, config: Config) -> int:
-    """How many of n points the coreset keeps."""
+    """Returns the number of points, of n, that the coreset keeps."""
     if config.coreset_size is not None:
         return min(n, config.coreset_size)
     if config.coreset_ratio is None:
@@ -56,7 +56,7 @@ def coreset_size(n: int, config: Config) -> int:
 
 
 def spare_size(n: int, m: int, config: Config) -> int:
-    """How many of the n points are kept beside a coreset of m: the sampler's next picks."""
+    """Returns the number of points, of n, that are kept beside a coreset of m: the sampler's next picks."""
     return min(n - m, round(config.spare_ratio * m)) if config.sampler != "identity" else 0
 
 

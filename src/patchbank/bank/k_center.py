@@ -184,5 +184,5 @@ class KCenter:
 
 
 def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:
-    """Whether no point outside can be farther, or as far with a smaller index."""
+    """True if no point outside can be farther, or as far with a smaller index."""
     return squared > least or (squared == least >= 0 and index < first_outside)

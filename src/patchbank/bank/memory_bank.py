@@ -81,7 +81,7 @@ class MemoryBank:
         return len(self.vectors)
 
     def origin(self, index: int) -> tuple[str, int, int]:
-        """Where a vector came from: the training image's name, and the row and column in its patch grid."""
+        """Returns the origin of a vector: the training image's name, and the row and column in its patch grid."""
         return self.images[self.image[index]], int(self.row[index]), int(self.column[index])
 
     def _check_places(self) -> None:

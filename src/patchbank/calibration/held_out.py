@@ -51,8 +51,8 @@ class HeldOut:
 def calibrate(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
-    """What a fit learns from normal images that the bank does not know: those set aside, or each one against the
-    others' vectors. Raises DatasetError if there are none."""
+    """Returns all that a fit learns from normal images that the bank does not know: the images set aside, or each image
+    against the others' vectors. Raises DatasetError if there are none."""
     if config.calibration == "none":
         return None, None, None
     if not images:
@@ -63,7 +63,7 @@ def calibrate(
 def summarised(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration, NormalDistances, Scene | None]:
-    """What follows from held-out images, of which there is at least one: the thresholds, the distribution of normal
+    """Returns all that follows from held-out images (at least one): the thresholds, the distribution of normal
     distances, and how the images look as a whole."""
     score = _scored_by(config.calibration)
     scene = SceneLearner(len(images), config)

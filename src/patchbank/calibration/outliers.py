@@ -1,5 +1,5 @@
-"""Which training images stand out from the others: the one rule that `fit` warns by, `drop_outliers` drops by and
-`audit` ranks by.                                                                                        (n,) -> (n,)
+"""Training images that stand out from the others. `fit` warns by this one rule, `drop_outliers` drops by it, and
+`audit` ranks by it.                                                                                        (n,) -> (n,)
 
 A value's *oddness* is its distance from the median, in units of half the interquartile range. Neither notices whether a
 few of the images are defective, which mean and standard deviation would. Scores are left-out scores and compared by
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from patchbank.arrays import DoubleArray
 from patchbank.calibration.thresholds import Calibration
 
-LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/audit.md)
+LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/operate/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
 _FEW = 5  # quartiles of so few images are so uncertain that the limit is doubled
 _FINEST_SCORE = 0.01  # a logarithm: scores this close are alike, even if most are identical

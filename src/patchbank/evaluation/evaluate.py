@@ -1,4 +1,4 @@
-"""How good a model is on a labelled data set. `docs/metrics.md` defines each figure."""
+"""Evaluation: how good a model is on a labelled data set. `docs/reference/metrics.md` defines each figure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEYS = (
 
 
 class Inspected(Protocol):
-    """What evaluation needs of a result: `patchbank.Result` has it."""
+    """The part of a result that evaluation needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
@@ -51,7 +51,7 @@ class Inspected(Protocol):
 
 
 class Inspector(Protocol):
-    """What evaluation needs of a model: `PatchCore` has it."""
+    """The part of a model that evaluation needs. `PatchCore` has it."""
 
     def predict(self, image: Path, /) -> Inspected: ...
 

@@ -1,4 +1,6 @@
-"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective. `docs/metrics.md` has the definitions.
+"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective.
+
+`docs/reference/metrics.md` has the definitions.
 
 All of them follow from the distinct scores in falling order, with the number of normal and of anomalous items at each
 (`_Curve`). Where there are too many pixels to keep, neighbouring scores share a step, and the same formulas come with a
@@ -209,7 +211,7 @@ class _Curve:
 
     @property
     def complete(self) -> bool:
-        """Whether there are items of both classes."""
+        """True if there are items of both classes."""
         return bool(self.positive.any() and self.negative.any())
 
 
@@ -236,7 +238,7 @@ def _average_precision(curve: _Curve) -> float | None:
 
 
 def _average_precision_error(curve: _Curve) -> float:
-    """How far the order within each step could move the sum of its p items' precisions.
+    """Returns by how much the order within each step could move the sum of its p items' precisions.
 
     T and F: true and false positives before the step, n: its normal items. Best: all p tie ahead of the n, each with
     precision (T + p) / (T + p + F). Worst: the n come first and no two tie, sum over k = 1..p of (T + k) / (T + k + c)

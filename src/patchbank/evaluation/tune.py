@@ -1,4 +1,4 @@
-"""Which settings to use on this machine for these parts: cost and quality of a few candidates, measured.
+"""Tuning: measures cost and quality of a few settings on this machine, for these parts.
 
 Without labelled defects, quality is how well planted ones are found (planting.py): good for comparing settings, no
 forecast. Every candidate meets the same images: some good ones are learned, others are held out, and inspected with and
@@ -38,7 +38,7 @@ _SIZES = (192, 320, 448, 640)
 
 
 class Inspected(Protocol):
-    """What tuning needs of a result: `patchbank.Result` has it."""
+    """The part of a result that tuning needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
@@ -47,7 +47,7 @@ class Inspected(Protocol):
 
 
 class Inspector(Protocol):
-    """What tuning needs of a model: `PatchCore` has it."""
+    """The part of a model that tuning needs. `PatchCore` has it."""
 
     def predict(self, image: Any, /) -> Inspected: ...
 

@@ -1,7 +1,7 @@
 """From an image file's bytes to an array. Files are untrusted: what a file is, its bytes say and not its name; its size
 is checked before anything is decoded; and one that is cut off or damaged is an error, not a picture with grey blocks.
 
-`docs/image-formats.md` says what is promised of each format.
+`docs/reference/image-formats.md` says what is promised of each format.
 """
 
 from __future__ import annotations

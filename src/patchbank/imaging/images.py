@@ -146,7 +146,8 @@ def _hint_at_depth(name: str, values: Array, format: ImageFormat) -> None:
 
 
 def read_mask(path: str | os.PathLike[str], *, ground_truth: bool) -> BoolArray:
-    """A mask's file -> (H, W) bool: the pixels that it marks, whatever numbers it marks them with (docs/datasets.md).
+    """A mask's file -> (H, W) bool: the pixels that it marks, whatever numbers it marks them with
+    (docs/operate/datasets.md).
 
     Marked is what is brighter: of two values the higher, be they 0 and 1 or 0 and 255; in lossy files, whose values
     are not exact, what is over half of the brightest. Of more than two values, those over half of the brightest are

@@ -1,4 +1,4 @@
-"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/model-file.md`.
+"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/reference/model-file.md`.
 
 This module knows bytes, names, checksums and tensors; what they mean is the business of `schema.py` and `contents.py`.
 Files are untrusted input: every size, name and offset is checked before it is used, and nothing in a file can run code.

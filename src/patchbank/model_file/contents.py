@@ -1,5 +1,5 @@
 """What a model file's manifest and entries mean: a model as bytes, and back. Each part of the model has a pair of
-functions here; `model_file/archive.py` knows the bytes, `docs/model-file.md` specifies both.
+functions here; `model_file/archive.py` knows the bytes, `docs/reference/model-file.md` specifies both.
 
 Everything that is read is checked: a file that passes gives a model that predicts.
 """

@@ -61,7 +61,7 @@ class Audit(AuditFacts):
 
 @dataclass(frozen=True, eq=False)
 class Portraits:
-    """What is known of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
+    """Known facts of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
     unknown. thumbnails: JPEG bytes, empty if there is none. mark, picture: of the image with a number, when asked
     for."""
 
@@ -280,7 +280,7 @@ def _mark(place: tuple[int, int], grid: tuple[int, int], config: Config) -> Box:
 
 
 def _odd_vector(model: FittedModel, image: int) -> Box | None:
-    """Where the image's bank vector lies that is farthest from all other images' vectors; None if it has none."""
+    """Returns the place of the image's bank vector that is farthest from all others' vectors; None without one."""
     bank = model.bank
     own = np.flatnonzero(bank.image == image)
     if len(own) == 0 or len(own) == len(bank):

@@ -35,7 +35,7 @@ _PLACES = 2.12  # more than the sum of 1 / (k ln(k)^2) over k >= 2
 
 @dataclass(frozen=True)
 class Shift:
-    """What one test found. Numbers of images count from 0.
+    """The finding of one test. Numbers of images count from 0.
 
     test: 'level', 'flagged' or 'scene'. direction: 'up' or 'down' (level only). reference: compared with the
     'calibration' or with the stream's 'start' (level only). found: whether it gave an alarm.
@@ -68,7 +68,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Drift:
-    """What all tests found, and what to do. found: whether the level or the scene has shifted; more flagged images
+    """The findings of all tests, and advice. found: whether the level or the scene has shifted; more flagged images
     alone are no drift, but may be defects."""
 
     images: int
@@ -81,7 +81,7 @@ class Drift:
 
     @property
     def found(self) -> bool:
-        """Whether normal images have changed."""
+        """True if normal images have changed."""
         return self.level.found or (self.scene is not None and self.scene.found)
 
     @property
@@ -258,7 +258,7 @@ def _renumbered(shift: Shift, numbers: IndexArray) -> Shift:
 
 
 def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...]:
-    """What to look at and what to do, in words."""
+    """Returns advice in words: what to look at and what to do."""
     said = []
     if scene and scene.found:
         said.append(

@@ -1,4 +1,4 @@
-"""How far a normal patch that looks like this one is from the bank: what a patch's distance is held against.
+"""The expected distance: how far normal patches similar to a patch are from the bank. It scales a patch's distance.
 
 Not all normal patches are equally close to the bank: those of a rough, varied surface are farther from it than those of
 a smooth one, whatever the coreset. The plain distance therefore finds rough normal patches odder than small defects on
@@ -121,7 +121,7 @@ class Reservoir:
         self._held = rows.stop
 
     def _thinned(self) -> tuple[FloatArray, IntArray, DoubleArray]:
-        """What is held, no more than `size` of it."""
+        """Returns the held patches, at most `size` of them."""
         assert self._arrays is not None
         features, image, key = self._arrays
         if self._held > self.size:

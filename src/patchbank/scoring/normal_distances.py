@@ -1,4 +1,5 @@
-"""How far normal patches are from the bank: the yardstick for one patch's distance, overall and by place.
+"""Normal distances: how far normal patches are from the bank, overall and by place. One patch's distance is compared
+with them.
 
 The distances are those of left-out images (the bank does not know the patch's own image), so a new good image's are
 like them. What is kept is small whatever the number of images: quantiles, overall and in each cell of a coarse grid.

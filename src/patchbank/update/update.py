@@ -3,7 +3,7 @@
 Learning continues greedy k-center from the bank, until every patch of the new images is as close to it as a typical
 good image's oddest patches are. Forgetting takes an image's vectors out, and continues greedy k-center, among the spare
 vectors and the patches of the training images where these are at hand, until the bank has its size again. Then the
-threshold is certified again (docs/update.md).
+threshold is certified again (docs/operate/updates.md).
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Certified:
-    """What is known of normal images by the next bank, and how far the threshold's guarantee holds (docs/update.md)."""
+    """What the next bank knows of normal images, and how far the threshold's guarantee holds
+    (docs/operate/updates.md)."""
 
     calibration: Calibration | None
     normal: NormalDistances | None

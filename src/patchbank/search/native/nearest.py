@@ -72,7 +72,8 @@ def wider(columns: FloatArray, value: float) -> FloatArray:
 
 
 def in_panels(cuts: IndexArray) -> tuple[IntArray, IndexArray]:
-    """Where vectors go, cell by cell, if each cell starts a panel: the panels of each cell, and each vector's place.
+    """Places vectors cell by cell, so that each cell starts a panel. Returns the panels of each cell, and each vector's
+    place.
 
     cuts: (cells + 1,) where each cell starts in the order of the vectors.
     """
