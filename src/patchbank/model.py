@@ -20,6 +20,7 @@ from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import own, patches_of, taken
 from patchbank.fit import fit as fitting
+from patchbank.fit.remarks import remarks
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import ImageSource, Skipped, name_of, read_image, shown
 from patchbank.inspection.explain import Explanation, check_numbers, explain
@@ -29,6 +30,7 @@ from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
 from patchbank.update.update import Reason, repromised, rolled_back, updated
+from patchbank.util.log import logger
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.version import __version__
@@ -55,7 +57,8 @@ class PatchCore(FittedModel):
         """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
-        and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
+        and listed in `skipped`. What is missing for a guarantee, and which images look wrong, is logged (`logging`,
+        "patchbank"). checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
         from it, if neither its images (a list of paths) nor its options have changed, and says so (`logging`,
         "patchbank"). What an iterator hands out is copied at once (see `predict_each`). Raises ConfigError,
         BackboneError, ImageError or DatasetError.
@@ -69,6 +72,8 @@ class PatchCore(FittedModel):
             checkpoint=checkpoint,
             progress=progress,
         )
+        for remark in remarks(model):
+            logger.warning("%s", remark, extra={"remark": True})  # the command line says it after the summary
         return cls(**vars(model))
 
     @overload

@@ -78,6 +78,8 @@ def register(app: typer.Typer) -> None:
         elif output:
             say(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
             say_threshold(wanted)
+            if not wanted.support.kept:
+                note(f"{wanted.support}; the threshold is their largest score")
         else:
             _table(now, wanted)
         if calibrated in ("bound", "stale"):
@@ -91,10 +93,8 @@ def described(calibration: Calibration) -> str:
 
 
 def say_threshold(calibration: Calibration) -> None:
-    """The threshold and its promise on stdout; on stderr what is missing for the promise, if anything is."""
+    """The threshold and its promise."""
     say(f"threshold {described(calibration)}")
-    if not calibration.support.kept:
-        note(f"{calibration.support}; the threshold is their largest score")
 
 
 @dataclass(frozen=True)

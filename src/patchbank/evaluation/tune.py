@@ -25,6 +25,7 @@ from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
 from patchbank.imaging.images import ImageSource, read_image
 from patchbank.imaging.roi import Roi
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 
 MOST_LEARNED = 200  # good images that a candidate learns from
@@ -237,4 +238,5 @@ def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
 def _fit_patchcore(paths: Sequence[Path], config: Config, runtime: Runtime) -> Inspector:
     from patchbank.model import PatchCore
 
-    return PatchCore.fit(list(paths), config, runtime=runtime)
+    with quiet():
+        return PatchCore.fit(list(paths), config, runtime=runtime)

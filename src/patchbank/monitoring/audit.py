@@ -41,6 +41,7 @@ from patchbank.model import PatchCore
 from patchbank.reports.audit import write_page
 from patchbank.results.audit import AuditedImage, AuditFacts, Oddity
 from patchbank.search.searcher import search_excluding
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import counted
 
@@ -88,7 +89,10 @@ def audit_images(
     if not isinstance(images, (list, tuple)):
         raise ConfigError("an audit reads the images twice: expected a list of them; got an iterator")
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
-    model = PatchCore.fit(images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress)
+    with quiet():  # the audit lists what is odd and what is unreadable
+        model = PatchCore.fit(
+            images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress
+        )
     unreadable = {skipped.name: skipped.reason for skipped in model.skipped}
     return judged(_portraits(model, usable(images, model.skipped), progress), tuple(unreadable.items()))
 
