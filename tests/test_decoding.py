@@ -486,6 +486,8 @@ def test_scans_pages_parts_and_strips_are_counted(picture):
         decode(data[:-2] + data[last:-2] * 200 + data[-2:])
     with pytest.raises(ImageError, match="parts"):
         decode(png(8, 8, 8, 2, chunk(b"teXt", b"") * 200_001))
+    with pytest.raises(ImageError, match="parts"):
+        decode(data[:2] + b"\xff\xe2\0\2" * 10_001 + data[2:])
     page = struct.pack("<H", 1) + struct.pack("<HHII", 256, 4, 1, 8)
     circle = b"II*\0" + struct.pack("<I", 8) + page + struct.pack("<I", 8)
     with pytest.raises(ImageError, match="pages"):
@@ -493,6 +495,29 @@ def test_scans_pages_parts_and_strips_are_counted(picture):
     counts = b"".join(struct.pack("<HHII", tag, 4, 70_000_000, 8) for tag in (273, 279))
     with pytest.raises(ImageError, match="damaged"):
         decode(b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 2) + counts + bytes(4))
+
+
+def test_parts_of_a_png_that_unpack_for_minutes_are_not_unpacked(picture, rng):
+    """Texts and profiles of a gigabyte are left out; coded data that are longer than the picture are damage."""
+    whole = encoded(picture, "PNG")
+    head, rest = whole[:33], whole[33:]
+    bomb = zlib.compress(bytes(50_000_000))
+    extra = (
+        chunk(b"zTXt", b"x\0\0" + bomb) + chunk(b"iCCP", b"x\0\0" + bomb) + chunk(b"gAMA", struct.pack(">I", 100000))
+    )
+    extra += chunk(b"bKGD", bytes(6)) + chunk(b"sBIT", b"\5\5\5")
+    np.testing.assert_array_equal(decode(head + extra * 300 + rest), picture)
+    with pytest.raises(ImageError, match="coded bytes for a picture"):
+        decode(png(8, 8, 8, 2, chunk(b"IDAT", bytes(100_000))))
+    noise = rng.integers(0, 256, 1_200_000, dtype=np.uint8).tobytes()
+    start = whole[:8] + chunk(b"IHDR", struct.pack(">IIBBBBB", 800, 800, 8, 2, 0, 0, 0))
+    for level in (1, 6, 9):
+        coded = zlib.compress(noise + bytes(40_000_000), level)
+        with pytest.raises(ImageError, match="longer than its picture"):
+            decode(start + chunk(b"IDAT", coded) + chunk(b"IEND", b""))
+    half = noise + bytes(2401 * 800 - len(noise))  # a sound picture whose lower part is black
+    rows = b"".join(b"\0" + half[2401 * row + 1 : 2401 * (row + 1)] for row in range(800))
+    assert decode(start + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")).shape == (800, 800, 3)
 
 
 def test_only_files_of_a_bounded_size_are_read(tmp_path, monkeypatch):
@@ -597,7 +622,7 @@ def test_opencvs_log_level_is_set_back_after_reads_in_threads(picture):
 
 
 def test_the_documentation_names_every_format_and_limit():
-    """docs/image-formats.md is the promise."""
-    text = (Path(__file__).parents[1] / "docs" / "image-formats.md").read_text("utf-8")
+    """docs/reference/image-formats.md is the promise."""
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "image-formats.md").read_text("utf-8")
     for name in (*READ, VARIABLE, f"{MAX_PIXELS:,}".replace(",", " "), "accept_damaged"):
         assert name in text, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -161,8 +162,24 @@ def test_images_named_one_by_one_are_inspected_but_never_pictures_of_a_run(fitte
 
 def test_nothing_but_outputs_is_an_error(fitted, parts):
     run("predict", fitted, "parts", "--out", "parts/out")
-    assert (
-        "found only what lies in the output folder"
-        in run("predict", fitted, "parts/out", "--out", "parts/out", code=3).stderr
-    )
+    for more in (["--out", "parts/out"], []):
+        assert "found only pictures that" in failure("predict", fitted, "parts/out", *more, code=3)
     assert failure("predict", fitted, "nothing", "--out", "parts/out", code=3)
+
+
+def test_outputs_of_runs_with_another_folder_or_none_are_not_inspected_nor_learned(fitted, parts, tmp_path):
+    """Folders of a day each, within the inspected one; and then a run that only prints."""
+    for day in ("parts/monday", "parts/tuesday"):
+        assert inspected(run("predict", fitted, "parts", "--out", day)) == 3
+    result = run("predict", fitted, "parts")
+    assert inspected(result) == 3
+    assert "left out 12 files of earlier runs" in result.stderr
+    run("update", fitted, "--add", "parts", "-o", tmp_path / "m")
+    assert len(json.loads(run("history", tmp_path / "m", "--json").stdout)["versions"][-1]["added"]) == 3
+
+
+def test_a_picture_that_is_named_or_alone_is_an_image(fitted, parts):
+    run("predict", fitted, "parts/0.png", "--out", "parts/out")
+    assert inspected(run("predict", fitted, "parts/out/0.png.overlay.png")) == 1
+    (parts / "out/0.png.mask.png").unlink()
+    assert inspected(run("predict", fitted, "parts/out")) == 1

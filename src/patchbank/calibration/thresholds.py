@@ -18,17 +18,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray
 from patchbank.util.wording import brief, counted
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Support:
-    """What n normal images can promise. kept: whether the wanted rate is among it. rate: the smallest share of false
-    alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
+    """The rates that n normal images support. kept: whether the wanted rate is one of them. rate: the smallest share of
+    false alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
 
     n: int
     kept: bool
@@ -48,7 +46,7 @@ class Support:
 
     @property
     def promise(self) -> str:
-        """What the threshold promises, in words: the wanted rate, or the smallest that is supported."""
+        """The guarantee of the threshold in words: the wanted rate, or the smallest supported one."""
         rate = percent(self.max_false_alarms) if self.kept else percent_up(self.rate)
         return f"at most {rate} false alarms " + (
             f"with {percent(self.confidence)} confidence" if self.confidence else "on average"
@@ -97,7 +95,7 @@ class Calibration:
 
     @property
     def support(self) -> Support:
-        """Whether there are enough images for the promise, and what they can promise."""
+        """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(len(self.scores), self.max_false_alarms, self.confidence)
 
     def p_value(self, score: float) -> float:
@@ -133,7 +131,7 @@ def rank(n: int, max_false_alarms: float, confidence: float = 0.0) -> int | None
 
 
 def support(n: int, max_false_alarms: float, confidence: float) -> Support:
-    """What n normal images can promise, beside the rate that is wanted."""
+    """Returns the rate that n normal images support, beside the wanted one."""
     if confidence == 0:
         rate = 1 / (n + 1)
         needed = math.ceil(1 / max_false_alarms - 1 - 1e-9) if max_false_alarms > 0 else None
@@ -155,7 +153,7 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
-def binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+def binomial_cdf(n: int, p: float) -> DoubleArray:
     """(n + 1,) P(Binomial(n, p) <= m) for m = 0..n, by logarithms: nothing underflows that matters."""
     if p <= 0:
         return np.ones(n + 1)

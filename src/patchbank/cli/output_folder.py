@@ -28,40 +28,53 @@ _LONGEST = 255  # bytes of a file's name, on nearly all file systems
 _ROOM = 40  # of them for what `atomic_write` adds to a name while it writes
 
 
-def without_outputs(images: Sequence[Path], paths: Iterable[str | Path], out: str | Path) -> list[Path]:
-    """The images that are not outputs of an earlier run with the same --out: what inspects a folder again and again
-    must not inspect its own pictures.
+def without_outputs(images: Sequence[Path], paths: Iterable[str | Path], out: str | Path | None = None) -> list[Path]:
+    """The images that are not outputs of an earlier run: what inspects a folder again and again must not inspect its
+    own pictures.
 
-    Where `out` lies inside one of the folders among `paths`, all that was found in it is left out. Everywhere else
-    (`out` is that folder, or one above it, or the images were named one by one) what lies in `out` and is called as
-    overlays and masks are. Says so in a note. Raises DatasetError if nothing is left.
+    What was found in a folder and is called as the two pictures of an image are, side by side, is left out. Where `out`
+    lies inside one of the folders among `paths`, so is all that was found in it. Where it is that folder, or lies above
+    it, so is what is called as one of the pictures, also if it was named. Says so in a note. Raises DatasetError if
+    nothing is left.
     """
-    folder = Path(os.path.realpath(out))
+    folder = Path(os.path.realpath(out)) if out else None
     given = [Path(path) for path in paths]
     named = {os.path.abspath(path) for path in given if not path.is_dir()}  # noqa: PTH100
     searched = [Path(os.path.realpath(path)) for path in given if path.is_dir()]
-    inside = folder not in searched and any(each in folder.parents for each in searched)
+    inside = folder is not None and folder not in searched and any(each in folder.parents for each in searched)
 
     def is_output(image: Path) -> bool:
-        if folder not in Path(os.path.realpath(image)).parents:
-            return False
-        return (inside and os.path.abspath(image) not in named) or _is_called_like_one(image)  # noqa: PTH100
+        found = os.path.abspath(image) not in named  # noqa: PTH100
+        if folder is not None and folder in Path(os.path.realpath(image)).parents:
+            return (found and inside) or _is_called_like_one(image)
+        return found and _is_one_of_two(image)
 
     kept = [image for image in images if not is_output(image)]
-    if len(kept) < len(images):
-        left = counted(len(images) - len(kept), "image that lies", "images that lie")
-        note(f"left out {left} in the output folder {out}")
     if not kept:
-        raise DatasetError(f"expected images to inspect; found only what lies in the output folder {out}")
+        raise DatasetError("expected images; found only pictures that 'patchbank predict --out' wrote")
+    if len(kept) < len(images):
+        left = counted(len(images) - len(kept), "file")
+        note(f"left out {left} of earlier runs" + (f", and what else lies in {out}" if inside else ""))
     return kept
 
 
 def _is_called_like_one(image: Path) -> bool:
+    name, _ = _image_and_other(image)
+    return bool(name) and (Path(name).suffix.lower() in SUFFIXES or _is_one_of_two(image))
+
+
+def _is_one_of_two(image: Path) -> bool:
+    name, other = _image_and_other(image)
+    return bool(name) and image.with_name(other).is_file()
+
+
+def _image_and_other(image: Path) -> tuple[str, str]:
+    """For a file that is called as an image's picture is: the image's name, and what its other picture is called."""
     for ending, other in ((OVERLAY, MASK), (MASK, OVERLAY)):
         if image.name.endswith(ending):
             name = image.name.removesuffix(ending)
-            return Path(name).suffix.lower() in SUFFIXES or image.with_name(name + other).exists()
-    return False
+            return name, name + other
+    return "", ""
 
 
 def output_names(images: Sequence[Path], longest: int = _LONGEST) -> list[str]:

@@ -62,17 +62,16 @@ class Notes(logging.Handler):
 
 @contextmanager
 def logged_as_notes() -> Iterator[None]:
-    """While the block runs, what the library logs is notes."""
-    notes, propagates, level = Notes(logging.INFO), logger.propagate, logger.level
+    """While the block runs, what the logger "patchbank" is told is noted, but for its details (DEBUG)."""
+    notes = Notes()
+    before = logger.level
     logger.addHandler(notes)
     logger.setLevel(logging.INFO)
-    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(notes)
-        logger.setLevel(level)
-        logger.propagate = propagates
+        logger.setLevel(before)
 
 
 def note_trace(trace: str | None = None) -> None:

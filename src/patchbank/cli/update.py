@@ -70,6 +70,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Learn good images that were flagged, forget bad training images. A new version in the same file; 'patchbank
         rollback' undoes it."""
+        from patchbank.cli.output_folder import without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.model import PatchCore
         from patchbank.update.image_names import files_by_name, folders_of
@@ -77,7 +78,7 @@ def register(app: typer.Typer) -> None:
 
         target = output or model
         check_writable(target)
-        good = find_images(add) if add else []
+        good = without_outputs(find_images(add), add) if add else []
         with claimed(model):
             old = PatchCore.load(model, runtime=runtime)
             inferred = folders_of(remove or [], old.training_images) if certify else []

@@ -1,7 +1,7 @@
 """From an image file's bytes to an array. Files are untrusted: what a file is, its bytes say and not its name; its size
 is checked before anything is decoded; and one that is cut off or damaged is an error, not a picture with grey blocks.
 
-`docs/image-formats.md` says what is promised of each format.
+`docs/reference/image-formats.md` says what is promised of each format.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.exif import orientation, turned
 from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels
 from patchbank.imaging.jpeg import decode_jpeg
 from patchbank.imaging.tiff import decode_tiff
-
-Array = npt.NDArray[Any]
 
 MAX_CHUNKS = 200_000
 
@@ -121,31 +119,66 @@ def _decoded(data: bytes, channels: int, as_stored: bool, accept_damaged: bool) 
 
 
 def _png(data: bytes, as_stored: bool) -> Picture:
-    """Every part of a PNG has a checksum; OpenCV looks at most of them, and says so on stderr."""
-    position, turn, ends, parts = 8, 1, False, 0
-    while not ends:
+    """Every part of a PNG has a checksum; OpenCV looks at most of them, and says so on stderr. Texts and profiles are
+    not handed to it: unpacking them can take minutes."""
+    position, turn, coded, raw, view = 8, 1, [], 0, memoryview(data)
+    kept: list[bytes | memoryview] = [data[:8]]
+    kind = b""
+    for number in range(MAX_CHUNKS):
         if position + 12 > len(data):
             raise ImageError("is truncated (the PNG file has no end)")
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        body = position + 8
-        if body + length + 4 > len(data):
+        body, end = position + 8, position + 12 + length
+        if end > len(data):
             raise ImageError("is truncated (a part of the PNG file is not all there)")
-        found = int.from_bytes(data[body + length : body + length + 4], "big")
-        if zlib.crc32(memoryview(data)[position + 4 : body + length]) != found:
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise ImageError("is damaged (a part of the PNG file does not match its checksum); copy it again")
         if kind == b"IHDR":
             width, height, bits, colours = struct.unpack(">IIBB", data[body : body + 10])
             check_size(width, height, 4 if colours == 6 and as_stored else 3, 2 if bits == 16 else 1)
-        elif parts == 0:
+            raw = height * (1 + width * bits * _PNG_CHANNELS.get(colours, 4) // 8 + 1)
+        elif number == 0:
             raise ImageError("is damaged (the PNG file has no header)")
         elif kind == b"acTL":
             raise ImageError("is an animated PNG; expected one picture")
         elif kind == b"eXIf":
-            turn = orientation(data[body : body + length])
-        ends, parts, position = kind == b"IEND", parts + 1, body + length + 4
-        if parts > MAX_CHUNKS:
-            raise ImageError(f"is a PNG of more than {MAX_CHUNKS} parts: save it again")
-    return Picture(turned(_by_opencv(data, as_stored), turn))
+            turn = orientation(data[body : end - 4])
+        elif kind == b"IDAT":
+            coded.append(view[body : end - 4])
+        if kind[:1].isupper() or kind == b"tRNS":
+            kept.append(view[position:end])
+        position = end
+        if kind == b"IEND":
+            break
+    if kind != b"IEND":
+        raise ImageError(f"is a PNG of more than {MAX_CHUNKS} parts: save it again")
+    _check_coded(coded, raw)
+    return Picture(turned(_by_opencv(b"".join(kept), as_stored), turn))
+
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_MUCH = 1_000_000  # bytes that at the most become 1 GB
+_LAG = 315  # words of 64 bits: after so many, codes of 1 to 10 bits that repeat are in the same place again
+
+
+def _check_coded(parts: list[memoryview], raw: int) -> None:
+    """ImageError for coded data that would become much more than the picture's `raw` bytes: libpng unpacks it all."""
+    size = sum(map(len, parts))
+    if size > raw + raw // 16 + 65536:  # interlacing adds some bytes a row
+        raise ImageError(f"is damaged (the PNG file has {size:,} coded bytes for a picture of {raw:,})")
+    if size < _MUCH:
+        return
+    coded = b"".join(parts)
+    words = np.frombuffer(coded, np.uint64, len(coded) // 8)
+    other = np.flatnonzero(words[_LAG:] != words[:-_LAG])
+    if np.diff(other, prepend=-1, append=len(words) - _LAG).max() < 128:
+        return  # what unpacks to hundreds of times its size is the same few bits over and over
+    inflate, total = zlib.decompressobj(), 0
+    while not inflate.eof and coded:
+        total += len(inflate.decompress(coded, 2**20))
+        coded = inflate.unconsumed_tail
+        if total > 2 * raw + 65536:
+            raise ImageError("is damaged (the PNG file's coded data are longer than its picture)")
 
 
 def _bmp(data: bytes, as_stored: bool) -> Picture:

@@ -6,18 +6,16 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ImageError
 from patchbank.imaging.exif import orientation
 from patchbank.imaging.formats import check_size, max_pixels
 
-Array = npt.NDArray[Any]
-
 MAX_SCANS = 100
+MAX_SEGMENTS = 10_000  # before the first scan
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # Where zeros do not mean the end of a block in every table, they are coefficients, mostly -1 -1 -1 ...: whole blocks of
@@ -71,7 +69,11 @@ def read_header(data: bytes) -> JpegHeader:
     """Walks a JPEG's segments to its first scan. Raises ImageError for a picture that is too large or not there."""
     position, frame, turn = 2, None, 1
     firsts: dict[int, int] = {}
+    segments = 0
     while position + 4 <= len(data) and data[position] == 0xFF:
+        segments += 1
+        if segments > MAX_SEGMENTS:
+            raise ImageError(f"is a JPEG of more than {MAX_SEGMENTS} parts: save it again")
         marker = data[position + 1]
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes, and markers without a length
             position += 1 if marker == 0xFF else 2
