@@ -121,16 +121,16 @@ def test_an_unknown_choice_is_refused_with_the_known_ones():
 def test_a_file_cannot_name_a_calibration_that_there_is_not(images, tmp_path):
     """Drift and updates go by the method: an unknown one would be treated as none of those that they know."""
     from patchbank.model_file import archive
-    from patchbank.model_file.contents import load_calibration, packed
+    from patchbank.model_file.contents import packed, read
 
     model = PatchCore.fit(images, SMALL, backbone=FakeBackbone())
     manifest, entries = packed(model)
     for method in ("nothing", "none"):
         manifest["calibration"] = {**manifest["calibration"], "method": method}
         archive.write(tmp_path / "m", manifest, entries)
-        for read in (PatchCore.load, load_calibration):
-            with pytest.raises(ModelFileError, match=f"calibration: expected one of .*{method}"):
-                read(tmp_path / "m")
+        for reader in (PatchCore.load, read):
+            with pytest.raises(ModelFileError, match=f"calibration: method: expected one of .*{method}"):
+                reader(tmp_path / "m")
 
 
 def test_every_state_of_a_calibration_is_put_in_words():

@@ -23,7 +23,7 @@ from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, finite
 
 _Ranges = DoubleArray
 
@@ -33,6 +33,7 @@ LEAST_IMAGES = 5  # fewer say nothing about what is normal
 MOST_IMAGES = 500  # a random sample of more: bounds the file and the time of a check
 _ORDINARY_PATCHES = 0.10  # this share of the patches is at most as far from the bank as `patch_distance`
 _ORDINARY_CELLS = 0.25
+_LARGEST_VALUE = 1e15  # the squares of its distances stay within float32
 _LARGER = 5  # images whose deviations exceed the unit, or a tenth of them if they are few: close to the limit, so that
 # no measure's long tail widens the others' ranges much
 
@@ -106,7 +107,7 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: value, low, high, reason."""
-        return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
+        return {"value": finite(self.value), "low": self.low, "high": self.high, "reason": self.reason}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +137,9 @@ class Scene:
             raise ValueError(f"scene: expected {n} images of {v} cells of {d} numbers; got {self.cells.shape}")
         if np.any(np.diff(self.kept) <= 0) or self.kept[0] < 0 or self.kept[-1] >= GRID * GRID:
             raise ValueError("scene: expected ascending cells of the grid")
-        if not all(np.isfinite(x).all() for x in (self.measures, self.deviations, self.cells, self.projection)):
-            raise ValueError("scene: holds values that are not finite")
+        values = (self.measures, self.deviations, self.cells, self.projection)
+        if not all((np.abs(x) <= _LARGEST_VALUE).all() for x in values):  # False for NaN
+            raise ValueError(f"scene: expected finite values of at most {_LARGEST_VALUE:g}")
         if not 0 < self.max_false_alarms <= 0.5:
             raise ValueError(f"scene: expected a false-alarm rate in (0, 0.5]; got {self.max_false_alarms!r}")
 
