@@ -23,7 +23,7 @@ from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.versions import CALIBRATED
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring import scoring
 from patchbank.search import searcher as search
 
@@ -79,7 +79,7 @@ def asked_for_the_unknown():
     """For each option: the functions that choose by it, called with a choice that has no code."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((12, 4)).astype(np.float32)
-    some = Patches(features, np.arange(12, dtype=np.int32), (3, 4), (24, 32), Look(1.0, 1.0, 3, 4))
+    some = Patches(features, np.arange(12, dtype=np.int32), (3, 4), (24, 32), ImageStatistics(1.0, 1.0, 3, 4))
     searcher = search.build_searcher(features, Config())
     maps = [rng.standard_normal((1, 3, 4, 4)).astype(np.float32)]
     scores, nearest, bank = np.ones(12, np.float32), np.zeros((12, 1), np.int64), object()

@@ -56,7 +56,7 @@ def test_a_changed_model_has_another_identity(model, good):
 def test_representations_fit_a_few_lines(model, good):
     """A model's was a million characters: a debugger, a log or a notebook chokes on it."""
     result = model.predict(good[0])
-    things = [model, model.bank, model.calibration, model.normal, model.life, model.versions, model.roi, result]
+    things = [model, model.bank, model.calibration, model.normal, model.history, model.versions, model.roi, result]
     things += [result.regions, result.explain(), result.explain().findings, model.diff(1, 1)]
     for thing in things:
         assert len(repr(thing)) < 3000, type(thing)

@@ -29,7 +29,7 @@ from patchbank.model_file import contents
 from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
-from patchbank.update.update import Reason, repromised, rolled_back, updated
+from patchbank.update.update import Reason, rolled_back, updated, with_guarantee
 from patchbank.util.log import logger
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
@@ -160,7 +160,7 @@ class PatchCore(FittedModel):
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        return repromised(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+        return with_guarantee(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
 
     def update(
         self,
@@ -168,21 +168,24 @@ class PatchCore(FittedModel):
         remove: Iterable[str] = (),
         *,
         images: Mapping[str, ImageSource] | None = None,
-        representative: bool = False,
-        certify: bool = True,
+        random_sample: bool = False,
+        recalibrate: bool = True,
         note: str = "",
         author: str = "",
         time: str | None = None,
         skip_unreadable: bool = False,
         progress: Progress = silent,
+        representative: bool | None = None,
+        certify: bool | None = None,
     ) -> PatchCore:
-        """The model's next version, which has learned more images of good parts and forgotten training images.
+        """The model's next version, with images of good parts added and training images removed.
 
         add: images that were flagged although they are good. remove: names of training images (of `bank.images`).
         images: the training images by name, to measure the calibration scores again; needed to remove an image, unless
-        `certify` is False. representative: the added images are a sample of good parts that was not chosen by its
-        scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]` and
-        `diff()`. Raises ConfigError, DatasetError or ImageError.
+        `recalibrate` is False. random_sample: the added images are a random sample of good parts, which was not chosen
+        by its scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]`
+        and `diff()`. `representative` and `certify` are the former names of `random_sample` and `recalibrate`. Raises
+        ConfigError, DatasetError or ImageError.
         """
         return updated(
             self,
@@ -190,8 +193,8 @@ class PatchCore(FittedModel):
             list(taken(fitting.listed(add))),
             list(remove),
             images=images,
-            representative=representative,
-            certify=certify,
+            random_sample=random_sample if representative is None else representative,
+            recalibrate=recalibrate if certify is None else certify,
             skip_unreadable=skip_unreadable,
             reason=Reason(time or _now(), author, note),
             progress=progress,

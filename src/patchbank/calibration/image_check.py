@@ -111,7 +111,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ImageCheck:
     """The statistics of the training images as a whole, and the normal range of each.
 
     measures: (n, 6) float32, of n training images, in the order of MEASURES; distances are to the other images.
@@ -170,8 +170,8 @@ class Scene:
 
 
 @dataclass(eq=False)
-class SceneLearner:
-    """Takes left-out normal images one by one; ends as a Scene. Keeps little of each: GRID * GRID * DIMS numbers.
+class ImageCheckLearner:
+    """Takes left-out normal images one by one; ends as a ImageCheck. Keeps little of each: GRID * GRID * DIMS numbers.
 
     total: how many there will be, of which at most MOST_IMAGES are used.
     """
@@ -198,7 +198,7 @@ class SceneLearner:
             self._cells.append(cells)
         self.count += 1
 
-    def finish(self) -> Scene | None:
+    def finish(self) -> ImageCheck | None:
         """The scene; None if it is not wanted, or there are too few images."""
         n = len(self._values)
         if n < LEAST_IMAGES:
@@ -207,7 +207,7 @@ class SceneLearner:
         if len(kept) == 0:
             return None
         measures = np.column_stack([self._values, left_out_layouts(cells)]).astype(np.float32)
-        return Scene(
+        return ImageCheck(
             measures,
             leave_one_out_deviations(measures),
             cells,

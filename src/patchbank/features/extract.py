@@ -28,7 +28,7 @@ from patchbank.imaging.images import (
     thumbnail,
 )
 from patchbank.imaging.roi import Roi
-from patchbank.imaging.statistics import look_at
+from patchbank.imaging.statistics import image_statistics
 from patchbank.util.parallel import beside, in_order
 
 # An image, its patches or why it has none, its thumbnail.
@@ -45,7 +45,7 @@ def patches_of(
             image = blank(image, roi.inside(original), backbone.info.mean)
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     size = (image.shape[0], image.shape[1])
-    looking = beside(lambda: look_at(image, original, roi.inside(size) if roi else None))
+    looking = beside(lambda: image_statistics(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
     with Clock(timings, "scene"):

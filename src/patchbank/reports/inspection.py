@@ -78,7 +78,7 @@ class ReportRow:
             regions=result.regions,
             label=label,
             defective=defective,
-            scene=result.scene_reasons,
+            scene=result.distribution_reasons,
             made_by=result.made_by,
             time=result.time,
         )
@@ -94,7 +94,7 @@ class ReportRow:
             picture=b"",
             overlay=b"",
             regions=result.regions,
-            scene=result.scene_reasons,
+            scene=result.distribution_reasons,
             made_by=result.made_by,
             time=result.time,
         )

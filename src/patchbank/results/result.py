@@ -104,15 +104,25 @@ class Result:
         return None if self.threshold is None else not self.score <= self.threshold
 
     @property
-    def in_scene(self) -> bool | None:
+    def in_distribution(self) -> bool | None:
         """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
         not checked."""
-        return None if self.scene is None else not self.scene_reasons
+        return None if self.scene is None else not self.distribution_reasons
+
+    @property
+    def distribution_reasons(self) -> tuple[str, ...]:
+        """Why the image is out of distribution, in words: one reason for each measure outside its range."""
+        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+
+    @property
+    def in_scene(self) -> bool | None:
+        """The former name of `in_distribution`."""
+        return self.in_distribution
 
     @property
     def scene_reasons(self) -> tuple[str, ...]:
-        """Why the image is not of the scene that the model knows, in words: one for each measure outside its range."""
-        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+        """The former name of `distribution_reasons`."""
+        return self.distribution_reasons
 
     @cached_property
     def anomaly_map(self) -> FloatArray:
@@ -151,7 +161,7 @@ class Result:
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,
             "regions": [region.to_dict() for region in self.regions],
-            "in_scene": self.in_scene,
+            "in_scene": self.in_distribution,
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
             "model": self.made_by.to_dict() if self.made_by else None,
             "time": self.time,
