@@ -145,10 +145,11 @@ def support(n: int, max_false_alarms: float, confidence: float) -> Support:
     """Returns the rate that n normal images support, beside the wanted one."""
     if confidence == 0:
         rate = 1 / (n + 1)
-        needed = math.ceil(1 / max_false_alarms - 1 - 1e-9) if max_false_alarms > 0 else None
+        wanted = 1 / max_false_alarms - 1 - 1e-9 if max_false_alarms > 0 else math.inf
     else:  # (1 - rate)^n <= 1 - c: the largest of n exceeds the quantile
         rate = 1 - (1 - confidence) ** (1 / n)
-        needed = math.ceil(math.log(1 - confidence) / math.log1p(-max_false_alarms)) if max_false_alarms > 0 else None
+        wanted = math.log(1 - confidence) / math.log1p(-max_false_alarms) if max_false_alarms > 0 else math.inf
+    needed = math.ceil(wanted) if math.isfinite(wanted) else None  # infinite: of a rate of 0, or almost
     satisfied = rank(n, max_false_alarms, confidence) is not None
     return Support(n, satisfied, rate, needed, max_false_alarms, confidence)
 
