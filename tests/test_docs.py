@@ -34,6 +34,7 @@ RUN = (
     "docs/operate/explanations.md",
     "docs/reference/model-file.md",
     "docs/understand/paper.md",
+    "docs/operate/services.md",
     "docs/operate/updates.md",
     "docs/operate/image-check.md",
     "docs/operate/thresholds.md",
