@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.backbones import Backbone
+from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
+from patchbank.errors import BackboneError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import own, patches_of, taken
 from patchbank.fit import fit as fitting
@@ -242,6 +244,29 @@ class PatchCore(FittedModel):
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model
+
+    def __copy__(self) -> PatchCore:
+        return self  # it does not change
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of the file's bytes: the other process, or the later version, starts its own
+        session. They hold what the file does not, too: device and threads, `skipped`, whose file they came from."""
+        if not isinstance(self.backbone, OnnxBackbone):
+            raise BackboneError(
+                f"expected a network that patchbank runs in ONNX Runtime; got {type(self.backbone).__name__}, which "
+                "cannot be copied or pickled with its model: save the model, and load its file"
+            )
+        known = vars(self).get("made_by")
+        return _copied, (type(self), contents.file_bytes(self), self.backbone.runtime, self.skipped, known)
+
+
+def _copied(
+    cls: type[PatchCore], data: bytes, runtime: Runtime, skipped: tuple[Skipped, ...], made_by: MadeBy | None
+) -> PatchCore:
+    model = cls(**contents.copied(data, runtime), skipped=skipped)
+    if made_by is not None:
+        vars(model)["made_by"] = made_by
+    return model
 
 
 def _now() -> str:
