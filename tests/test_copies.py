@@ -1,4 +1,4 @@
-"""A model can be copied and sent: deepcopy, pickle, another process, joblib. The copy answers to the bit as the model."""
+"""A model can be copied and sent: deepcopy, pickle, another process, joblib. The copy gives the same bits."""
 
 from __future__ import annotations
 

@@ -3,14 +3,13 @@ inspection/inspect.py, is a step of the paper and a module here."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +19,11 @@ from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.errors import BackboneError
 from patchbank.features.embedding import Patches
-from patchbank.features.extract import own, patches_of, taken
+from patchbank.features.extract import patches_of, taken
 from patchbank.fit import fit as fitting
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import (
-    Array,
-    ImageSource,
-    Skipped,
-    name_of,
-    read_image,
-    shown,
-)
+from patchbank.imaging.images import Skipped, read_image, shown
+from patchbank.imaging.sources import Array, ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
@@ -63,7 +56,7 @@ class PatchCore(FittedModel):
         checkpoint: str | Path | None = None,
         progress: Progress = silent,
     ) -> PatchCore:
-        """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
+        """Learns what good parts look like from images of good parts, of any sizes and kinds (see `predict`).
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
         and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
@@ -82,28 +75,30 @@ class PatchCore(FittedModel):
         )
         return cls(**vars(model))
 
+    @overload  # for mypy, a text is a sequence too
+    def predict(self, images: ImageSource) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
+    def predict(self, images: Sequence[ImageSource]) -> list[Result]: ...
     @overload
     def predict(self, images: Iterator[ImageSource]) -> Iterator[Result]: ...
-    @overload
-    def predict(self, images: str | os.PathLike[str] | Array) -> Result: ...
-    @overload
-    def predict(self, images: Any) -> Any: ...
 
-    def predict(self, images: Any) -> Any:
+    def predict(
+        self, images: ImageSource | Sequence[ImageSource] | Iterator[ImageSource]
+    ) -> Result | list[Result] | Iterator[Result]:
         """Inspects one image (-> Result), a list or tuple (-> list of Results) or an iterator (-> iterator of Results,
         as they come).
 
-        An image is a path, an array (H, W[, C]) or a PIL image. An image alone gives the same numbers as among others.
-        What an iterator hands out is copied at once, so a camera's buffer may be used again (see `predict_each`).
-        Raises ImageError for an unusable image.
+        An image is a path, a file's bytes, a file open for reading bytes, an array (H, W[, C]) of NumPy, PyTorch, JAX
+        or CuPy, a PIL image, or one of these with a name (`Named`). An image alone gives the same numbers as among
+        others. What an iterator hands out is copied at once, so a camera's buffer may be used again (see
+        `predict_each`). Raises ImageError for an unusable image.
         """
-        if isinstance(images, (list, tuple)):
-            return list(self._stream(images))
-        if isinstance(images, Iterator):
-            return self._stream(images)
-        image = own(images)  # what the result shows later is what was inspected
+        if not is_one_image(images):
+            if isinstance(images, Sequence):
+                return list(self._stream(cast(Sequence[ImageSource], images)))
+            if isinstance(images, Iterator):
+                return self._stream(images)
+        image = own(cast(ImageSource, images))  # what the result shows later is what was inspected
         return self._inspect(image, name_of(image, 0))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
@@ -195,7 +190,7 @@ class PatchCore(FittedModel):
             self._describe,
             list(taken(fitting.listed(add))),
             list(remove),
-            images=images,
+            images=None if images is None else {name: held(image) for name, image in images.items()},
             representative=representative,
             certify=certify,
             skip_unreadable=skip_unreadable,

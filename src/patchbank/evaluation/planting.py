@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.errors import ImageError
-from patchbank.imaging.images import Array
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import Array
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from patchbank.backbones.base import Backbone
 from patchbank.errors import BackboneError
-from patchbank.imaging.images import SIDE_MULTIPLE, Array, normalise
+from patchbank.imaging.images import SIDE_MULTIPLE, normalise
+from patchbank.imaging.sources import Array
 
 FloatArray = npt.NDArray[np.float32]
 

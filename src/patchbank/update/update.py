@@ -26,7 +26,8 @@ from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
-from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.imaging.images import Skipped
+from patchbank.imaging.sources import Array, ImageSource, name_of
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
