@@ -37,7 +37,17 @@ if TYPE_CHECKING:
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
-    from patchbank.evaluation.metrics import PixelMetrics, PixelResult, aupro, auroc, average_precision, best_f1, pixel_auroc, pixel_average_precision, pixel_metrics
+    from patchbank.evaluation.metrics import (
+        PixelMetrics,
+        PixelResult,
+        aupro,
+        auroc,
+        average_precision,
+        best_f1,
+        pixel_auroc,
+        pixel_average_precision,
+        pixel_metrics,
+    )
     from patchbank.export.coco import export_coco
     from patchbank.export.labelme import export_labelme
     from patchbank.fitted.versions import Version

@@ -298,7 +298,7 @@ class Config:
         return _from_mapping(cls, with_preset(values))
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Config:
+    def preset(cls, name: str, **changes: object) -> Config:
         """The options of a preset ('fast', 'balanced' or 'accurate'), changed as the keywords say."""
         return cls.from_dict({"preset": name, **changes})
 

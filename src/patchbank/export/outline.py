@@ -12,8 +12,9 @@ _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def outline(region: Region) -> list[tuple[int, int]]:
-    """The corners (x, y) of the pixels' outer edge, clockwise as on a screen, from the top left one; pixel (x, y) covers
-    x..x+1, y..y+1. Holes are filled. One loop: where two pixels touch at a corner only, it passes there twice."""
+    """The corners (x, y) of the pixels' outer edge, clockwise as on a screen, from the top left one; pixel (x, y)
+    covers x..x+1, y..y+1. Holes are filled. One loop: where two pixels touch at a corner only, it passes there twice.
+    """
     import cv2
 
     x, y, width, height = region.box
@@ -22,7 +23,7 @@ def outline(region: Region) -> list[tuple[int, int]]:
     inside = filled.view(np.bool_)
     column = int(inside[1].argmax())  # of the first pixel in the top row, whose left upper corner is a corner
     start = here = (column, 1)
-    heading, corners = 0, []
+    heading, corners = 0, list[tuple[int, int]]()
     while True:
         # The pixels ahead, at the left and at the right hand. 8 neighbours connect: a pixel at the left hand is a part
         # of the region even if the one at the right hand is none.

@@ -376,12 +376,21 @@ def _scaled(array: Array, white: float, ours: bool) -> FloatArray:
 
 def write_png(path: Path, picture: Array) -> None:
     """Writes (H, W, 3) RGB or (H, W) uint8 or bool as PNG, aside and renamed; makes its folder. Raises OutputError."""
+    try:
+        data = encode_png(picture)
+    except ImageError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    make_folder(path.parent)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_png(picture: Array) -> bytes:
+    """(H, W, 3) RGB or (H, W) uint8 or bool -> the bytes of a PNG file. Raises ImageError."""
     import cv2
 
     eight_bit = picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture
     ok, data = cv2.imencode(".png", eight_bit[:, :, ::-1] if eight_bit.ndim == 3 else eight_bit)
     if not ok:
-        raise OutputError(f"cannot write {path}: an image of shape {picture.shape} cannot be encoded as PNG")
-    make_folder(path.parent)
-    with atomic_write(path) as file:
-        file.write(data.tobytes())
+        raise ImageError(f"an image of shape {picture.shape} cannot be encoded as PNG")
+    return data.tobytes()
