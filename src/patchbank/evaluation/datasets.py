@@ -306,7 +306,7 @@ def _check_truth(truth: Path, test: Iterable[Sample]) -> None:
 
 
 def _is_category(folder: Path) -> bool:
-    if _is_visa(folder):
+    if (folder / "Data" / "Images").is_dir():
         return True
     train = folder / "train"
     return (
