@@ -6,7 +6,7 @@
 
 Every setting goes through the library's own steps (embedding, coreset, search, expected distances, scores); only the
 feature maps are kept between settings, in --cache. The best settings of a study are flattered by it: these are the
-very images that are reported. What was concluded is in docs/quality.md, whose tables are made of the results.
+very images that are reported. What was concluded is in docs/results/quality.md, whose tables are made of the results.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from patchbank.features.embedding import Patches, bilinear_matrix, embed
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging import images
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring import scoring
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.search.searcher import build_searcher
@@ -270,7 +270,7 @@ def embedded(maps: list[FloatArray], setting: Setting) -> Patches:
     features = embed(chosen, config)[0]  # (h, w, D)
     grid = (features.shape[0], features.shape[1])
     place = np.arange(grid[0] * grid[1], dtype=np.int32)
-    return Patches(features.reshape(len(place), -1), place, grid, grid, Look(1.0, 1.0, *grid))
+    return Patches(features.reshape(len(place), -1), place, grid, grid, ImageStatistics(1.0, 1.0, *grid))
 
 
 def transformed(patches: list[Patches], setting: Setting) -> Callable[[Patches], Patches]:

@@ -25,6 +25,7 @@ NAMES = [
     "Evaluation",
     "Explanation",
     "Finding",
+    "ImageCheck",
     "ImageError",
     "Measurement",
     "MemoryBank",
@@ -33,6 +34,7 @@ NAMES = [
     "Named",
     "NormalPatch",
     "Oddity",
+    "Outlier",
     "OutputError",
     "PatchCore",
     "PatchbankError",
@@ -45,6 +47,7 @@ NAMES = [
     "Shift",
     "Skipped",
     "Suspect",
+    "SuspectedOutlier",
     "Version",
     "WeightsNotFoundError",
     "audit_images",
@@ -66,6 +69,7 @@ NAMES = [
     "read_dataset",
     "to_frame",
 ]
+FORMER = {"Oddity": "Outlier", "Scene": "ImageCheck", "Suspect": "SuspectedOutlier"}
 
 
 def parameters(function) -> str:
@@ -83,7 +87,7 @@ def test_public_names():
     assert patchbank.__all__ == NAMES
     assert set(NAMES) <= set(dir(patchbank))
     for name in NAMES:
-        assert getattr(patchbank, name).__name__ == name
+        assert getattr(patchbank, name).__name__ == FORMER.get(name, name)
 
 
 def test_unknown_names_are_attribute_errors():
@@ -99,7 +103,8 @@ def test_unknown_names_are_attribute_errors():
         ("PatchCore.explain", "self result * regions= neighbours="),
         (
             "PatchCore.update",
-            "self add= remove= * images= representative= certify= note= author= time= skip_unreadable= progress=",
+            "self add= remove= * images= random_sample= recalibrate= note= author= time= skip_unreadable= progress= "
+            "representative= certify=",
         ),
         ("PatchCore.rollback", "self to= * note= author= time="),
         ("PatchCore.diff", "self before= after="),
@@ -143,12 +148,12 @@ def test_results_are_frozen():
         "MemoryBank",
         "Measurement",
         "Drift",
-        "Scene",
+        "ImageCheck",
         "Shift",
-        "Suspect",
+        "SuspectedOutlier",
         "Audit",
         "AuditedImage",
-        "Oddity",
+        "Outlier",
         "Calibration",
         "Diff",
         "Version",

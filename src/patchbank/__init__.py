@@ -31,8 +31,8 @@ from patchbank.version import __version__ as __version__
 if TYPE_CHECKING:
     from patchbank.backbones import Backbone, load_backbone
     from patchbank.bank.memory_bank import MemoryBank
-    from patchbank.calibration.image_check import Measurement, Scene
-    from patchbank.calibration.outliers import Suspect
+    from patchbank.calibration.image_check import ImageCheck, Measurement
+    from patchbank.calibration.outliers import SuspectedOutlier
     from patchbank.calibration.thresholds import Calibration
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from patchbank.model import PatchCore
     from patchbank.monitoring.audit import Audit, audit_images, audit_model
     from patchbank.monitoring.drift import Drift, Shift, find_drift
-    from patchbank.results.audit import AuditedImage, Oddity
+    from patchbank.results.audit import AuditedImage, Outlier
     from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.results.result import Result
     from patchbank.results.tables import to_frame
@@ -80,16 +80,16 @@ _LAZY = {
     "MemoryBank": "patchbank.bank.memory_bank",
     "Named": "patchbank.imaging.sources",
     "NormalPatch": "patchbank.results.explanation",
-    "Oddity": "patchbank.results.audit",
+    "Outlier": "patchbank.results.audit",
     "PatchCore": "patchbank.model",
     "PixelMetrics": "patchbank.evaluation.metrics",
     "PixelResult": "patchbank.evaluation.metrics",
     "Region": "patchbank.scoring.anomaly_map",
     "Result": "patchbank.results.result",
-    "Scene": "patchbank.calibration.image_check",
+    "ImageCheck": "patchbank.calibration.image_check",
     "Shift": "patchbank.monitoring.drift",
     "Skipped": "patchbank.imaging.images",
-    "Suspect": "patchbank.calibration.outliers",
+    "SuspectedOutlier": "patchbank.calibration.outliers",
     "Version": "patchbank.fitted.versions",
     "audit_images": "patchbank.monitoring.audit",
     "audit_model": "patchbank.monitoring.audit",
@@ -127,6 +127,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Finding",
+    "ImageCheck",
     "ImageError",
     "Measurement",
     "MemoryBank",
@@ -135,6 +136,7 @@ __all__ = [
     "Named",
     "NormalPatch",
     "Oddity",
+    "Outlier",
     "OutputError",
     "PatchCore",
     "PatchbankError",
@@ -147,6 +149,7 @@ __all__ = [
     "Shift",
     "Skipped",
     "Suspect",
+    "SuspectedOutlier",
     "Version",
     "WeightsNotFoundError",
     "audit_images",
@@ -170,7 +173,13 @@ __all__ = [
 ]
 
 
+# Former names, for one more version: each is the class that has a new name.
+_FORMER = {"Oddity": "Outlier", "Scene": "ImageCheck", "Suspect": "SuspectedOutlier"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        return __getattr__(_FORMER[name])
     if name not in _LAZY:
         raise AttributeError(f"module 'patchbank' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, cast, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
@@ -21,21 +21,21 @@ from patchbank.errors import BackboneError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import patches_of, taken
 from patchbank.fit import fit as fitting
+from patchbank.fit.remarks import remarks
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import Skipped, read_image, shown
-from patchbank.imaging.sources import Array, ImageSource, held, is_one_image, name_of, own
+from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
 from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
-from patchbank.update.update import Reason, repromised, rolled_back, updated
+from patchbank.update.update import Reason, rolled_back, updated, with_guarantee
+from patchbank.util.log import logger
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.version import __version__
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +59,8 @@ class PatchCore(FittedModel):
         """Learns what good parts look like from images of good parts, of any sizes and kinds (see `predict`).
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
-        and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
+        and listed in `skipped`. What is missing for a guarantee, and which images look wrong, is logged (`logging`,
+        "patchbank"). checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
         from it, if neither its images (a list of paths) nor its options have changed, and says so (`logging`,
         "patchbank"). What an iterator hands out is copied at once (see `predict_each`). Raises ConfigError,
         BackboneError, ImageError or DatasetError.
@@ -73,6 +74,8 @@ class PatchCore(FittedModel):
             checkpoint=checkpoint,
             progress=progress,
         )
+        for remark in remarks(model):
+            logger.warning("%s", remark, extra={"remark": True})  # the command line says it after the summary
         return cls(**vars(model))
 
     @overload  # for mypy, a text is a sequence too
@@ -161,7 +164,7 @@ class PatchCore(FittedModel):
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        return repromised(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+        return with_guarantee(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
 
     def update(
         self,
@@ -169,21 +172,24 @@ class PatchCore(FittedModel):
         remove: Iterable[str] = (),
         *,
         images: Mapping[str, ImageSource] | None = None,
-        representative: bool = False,
-        certify: bool = True,
+        random_sample: bool = False,
+        recalibrate: bool = True,
         note: str = "",
         author: str = "",
         time: str | None = None,
         skip_unreadable: bool = False,
         progress: Progress = silent,
+        representative: bool | None = None,
+        certify: bool | None = None,
     ) -> PatchCore:
-        """The model's next version, which has learned more images of good parts and forgotten training images.
+        """The model's next version, with images of good parts added and training images removed.
 
         add: images that were flagged although they are good. remove: names of training images (of `bank.images`).
         images: the training images by name, to measure the calibration scores again; needed to remove an image, unless
-        `certify` is False. representative: the added images are a sample of good parts that was not chosen by its
-        scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]` and
-        `diff()`. Raises ConfigError, DatasetError or ImageError.
+        `recalibrate` is False. random_sample: the added images are a random sample of good parts, which was not chosen
+        by its scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]`
+        and `diff()`. `representative` and `certify` are the former names of `random_sample` and `recalibrate`. Raises
+        ConfigError, DatasetError or ImageError.
         """
         return updated(
             self,
@@ -191,8 +197,8 @@ class PatchCore(FittedModel):
             list(taken(fitting.listed(add))),
             list(remove),
             images=None if images is None else {name: held(image) for name, image in images.items()},
-            representative=representative,
-            certify=certify,
+            random_sample=random_sample if representative is None else representative,
+            recalibrate=recalibrate if certify is None else certify,
             skip_unreadable=skip_unreadable,
             reason=Reason(time or _now(), author, note),
             progress=progress,
@@ -222,7 +228,8 @@ class PatchCore(FittedModel):
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
+        """Writes the model file (docs/reference/model-file.md): beside its name first, then renamed.
+        Raises OutputError."""
         contents.save(self, path)
 
     @classmethod
@@ -231,7 +238,7 @@ class PatchCore(FittedModel):
         happens to the file later does not matter.
 
         trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
-        any operators, and it may cost what it wants (docs/model-file.md says what it may otherwise). Raises
+        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise). Raises
         ModelFileError or BackboneError.
         """
         runtime = runtime or Runtime()

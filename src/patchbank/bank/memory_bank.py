@@ -8,15 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.util.wording import brief
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-
 
 @dataclass(frozen=True, eq=False)
-class Reserve:
+class ArchivedVectors:
     """S patch features that the model keeps beside its bank, and their provenance: spares that can fill a hole, and
     vectors of earlier versions of the bank.
 
@@ -33,12 +31,12 @@ class Reserve:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, numbers: npt.NDArray[np.integer]) -> Reserve:
+    def take(self, numbers: npt.NDArray[np.integer]) -> ArchivedVectors:
         """Some of the vectors, in the order of their numbers."""
-        return Reserve(self.vectors[numbers], self.image[numbers], self.row[numbers], self.column[numbers])
+        return ArchivedVectors(self.vectors[numbers], self.image[numbers], self.row[numbers], self.column[numbers])
 
     @classmethod
-    def joined(cls, parts: Sequence[Reserve]) -> Reserve:
+    def joined(cls, parts: Sequence[ArchivedVectors]) -> ArchivedVectors:
         """At least one part's vectors, one after the other."""
         names = ("vectors", "image", "row", "column")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
@@ -83,7 +81,7 @@ class MemoryBank:
         return len(self.vectors)
 
     def origin(self, index: int) -> tuple[str, int, int]:
-        """Where a vector came from: the training image's name, and the row and column in its patch grid."""
+        """Returns the origin of a vector: the training image's name, and the row and column in its patch grid."""
         return self.images[self.image[index]], int(self.row[index]), int(self.column[index])
 
     def _check_places(self) -> None:
@@ -94,6 +92,6 @@ class MemoryBank:
         if not inside.all():
             raise ValueError("row, column: expected places inside the training images' grids")
 
-    def vectors_per_image(self) -> npt.NDArray[np.int64]:
+    def vectors_per_image(self) -> IndexArray:
         """(len(images),) how many vectors each training image contributed."""
         return np.bincount(self.image, minlength=len(self.images))

@@ -17,16 +17,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, finite
 
-FloatArray = npt.NDArray[np.float32]
-_Ranges = npt.NDArray[np.float64]
+_Ranges = DoubleArray
 
 GRID = 8  # cells down and across, in which the layout is compared
 DIMS = 16  # of a cell's features, after a random projection
@@ -34,6 +33,7 @@ LEAST_IMAGES = 5  # fewer say nothing about what is normal
 MOST_IMAGES = 500  # a random sample of more: bounds the file and the time of a check
 _ORDINARY_PATCHES = 0.10  # this share of the patches is at most as far from the bank as `patch_distance`
 _ORDINARY_CELLS = 0.25
+_LARGEST_VALUE = 1e15  # the squares of its distances stay within float32
 _LARGER = 5  # images whose deviations exceed the unit, or a tenth of them if they are few: close to the limit, so that
 # no measure's long tail widens the others' ranges much
 
@@ -107,12 +107,12 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: value, low, high, reason."""
-        return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
+        return {"value": finite(self.value), "low": self.low, "high": self.high, "reason": self.reason}
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """What the training images look like as a whole.
+class ImageCheck:
+    """The statistics of the training images as a whole, and the normal range of each.
 
     measures: (n, 6) float32, of n training images, in the order of MEASURES; distances are to the other images.
     deviations: (n,) float32, each image's largest against the others. cells: (n, V, d) float32, mean projected features
@@ -123,7 +123,7 @@ class Scene:
     measures: FloatArray
     deviations: FloatArray
     cells: FloatArray
-    kept: npt.NDArray[np.int32]
+    kept: IntArray
     projection: FloatArray
     max_false_alarms: float
 
@@ -137,8 +137,9 @@ class Scene:
             raise ValueError(f"scene: expected {n} images of {v} cells of {d} numbers; got {self.cells.shape}")
         if np.any(np.diff(self.kept) <= 0) or self.kept[0] < 0 or self.kept[-1] >= GRID * GRID:
             raise ValueError("scene: expected ascending cells of the grid")
-        if not all(np.isfinite(x).all() for x in (self.measures, self.deviations, self.cells, self.projection)):
-            raise ValueError("scene: holds values that are not finite")
+        values = (self.measures, self.deviations, self.cells, self.projection)
+        if not all((np.abs(x) <= _LARGEST_VALUE).all() for x in values):  # False for NaN
+            raise ValueError(f"scene: expected finite values of at most {_LARGEST_VALUE:g}")
         if not 0 < self.max_false_alarms <= 0.5:
             raise ValueError(f"scene: expected a false-alarm rate in (0, 0.5]; got {self.max_false_alarms!r}")
 
@@ -148,14 +149,14 @@ class Scene:
         return tuple(_measurement(*row) for row in rows)
 
     def layout(self, patches: Patches) -> float:
-        """How far an image's cells are from those of the most similar training image. Needs no distances, so it can
-        be found while these are."""
+        """Returns the distance of an image's cells from those of the most similar training image. It
+        needs no distances, so it can be found while these are."""
         cells = cells_of(patches, self.projection)[self.kept]
         return float(layout_distances(np.nan_to_num(cells), self.cells).min())
 
     @property
     def support(self) -> Support:
-        """Whether there are enough images for the promise, and what they can promise."""
+        """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(len(self.measures), self.max_false_alarms, 0.0)
 
     @cached_property
@@ -169,8 +170,8 @@ class Scene:
 
 
 @dataclass(eq=False)
-class SceneLearner:
-    """Takes left-out normal images one by one; ends as a Scene. Keeps little of each: GRID * GRID * DIMS numbers.
+class ImageCheckLearner:
+    """Takes left-out normal images one by one; ends as a ImageCheck. Keeps little of each: GRID * GRID * DIMS numbers.
 
     total: how many there will be, of which at most MOST_IMAGES are used.
     """
@@ -197,7 +198,7 @@ class SceneLearner:
             self._cells.append(cells)
         self.count += 1
 
-    def finish(self) -> Scene | None:
+    def finish(self) -> ImageCheck | None:
         """The scene; None if it is not wanted, or there are too few images."""
         n = len(self._values)
         if n < LEAST_IMAGES:
@@ -206,7 +207,7 @@ class SceneLearner:
         if len(kept) == 0:
             return None
         measures = np.column_stack([self._values, left_out_layouts(cells)]).astype(np.float32)
-        return Scene(
+        return ImageCheck(
             measures,
             leave_one_out_deviations(measures),
             cells,
@@ -222,7 +223,7 @@ def random_projection(dims: int, rng: np.random.Generator) -> FloatArray:
     return projection.astype(np.float32)
 
 
-def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, IndexArray]:
     """Images' cells, (GRID * GRID, d) each -> those that have patches in all images, (n, V, d), and which they are."""
     every = np.stack(cells)
     kept = np.flatnonzero(np.isfinite(every).all(axis=(0, 2)))  # with a region of interest, some cells are empty
@@ -230,7 +231,7 @@ def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[n
 
 
 def left_out_layouts(cells: FloatArray) -> list[float]:
-    """How far each of n >= 2 images' cells, (n, V, d), are from those of the most similar other image."""
+    """Returns the distance of each of n >= 2 images' cells, (n, V, d), from those of the most similar other image."""
     return [float(np.delete(layout_distances(own, cells), i).min()) for i, own in enumerate(cells)]
 
 
@@ -276,8 +277,8 @@ def leave_one_out_deviations(measures: FloatArray) -> FloatArray:
 
 
 def widening(deviations: FloatArray, max_false_alarms: float) -> float:
-    """How many units a normal image may deviate: a further, exchangeable one exceeds it with probability at most
-    `max_false_alarms`, as far as leaving one image out does not change the units.
+    """Returns by how many units a normal image may deviate. A further, exchangeable one exceeds it with probability at
+    most `max_false_alarms`, as far as leaving one image out does not change the units.
 
     n images cannot support a rate below 1 / (n + 1). Their largest deviation is then widened as if deviations had
     exponential tails: by log(rate) / log(1 / (n + 1)). At least one unit: identical images have no deviations.
@@ -287,7 +288,7 @@ def widening(deviations: FloatArray, max_false_alarms: float) -> float:
     return max(1.0, threshold_of(deviations, max_false_alarms) * tail)
 
 
-def _scaled(measures: npt.NDArray[Any]) -> _Ranges:
+def _scaled(measures: Array) -> _Ranges:
     columns = measures.astype(np.float64).T
     return np.column_stack([m.scaled(column) for m, column in zip(MEASURES, columns, strict=True)])
 
@@ -300,7 +301,7 @@ def _centre_and_unit(scaled: _Ranges) -> tuple[_Ranges, _Ranges]:
 
 
 def _sided(difference: _Ranges) -> _Ranges:
-    """What counts as a deviation: either direction, or upwards only."""
+    """Returns the deviations that count: either direction, or upwards only."""
     upwards = np.array([not m.low for m in MEASURES])
     return np.where(upwards, np.maximum(difference, 0), np.abs(difference))
 

@@ -18,20 +18,19 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray
 from patchbank.util.wording import brief, counted
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Support:
-    """What n normal images can promise. kept: whether the wanted rate is among it. rate: the smallest share of false
-    alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
+    """The rates that n normal images support. satisfied: whether the wanted rate is one of them. rate: the smallest
+    share of false alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is
+    enough."""
 
     n: int
-    kept: bool
+    satisfied: bool
     rate: float
     needed: int | None
     max_false_alarms: float
@@ -41,18 +40,28 @@ class Support:
         at = f" at {percent(self.confidence)}" if self.confidence else " on average"
         wanted = percent(self.max_false_alarms)
         these = counted(self.n, "good image supports", "good images support")
-        if self.kept:
+        if self.satisfied:
             return f"{these} {wanted}{at}"
         needs = f"{wanted} needs {self.needed:,}" if self.needed else f"{wanted} cannot be promised by any number"
         return f"{these} {percent_up(self.rate)}{at}; {needs}"
 
     @property
-    def promise(self) -> str:
-        """What the threshold promises, in words: the wanted rate, or the smallest that is supported."""
-        rate = percent(self.max_false_alarms) if self.kept else percent_up(self.rate)
+    def guarantee(self) -> str:
+        """The guarantee of the threshold in words: the wanted rate, or the smallest supported one."""
+        rate = percent(self.max_false_alarms) if self.satisfied else percent_up(self.rate)
         return f"at most {rate} false alarms " + (
             f"with {percent(self.confidence)} confidence" if self.confidence else "on average"
         )
+
+    @property
+    def kept(self) -> bool:
+        """The former name of `satisfied`."""
+        return self.satisfied
+
+    @property
+    def promise(self) -> str:
+        """The former name of `guarantee`."""
+        return self.guarantee
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +106,7 @@ class Calibration:
 
     @property
     def support(self) -> Support:
-        """Whether there are enough images for the promise, and what they can promise."""
+        """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(len(self.scores), self.max_false_alarms, self.confidence)
 
     def p_value(self, score: float) -> float:
@@ -133,15 +142,16 @@ def rank(n: int, max_false_alarms: float, confidence: float = 0.0) -> int | None
 
 
 def support(n: int, max_false_alarms: float, confidence: float) -> Support:
-    """What n normal images can promise, beside the rate that is wanted."""
+    """Returns the rate that n normal images support, beside the wanted one."""
     if confidence == 0:
         rate = 1 / (n + 1)
-        needed = math.ceil(1 / max_false_alarms - 1 - 1e-9) if max_false_alarms > 0 else None
+        wanted = 1 / max_false_alarms - 1 - 1e-9 if max_false_alarms > 0 else math.inf
     else:  # (1 - rate)^n <= 1 - c: the largest of n exceeds the quantile
         rate = 1 - (1 - confidence) ** (1 / n)
-        needed = math.ceil(math.log(1 - confidence) / math.log1p(-max_false_alarms)) if max_false_alarms > 0 else None
-    kept = rank(n, max_false_alarms, confidence) is not None
-    return Support(n, kept, rate, needed, max_false_alarms, confidence)
+        wanted = math.log(1 - confidence) / math.log1p(-max_false_alarms) if max_false_alarms > 0 else math.inf
+    needed = math.ceil(wanted) if math.isfinite(wanted) else None  # infinite: of a rate of 0, or almost
+    satisfied = rank(n, max_false_alarms, confidence) is not None
+    return Support(n, satisfied, rate, needed, max_false_alarms, confidence)
 
 
 def percent(share: float) -> str:
@@ -155,7 +165,7 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
-def binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+def binomial_cdf(n: int, p: float) -> DoubleArray:
     """(n + 1,) P(Binomial(n, p) <= m) for m = 0..n, by logarithms: nothing underflows that matters."""
     if p <= 0:
         return np.ones(n + 1)

@@ -14,6 +14,7 @@ from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import say
 from patchbank.config import Config, Runtime
 from patchbank.errors import MissingExtraError
+from patchbank.util.log import quiet
 
 if TYPE_CHECKING:
     from patchbank.results.result import Result
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
         folder = make_folder(out)
         say(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
         start = time.perf_counter()
-        with progress_bar() as progress:
+        with progress_bar() as progress, quiet():
             model = PatchCore.fit(train, config, runtime=runtime, progress=progress)
         fit_s = time.perf_counter() - start
         model.save(folder / "solar.patchbank")

@@ -15,7 +15,7 @@ from patchbank.cli.threshold import described
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.calibration.image_check import Scene
+    from patchbank.calibration.image_check import ImageCheck
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             say_json(manifest, indent=1)
             return
         backbone, bank, calibration = manifest["backbone"], manifest["bank"], stored.state.calibration
-        last = stored.life.versions[-1]
+        last = stored.history.versions[-1]
         layers = [
             f"{each['name']} ({each['channels']} channels, stride {each['stride']})" for each in backbone["layers"]
         ]
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             "threshold": described(calibration) if calibration else "none",
             "scene": _scene(stored.state.scene),
         }
-        if calibration and not calibration.support.kept:
+        if calibration and not calibration.support.satisfied:
             rows["support"] = str(calibration.support)
         if math.isnan(last.covering_radius):
             rows["radius"] = "unknown"
@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
             say(f"  {name:<20} {value}")
 
 
-def _scene(scene: Scene | None) -> str:
+def _scene(scene: ImageCheck | None) -> str:
     if scene is None:
         return "not checked"
     from patchbank.calibration.image_check import MEASURES

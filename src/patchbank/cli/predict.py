@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Inspect images: score, verdict and regions of each, and whether it is of the scene that the model knows.
         Every image gets a verdict or is named at the end with the reason why not; then the exit code is that of the
-        gravest reason, 3 for an unreadable image (docs/batches.md)."""
+        gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.cli.exports import Exports
@@ -76,7 +76,7 @@ def register(app: typer.Typer) -> None:
                 refused.append(result)
                 continue
             found += bool(result.is_anomalous)
-            strange += result.in_scene is False
+            strange += result.in_distribution is False
             try:
                 show(result)  # printed before its pictures are drawn: whatever happens to these, the verdict is out
             except OutputError as error:
@@ -108,8 +108,8 @@ def _as_json(result: Result) -> None:
 def _as_csv(result: Result) -> None:
     threshold = "" if result.threshold is None else result.threshold
     p_value = "" if result.p_value is None else result.p_value
-    verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
-    why = "; ".join(result.scene_reasons)
+    verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_distribution))
+    why = "; ".join(result.distribution_reasons)
     say_row((result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why))
 
 
@@ -118,7 +118,7 @@ def _as_text(result: Result) -> None:
     against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
     regions = len(result.regions)
     where = f", {counted(regions, 'region')}" if regions else ""
-    scene = f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}" if result.in_scene is False else ""
+    scene = f"; NOT THE SCENE: {'; '.join(result.distribution_reasons)}" if result.in_distribution is False else ""
     say(f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}")
 
 

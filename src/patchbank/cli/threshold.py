@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
         now = stored.state.calibration
         if now is None:
             raise ConfigError(f"{model} was fitted with calibration = 'none': it has no held-out scores; fit it again")
-        calibrated = stored.life.versions[-1].calibrated
+        calibrated = stored.history.versions[-1].calibrated
         config = Config(
             max_false_alarms=now.max_false_alarms if max_false_alarms is None else max_false_alarms,
             confidence=now.confidence if confidence is None else confidence,
@@ -78,6 +78,8 @@ def register(app: typer.Typer) -> None:
         elif output:
             say(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
             say_threshold(wanted)
+            if not wanted.support.satisfied:
+                note(f"{wanted.support}; the threshold is their largest score")
         else:
             _table(now, wanted)
         if calibrated in ("bound", "stale"):
@@ -87,14 +89,12 @@ def register(app: typer.Typer) -> None:
 def described(calibration: Calibration) -> str:
     """The threshold, its promise and where it comes from, on one line."""
     method, support = calibration.method.replace("_", " "), calibration.support
-    return f"{calibration.threshold:.4f} ({support.promise}; {method}, {counted(support.n, 'image')})"
+    return f"{calibration.threshold:.4f} ({support.guarantee}; {method}, {counted(support.n, 'image')})"
 
 
 def say_threshold(calibration: Calibration) -> None:
-    """The threshold and its promise on stdout; on stderr what is missing for the promise, if anything is."""
+    """The threshold and its promise."""
     say(f"threshold {described(calibration)}")
-    if not calibration.support.kept:
-        note(f"{calibration.support}; the threshold is their largest score")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _rows(wanted: Calibration) -> list[_Row]:
         _Row(
             one.max_false_alarms,
             one.confidence,
-            one.support.kept,
+            one.support.satisfied,
             one.support.needed,
             one.threshold,
             one.pixel_threshold,

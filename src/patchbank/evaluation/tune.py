@@ -1,4 +1,4 @@
-"""Which settings to use on this machine for these parts: cost and quality of a few candidates, measured.
+"""Tuning: measures cost and quality of a few settings on this machine, for these parts.
 
 Without labelled defects, quality is how well planted ones are found (planting.py): good for comparing settings, no
 forecast. Every candidate meets the same images: some good ones are learned, others are held out, and inspected with and
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
@@ -26,6 +26,7 @@ from patchbank.evaluation.planting import KINDS, plant_each
 from patchbank.imaging.images import read_image
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 
 MOST_LEARNED = 200  # good images that a candidate learns from
@@ -39,16 +40,16 @@ _SIZES = (192, 320, 448, 640)
 
 
 class Inspected(Protocol):
-    """What tuning needs of a result: `patchbank.Result` has it."""
+    """The part of a result that tuning needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
     @property
-    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+    def anomaly_map(self) -> FloatArray: ...
 
 
 class Inspector(Protocol):
-    """What tuning needs of a model: `PatchCore` has it."""
+    """The part of a model that tuning needs. `PatchCore` has it."""
 
     def predict(self, image: Any, /) -> Inspected: ...
 
@@ -229,7 +230,7 @@ def _readable(path: Path, format: ImageFormat) -> bool:
     return True
 
 
-def _source(image: npt.NDArray[np.uint8], format: ImageFormat) -> ImageSource:
+def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
     """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
     own = image[:, :, : format.channels or 3]
     own = own[:, :, ::-1] if format.channel_order == "bgr" else own
@@ -239,4 +240,5 @@ def _source(image: npt.NDArray[np.uint8], format: ImageFormat) -> ImageSource:
 def _fit_patchcore(paths: Sequence[Path], config: Config, runtime: Runtime) -> Inspector:
     from patchbank.model import PatchCore
 
-    return PatchCore.fit(list(paths), config, runtime=runtime)
+    with quiet():
+        return PatchCore.fit(list(paths), config, runtime=runtime)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray
 from patchbank.scoring.anomaly_map import Region
 
 # Where the next corner lies, going with the region at the right hand: right, down, left, up.
@@ -38,7 +38,7 @@ def outline(region: Region) -> list[tuple[int, int]]:
     return [(cx + x - 1, cy + y - 1) for cx, cy in corners]
 
 
-def _ahead(inside: npt.NDArray[np.bool_], corner: tuple[int, int], heading: int) -> tuple[bool, bool]:
+def _ahead(inside: BoolArray, corner: tuple[int, int], heading: int) -> tuple[bool, bool]:
     """Whether the pixels ahead of a corner, at the left and at the right hand, are of the region."""
     x, y = corner
     pixels = {

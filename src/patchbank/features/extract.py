@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.config import Config
 from patchbank.errors import ImageError, PatchbankError
@@ -16,8 +17,8 @@ from patchbank.features.embedding import Patches, embed
 from patchbank.features.tiling import layer_maps
 from patchbank.imaging.images import Skipped, blank, input_size, read_image, reason_of, resize, thumbnail
 from patchbank.imaging.roi import Roi
-from patchbank.imaging.sources import Array, ImageSource, held, is_open_file, is_path, name_of, own, unnamed
-from patchbank.imaging.statistics import look_at
+from patchbank.imaging.sources import ImageSource, held, is_open_file, is_path, name_of, own, unnamed
+from patchbank.imaging.statistics import image_statistics
 from patchbank.util.parallel import beside, in_order
 
 # An image, its patches or why it has none, its thumbnail.
@@ -34,7 +35,7 @@ def patches_of(
             image = blank(image, roi.inside(original), backbone.info.mean)
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     size = (image.shape[0], image.shape[1])
-    looking = beside(lambda: look_at(image, original, roi.inside(size) if roi else None))
+    looking = beside(lambda: image_statistics(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
     with Clock(timings, "scene"):

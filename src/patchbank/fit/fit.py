@@ -12,10 +12,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, DatasetError, ImageError
@@ -25,16 +25,14 @@ from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_arra
 from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import born
+from patchbank.fitted.versions import initial_history
 from patchbank.imaging.images import Skipped
 from patchbank.imaging.roi import Roi
-from patchbank.imaging.sources import Array, ImageSource, Named, held, is_one_image, is_path, name_of
+from patchbank.imaging.sources import ImageSource, Named, held, is_one_image, is_path, name_of
 from patchbank.scoring.expected_distance import Sample, expected_distance
 from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.util.progress import Progress
 from patchbank.validation import memory_budget
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def fit(
@@ -64,10 +62,10 @@ def fit(
         searcher = build_searcher(training.bank.vectors, config)
         bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
         calibration, normal, scene = calibrate(training.calibration, bank, searcher, config, progress)
-        life = born(bank, training.spares, calibration)
+        history = initial_history(bank, training.spares, calibration)
         pictures = training.thumbnails
         model = FittedModel(
-            config, network, bank, searcher, calibration, life, roi, pictures, training.skipped, normal, scene
+            config, network, bank, searcher, calibration, history, roi, pictures, training.skipped, normal, scene
         )
         return model, training.known
 
@@ -86,7 +84,7 @@ class Training:
     further fit of some of them; None where the memory budget has no room for both."""
 
     bank: MemoryBank
-    spares: Reserve
+    spares: ArchivedVectors
     sample: Sample | None
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]

@@ -12,13 +12,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.bank import coreset
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.features.embedding import CalibrationPatches, Patches
@@ -145,7 +144,7 @@ class PatchStream:
         """Some of the patches that were offered to the bank; None where the options need none."""
         return self._reservoir.sample() if self.config.distance_scaling and self.seen else None
 
-    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
+    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, ArchivedVectors, list[CalibrationPatches]]:
         """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
         size = self._limits.bank(self.seen, self.buffer.capacity // 2 if self.chunks else None)
         if self.chunks and self.config.sampler == "random":
@@ -165,14 +164,14 @@ class PatchStream:
             calibration = sorted(self.pool.images, key=lambda held: held.image)
         else:
             calibration = self.facts.split(self.buffer)
-        return bank, Reserve(*self.facts.located(self.buffer, chosen.spares)), calibration
+        return bank, ArchivedVectors(*self.facts.located(self.buffer, chosen.spares)), calibration
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs to go on from here, as plain arrays; those of the buffer and pool are no copies."""
         if not len(self.facts):
             return {}
         rng = json.dumps(self._rng.bit_generator.state).encode()
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, Array] = {
             "stream": np.array([*self._first, self.seen, self.chunks], np.int64),
             "rng": np.frombuffer(rng, np.uint8),
         }

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeGuard, Union, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.formats import max_file_bytes
-
-Array: TypeAlias = npt.NDArray[Any]
 
 _LONGEST_NAME = 4096  # characters: more than any file's path
 

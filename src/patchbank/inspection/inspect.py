@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import partial
 
+from patchbank.arrays import Array
 from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import fingerprint
-from patchbank.imaging.sources import Array, ImageSource, unnamed
+from patchbank.imaging.sources import ImageSource, unnamed
 from patchbank.results.result import Inspector, Result
 from patchbank.scoring import scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image

@@ -1,4 +1,4 @@
-"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/model-file.md`.
+"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/reference/model-file.md`.
 
 This module knows bytes, names, checksums and tensors; what they mean is the business of `schema.py` and `contents.py`.
 Files are untrusted input: every size, name and offset is checked before it is used, and nothing in a file can run code.
@@ -14,6 +14,7 @@ import math
 import re
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ModelFileError, OutputError
 from patchbank.util.files import atomic_write
 
@@ -37,7 +38,7 @@ _MAX_CONTAINERS, _MAX_VALUES = 500_000, 4_000_000  # of a manifest; 100 000 trai
 _MAX_DEPTH = 12
 _MAX_HEADER = 100_000  # bytes, of a safetensors entry
 _MAX_TEXT = 1 << 20  # characters
-_MAX_WHOLE = 10**308  # what becomes a float without an error
+MAX_WHOLE = int(sys.float_info.max)  # what becomes a float without an error
 _DIRECTORY_ROOM = 128  # bytes of the zip's directory for each entry: header, name and 64-bit sizes
 _ENTRY_NAME = re.compile(
     r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
@@ -47,8 +48,6 @@ _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30
 _END, _END_64, _LOCATOR_64 = 22, 56, 20  # bytes of the records at the end of a zip
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # same model, same bytes: no clock in the file
-
-Tensor = npt.NDArray[Any]
 
 
 def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
@@ -130,7 +129,7 @@ class ModelFile:
         except KeyError:
             raise self._bad(f"lacks its entry {name}") from None
 
-    def tensors(self, name: str, expected: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
+    def tensors(self, name: str, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
         """The arrays of a safetensors entry: exactly the `expected` names, each with its (dtype, number of
         dimensions)."""
         try:
@@ -246,19 +245,19 @@ def _check_values(manifest: Any) -> None:
                     raise ValueError(f"holds a text of {len(value):,} characters; expected at most {_MAX_TEXT:,}")
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ValueError("holds a number that is not finite")
-            elif isinstance(value, int) and abs(value) > _MAX_WHOLE:
-                raise ValueError("holds a whole number beyond 1e308")
+            elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+                raise ValueError("holds a whole number beyond 1.8e308")
         layer, depth = below, depth + 1
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
     """Arrays -> the bytes of a safetensors file."""
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
-def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
+def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
     """Views of the arrays in a safetensors file's bytes, without copying (the library's own reader copies).
 
     Raises ValueError unless the file holds exactly the `expected` names with their dtypes and numbers of dimensions,
@@ -279,7 +278,7 @@ def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> d
     return {name: _tensor(name, header[name], body, *about) for name, about in expected.items()}
 
 
-def _tensor(name: str, about: Any, body: memoryview, dtype_name: str, dimensions: int) -> Tensor:
+def _tensor(name: str, about: Any, body: memoryview, dtype_name: str, dimensions: int) -> Array:
     if not isinstance(about, dict) or about.get("dtype") != dtype_name:
         raise ValueError(f"tensor {name}: expected dtype {dtype_name}")
     shape, offsets = _naturals(about.get("shape"), dimensions), _naturals(about.get("data_offsets"), 2)

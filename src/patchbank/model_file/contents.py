@@ -1,5 +1,5 @@
 """What a model file's manifest and entries mean: a model as bytes, and back. Each part of the model has a pair of
-functions here; `model_file/archive.py` knows the bytes, `docs/model-file.md` specifies both.
+functions here; `model_file/archive.py` knows the bytes, `docs/reference/model-file.md` specifies both.
 
 Everything that is read is checked: a file that passes gives a model that predicts.
 """
@@ -16,24 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import IntArray
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.backbones.onnx_safety import check_plain
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import MemoryBank
-from patchbank.calibration.image_check import MEASURES, Scene
-from patchbank.calibration.outliers import Suspect
+from patchbank.calibration.image_check import MEASURES, ImageCheck
+from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ImageError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import Life, State
+from patchbank.fitted.versions import State, VersionHistory
 from patchbank.imaging.roi import Roi
 from patchbank.model_file import archive, schema
 from patchbank.model_file.thumbnails import check_thumbnail
-from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
+from patchbank.model_file.versions import NORMAL, SCENE, get_history, packed_radius, put_history, radius_of
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.searcher import build_searcher
@@ -79,7 +79,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     _put_bank(model.bank, manifest, entries)
     _put_calibration(model.calibration, manifest, entries)
     _put_normal(model.normal, manifest, entries)
-    put_life(model, manifest, entries)
+    put_history(model, manifest, entries)
     _put_scene(model.scene, manifest, entries)
     manifest["dropped"] = [dataclasses.asdict(suspect) for suspect in model.dropped]
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
@@ -95,10 +95,10 @@ class Stored:
     info: BackboneInfo
     bank: MemoryBank
     state: State
-    life: Life
+    history: VersionHistory
     roi: Roi | None
     thumbnails: Mapping[int, bytes]
-    dropped: tuple[Suspect, ...]
+    dropped: tuple[SuspectedOutlier, ...]
 
     @property
     def manifest(self) -> Manifest:
@@ -112,7 +112,7 @@ class Stored:
         }
         manifest = {name: described.get(name, value) for name, value in self.file.manifest.items()}
         if "versions" in manifest:
-            pairs = zip(manifest["versions"], self.life.versions, strict=True)
+            pairs = zip(manifest["versions"], self.history.versions, strict=True)
             manifest["versions"] = [about | version.to_dict() for about, version in pairs]
         return manifest
 
@@ -125,9 +125,9 @@ def read(path: str | Path, data: bytes | None = None) -> Stored:
         config, info = _config(file), _backbone_info(file)
         bank = _bank(file, config, info)
         state = _state(file, config, bank)
-        life = get_life(file, config, bank, state)
+        history = get_history(file, config, bank, state)
         roi = Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None
-        return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
+        return Stored(file, config, info, bank, state, history, roi, _thumbnails(file, bank), _dropped(file))
 
 
 def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
@@ -155,7 +155,7 @@ def _fields(stored: Stored, backbone: Backbone) -> dict[str, Any]:
         "bank": stored.bank,
         "searcher": searcher,
         "calibration": stored.state.calibration,
-        "life": stored.life,
+        "history": stored.history,
         "scene": stored.state.scene,
         "roi": stored.roi,
         "normal": stored.state.normal,
@@ -295,7 +295,7 @@ def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> Memory
     )
 
 
-def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:
+def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> IntArray:
     """(2,) the patch grid that all training images have: version 1 resized them to one size, and did not store it."""
     least = [max(int(tensors[name].max(initial=0)) + 1, 1) for name in ("row", "column")]
     if len(config.image_size) == 2:
@@ -322,7 +322,7 @@ def _described(calibration: Calibration) -> Manifest:
         "method": calibration.method,
         "max_false_alarms": calibration.max_false_alarms,
         "confidence": calibration.confidence,
-        "supported": support.kept,
+        "supported": support.satisfied,
         "supported_rate": support.rate,
         "images_needed": support.needed,
         "threshold": calibration.threshold,
@@ -359,32 +359,32 @@ def _normal(file: archive.ModelFile) -> NormalDistances | None:
     return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=about["images"])
 
 
-def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
+def _put_scene(scene: ImageCheck | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
         entries["scene.safetensors"] = archive.tensor_bytes({name: getattr(scene, name) for name in SCENE})
         manifest["scene"] = _ranges(scene)
 
 
-def _ranges(scene: Scene) -> Manifest:
+def _ranges(scene: ImageCheck) -> Manifest:
     """For other readers: they follow from the measures."""
     ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
     return {"ranges": {measure.name: pair for measure, pair in ranges}}
 
 
-def _scene(file: archive.ModelFile, config: Config, dims: int) -> Scene | None:
+def _scene(file: archive.ModelFile, config: Config, dims: int) -> ImageCheck | None:
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
     tensors = file.tensors("scene.safetensors", SCENE)
     if len(tensors["projection"]) != dims:
         raise ValueError("the scene's projection does not fit the bank's vectors")
-    return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
+    return ImageCheck(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
-def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
+def _dropped(file: archive.ModelFile) -> tuple[SuspectedOutlier, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
-    return tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
+    return tuple(SuspectedOutlier(**about) for about in file.manifest.get("dropped", []))
 
 
 def _thumbnails(file: archive.ModelFile, bank: MemoryBank) -> dict[int, bytes]:

@@ -1,8 +1,8 @@
 """What a manifest may say: one description of every key, its type and its range, and what must agree with what.
 
-`docs/model-file.md` says the same in words. The options have their own description, in `config.py`; whatever a model
-asks for beyond it is held to the limits here. Pure functions over JSON values; each raises ValueError that says what
-was expected and what was got.
+`docs/reference/model-file.md` says the same in words. The options have their own description, in `config.py`;
+whatever a model asks for beyond it is held to the limits here. Pure functions over JSON values; each raises
+ValueError that says what was expected and what was got.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD
 from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Config, choices
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
+from patchbank.model_file.archive import MAX_WHOLE
 
 Check = Callable[[Any], None]
 
@@ -154,7 +155,7 @@ _calibration = record(
         "max_false_alarms": _share,
         "confidence": _share,
         "supported_rate": _share,
-        "images_needed": nullable(whole(high=10**308)),
+        "images_needed": nullable(whole(high=MAX_WHOLE)),
         "threshold": number(),
         "pixel_threshold": number(),
     },

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray, IndexArray
 from patchbank.backbones import Backbone
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.image_check import (
@@ -29,7 +30,7 @@ from patchbank.calibration.image_check import (
     left_out_layouts,
     random_projection,
 )
-from patchbank.calibration.outliers import limit_for, oddness, score_oddness
+from patchbank.calibration.outliers import IN_SIGMAS, limit_for, oddness, oddness_of_scores
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.features.extract import described as patches_of
@@ -40,12 +41,11 @@ from patchbank.imaging.images import read_image, thumbnail
 from patchbank.imaging.sources import ImageSource, held
 from patchbank.model import PatchCore
 from patchbank.reports.audit import write_page
-from patchbank.results.audit import AuditedImage, AuditFacts, Oddity
+from patchbank.results.audit import AuditedImage, AuditFacts, Outlier
 from patchbank.search.searcher import search_excluding
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import counted
-
-FloatArray = npt.NDArray[np.float32]
 
 DUPLICATE = 0.2  # of the median distance to the nearest image: closer ones are nearly the same
 _GREY = 64  # pixels a side, in which pictures are compared
@@ -64,12 +64,12 @@ class Audit(AuditFacts):
 
 @dataclass(frozen=True, eq=False)
 class Portraits:
-    """What is known of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
+    """Known facts of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
     unknown. thumbnails: JPEG bytes, empty if there is none. mark, picture: of the image with a number, when asked
     for."""
 
     names: tuple[str, ...]
-    scores: npt.NDArray[np.float64]
+    scores: DoubleArray
     measures: npt.NDArray[np.floating] | None
     thumbnails: Sequence[bytes]
     mark: Callable[[int], Box | None]
@@ -92,7 +92,10 @@ def audit_images(
         raise ConfigError("an audit reads the images twice: expected a list of them; got an iterator")
     images = list(map(held, images))
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
-    model = PatchCore.fit(images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress)
+    with quiet():  # the audit lists what is odd and what is unreadable
+        model = PatchCore.fit(
+            images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress
+        )
     unreadable = {skipped.name: skipped.reason for skipped in model.skipped}
     return judged(_portraits(model, usable(images, model.skipped), progress), tuple(unreadable.items()))
 
@@ -130,17 +133,17 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
     """The audit of what is known of the images."""
     n = len(portraits.names)
     limit = limit_for(n)
-    found: list[list[tuple[float, Oddity]]] = [[] for _ in range(n)]
+    found: list[list[tuple[float, Outlier]]] = [[] for _ in range(n)]
     severity = np.zeros(n)
     if not np.isfinite(limit):
         notes = (*notes, f"{counted(n, 'image is', 'images are')} too few to say what is usual among them")
     else:
-        odd = score_oddness(portraits.scores)
+        odd = oddness_of_scores(portraits.scores)
         severity = np.maximum(severity, odd / limit)
         for i in np.flatnonzero(odd > limit).tolist():
-            about = f"score {portraits.scores[i]:.4g}, {odd[i]:.1f} units over the median"
+            about = f"score {portraits.scores[i]:.4g}, robust z-score {IN_SIGMAS * odd[i]:.1f}"
             text = f"unlike the other images at the marked place ({about}): a defect?"
-            found[i].append((odd[i] / limit, Oddity("defect", float(portraits.scores[i]), float(odd[i]), limit, text)))
+            found[i].append((odd[i] / limit, Outlier("defect", float(portraits.scores[i]), float(odd[i]), limit, text)))
         if portraits.measures is not None:
             columns = {measure.name: portraits.measures[:, k] for k, measure in enumerate(MEASURES)}
             for measure in _WHOLE:
@@ -154,7 +157,7 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
 
 
 def _audited(
-    portraits: Portraits, number: int, found: list[tuple[float, Oddity]], severity: float, pictured: bool
+    portraits: Portraits, number: int, found: list[tuple[float, Outlier]], severity: float, pictured: bool
 ) -> AuditedImage:
     oddities = tuple(oddity for _, oddity in sorted(found, key=lambda pair: -pair[0]))
     shown = pictured and bool(oddities)
@@ -172,8 +175,8 @@ def _compare(
     measure: Measure,
     values: npt.NDArray[np.floating],
     limit: float,
-    found: list[list[tuple[float, Oddity]]],
-    severity: npt.NDArray[np.float64],
+    found: list[list[tuple[float, Outlier]]],
+    severity: DoubleArray,
 ) -> None:
     """Adds what one measure finds."""
     odd = oddness(measure.scaled(values.astype(np.float64)), measure.finest)
@@ -184,14 +187,14 @@ def _compare(
     for i in np.flatnonzero(np.abs(odd) > limit).tolist():
         word, look_at = measure.high if odd[i] > 0 or measure.low is None else measure.low
         text = f"{word} ({measure.name} {values[i]:.4g}, median {middle:.4g}): {look_at}"
-        found[i].append((abs(odd[i]) / limit, Oddity(measure.name, float(values[i]), float(odd[i]), limit, text)))
+        found[i].append((abs(odd[i]) / limit, Outlier(measure.name, float(values[i]), float(odd[i]), limit, text)))
 
 
 def _duplicates(
     thumbnails: Sequence[bytes],
     names: Sequence[str],
-    found: list[list[tuple[float, Oddity]]],
-    severity: npt.NDArray[np.float64],
+    found: list[list[tuple[float, Outlier]]],
+    severity: DoubleArray,
 ) -> None:
     """Adds images that are nearly the same as another one: both of a pair, each with the other's name."""
     known = [i for i, data in enumerate(thumbnails) if data]
@@ -204,7 +207,7 @@ def _duplicates(
         share = 2 - distance / limit if limit else 2.0  # 1 at the limit, 2 for the same image
         other = names[known[nearest[place]]]
         text = f"nearly the same as {other}: a copy, or two pictures of one part?"
-        found[i].append((share, Oddity("duplicate", distance, 0.0, limit, text, other)))
+        found[i].append((share, Outlier("duplicate", distance, 0.0, limit, text, other)))
         severity[i] = max(severity[i], share)
 
 
@@ -236,7 +239,7 @@ def _sound(jpeg: bytes) -> bytes:
     return jpeg
 
 
-def _nearest_pictures(pictures: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _nearest_pictures(pictures: FloatArray) -> tuple[IndexArray, DoubleArray]:
     """(n, P) grey levels -> each picture's nearest one, and how far it is: the root of the mean squared difference."""
     nearest, distances = np.zeros(len(pictures), np.int64), np.zeros(len(pictures))
     for i, own in enumerate(pictures):
@@ -284,7 +287,7 @@ def _mark(place: tuple[int, int], grid: tuple[int, int], config: Config) -> Box:
 
 
 def _odd_vector(model: FittedModel, image: int) -> Box | None:
-    """Where the image's bank vector lies that is farthest from all other images' vectors; None if it has none."""
+    """Returns the place of the image's bank vector that is farthest from all others' vectors; None without one."""
     bank = model.bank
     own = np.flatnonzero(bank.image == image)
     if len(own) == 0 or len(own) == len(bank):

@@ -8,18 +8,18 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.images import COLOUR, fingerprint, read_image, shown
 from patchbank.imaging.overlay import overlay
 from patchbank.imaging.roi import Roi
-from patchbank.imaging.sources import Array, ImageSource, is_path
+from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
-from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+from patchbank.scoring.anomaly_map import Region
 from patchbank.util.wording import brief, finite
 
 
@@ -76,7 +76,7 @@ class Result:
     p_value: float | None
     patch_scores: FloatArray
     distances: FloatArray
-    nearest: npt.NDArray[np.int64]
+    nearest: IndexArray
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     smoothing_sigma: float
@@ -105,15 +105,25 @@ class Result:
         return None if self.threshold is None else not self.score <= self.threshold
 
     @property
-    def in_scene(self) -> bool | None:
+    def in_distribution(self) -> bool | None:
         """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
         not checked."""
-        return None if self.scene is None else not self.scene_reasons
+        return None if self.scene is None else not self.distribution_reasons
+
+    @property
+    def distribution_reasons(self) -> tuple[str, ...]:
+        """Why the image is out of distribution, in words: one reason for each measure outside its range."""
+        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+
+    @property
+    def in_scene(self) -> bool | None:
+        """The former name of `in_distribution`."""
+        return self.in_distribution
 
     @property
     def scene_reasons(self) -> tuple[str, ...]:
-        """Why the image is not of the scene that the model knows, in words: one for each measure outside its range."""
-        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+        """The former name of `distribution_reasons`."""
+        return self.distribution_reasons
 
     @cached_property
     def anomaly_map(self) -> FloatArray:
@@ -152,13 +162,13 @@ class Result:
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,
             "regions": [region.to_dict() for region in self.regions],
-            "in_scene": self.in_scene,
+            "in_scene": self.in_distribution,
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
             "model": self.made_by.to_dict() if self.made_by else None,
             "time": self.time,
         }
 
-    def overlay(self) -> npt.NDArray[np.uint8]:
+    def overlay(self) -> ByteArray:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
         a file.
 
