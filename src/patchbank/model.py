@@ -28,6 +28,7 @@ from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, 
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
+from patchbank.reports.notebook import model_view, result_view
 from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
@@ -246,6 +247,12 @@ class PatchCore(FittedModel):
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model
+
+    def _view_of(self, result: Result) -> str:
+        return result_view(result)
+
+    def _repr_html_(self) -> str:
+        return model_view(self)
 
     def __copy__(self) -> PatchCore:
         return self  # it does not change

@@ -49,6 +49,10 @@ class Inspector(Protocol):
         """Why one of its results is as it is."""
         ...
 
+    def _view_of(self, result: Any) -> str:
+        """What a notebook shows of one of its results, as HTML."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -92,6 +96,10 @@ class Result:
     model: Inspector | None = field(default=None, repr=False)
 
     __repr__ = brief
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; its `repr`, for a result that has lost its model."""
+        return self.model._view_of(self) if self.model else None
 
     @property
     def made_by(self) -> MadeBy | None:
