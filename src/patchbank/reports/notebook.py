@@ -25,7 +25,8 @@ _LONGEST = 1000  # characters of a text from outside
 def model_view(model: FittedModel) -> str:
     """A model: what it was fitted on, its threshold and what that promises, and a few of its training images."""
     config, bank, calibration = model.config, model.bank, model.calibration
-    size = " x ".join(map(str, config.image_size)) + (" pixels" if len(config.image_size) > 1 else " squared, about")
+    height, width = config.image_size[0], config.image_size[-1]
+    size = f"{'' if len(config.image_size) > 1 else 'about '}{width} x {height} pixels"
     facts: dict[str, Any] = {
         "network": f"{_short(model.backbone.info.name)}, images of {size}",
         "bank": f"{len(bank):,} vectors of {bank.vectors.shape[1]:,} numbers",
@@ -36,7 +37,7 @@ def model_view(model: FittedModel) -> str:
         promise = f"at most {100 * config.max_false_alarms:g} % of good images flagged"
         sure = f", {100 * config.confidence:g} % sure" if config.confidence else ", on average"
         facts["threshold"] = f"{calibration.threshold:.4g} ({promise}{sure})"
-        facts["of pixels"] = f"{calibration.pixel_threshold:.4g}"
+        facts["pixel threshold"] = f"{calibration.pixel_threshold:.4g}"
         facts["calibration"] = f"{calibration.method}, {counted(len(calibration.images), 'image')}"
     present = model.versions[-1]
     facts["version"] = f"{present.number}, {present.action}" + (f", {present.time}" if present.time else "")
