@@ -451,7 +451,7 @@ def test_versions_that_there_are_not(model, rng):
 def test_nothing_to_do_and_nonsense(model, good, rng):
     with pytest.raises(ConfigError, match="images to add or to remove"):
         model.update()
-    with pytest.raises(ConfigError, match="representative"):
+    with pytest.raises(ConfigError, match="random_sample"):
         model.update(representative=True, remove=["image 1"], certify=False)
     with pytest.raises(DatasetError, match="no training image of this model is named 'image 99'"):
         model.update(remove=["image 99"])

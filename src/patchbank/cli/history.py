@@ -21,6 +21,7 @@ MEANING = {
     "stale": "INVALID: the bank has lost vectors since the scores were measured",
     "none": "fitted without calibration",
 }
+STATES = {"exact": "valid", "bound": "conservative", "stale": "invalid", "none": "none"}  # of the calibration scores
 _MODEL = typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")
 
 
@@ -105,7 +106,7 @@ def _line(version: Version) -> str:
     note = f": {_quoted(version.note)}" if version.note else ""
     return (
         f"{version.number:>4}  {images}, {vectors}, threshold {threshold} "
-        f"({version.calibrated})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
+        f"({STATES[version.calibrated]})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
     )
 
 

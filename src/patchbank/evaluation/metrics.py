@@ -73,7 +73,7 @@ def pixel_average_precision(anomaly_maps: Iterable[npt.ArrayLike], masks: Iterab
 
 def aupro(anomaly_maps: Iterable[npt.ArrayLike], masks: Iterable[npt.ArrayLike]) -> float | None:
     """The mean share of each anomalous region that is found, over the false-positive rates of pixels up to 0.3, as a
-    fraction of the largest possible (docs/metrics.md). Arguments, None and ValueError: as for `pixel_auroc`."""
+    fraction of the largest possible (docs/reference/metrics.md). Arguments, None, ValueError: as for `pixel_auroc`."""
     return pixel_metrics(anomaly_maps, masks).aupro
 
 
