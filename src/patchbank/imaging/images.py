@@ -45,6 +45,7 @@ from patchbank.imaging.sources import (
 from patchbank.util.files import atomic_write, make_folder
 from patchbank.util.log import logger
 from patchbank.util.wording import printable
+from patchbank.validation import without_code
 
 MIN_SIDE = 8
 SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the networks' deepest stride
@@ -103,8 +104,9 @@ def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
         return _decoded(bytes_of(source), format, "an image's bytes")
     array = array_of(source)
     _hint_at_depth("an array", array, format)
-    turned = format.channel_order == "bgr" and not isinstance(getattr(source, "mode", None), str)  # PIL says itself
-    return to_rgb(_turned(array) if turned else array, format)
+    if not isinstance(getattr(source, "mode", None), str):  # PIL says itself what is red
+        array = reordered(array, format.channel_order)
+    return to_rgb(array, format)
 
 
 def _decoded(data: bytes, format: ImageFormat, name: str) -> Array:
@@ -113,13 +115,17 @@ def _decoded(data: bytes, format: ImageFormat, name: str) -> Array:
     if format.white is None and picture.white is not None:
         format = replace(format, white=picture.white)
     _hint_at_depth(name, picture.values, format)
-    turned = format.channel_order == "bgr" and format_of(data[:HEAD]) == "NPY"  # the others say what is red
-    return to_rgb(_turned(picture.values) if turned else picture.values, format, ours=True)
+    if format_of(data[:HEAD]) != "NPY":  # the others say what is red
+        return to_rgb(picture.values, format, ours=True)
+    return to_rgb(reordered(picture.values, format.channel_order), format, ours=True)
 
 
-def _turned(array: Array) -> Array:
-    """(H, W, 3 or 4) BGR or BGRA -> (H, W, 3) RGB; anything else as it is."""
-    return array[:, :, 2::-1] if array.ndim == 3 and array.shape[2] in (3, 4) else array
+def reordered(array: Array, order: str) -> Array:
+    """An array whose channels come in this order, with their order in RGB, and the other way round: of (H, W, 3 or 4)
+    BGR or BGRA, (H, W, 3) RGB. Anything else as it is."""
+    if order not in ("rgb", "bgr"):
+        raise without_code("channel_order", order)
+    return array[:, :, 2::-1] if order == "bgr" and array.ndim == 3 and array.shape[2] in (3, 4) else array
 
 
 @contextmanager
