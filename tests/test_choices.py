@@ -23,6 +23,7 @@ from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.versions import CALIBRATED
+from patchbank.imaging.images import read_image
 from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring import scoring
 from patchbank.search import searcher as search
@@ -86,6 +87,7 @@ def asked_for_the_unknown():
     held = [CalibrationPatches(0, some)]
     return {
         "image_score": [lambda config: scoring.image_score(scores, nearest, some, features, searcher, config)],
+        "channel_order": [lambda config: read_image(np.zeros((8, 8, 3), np.uint8), config.image_format)],
         "sampler": [
             lambda config: coreset.sample(features, config),
             lambda config: coreset.continued(features, 3, features[:2], config),

@@ -36,6 +36,13 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             str | None, typer.Option("--out", metavar="DIR", help="Write overlays, masks and report.html there.")
         ] = None,
+        coco: Annotated[
+            str | None, typer.Option("--coco", metavar="FILE", help="Write the regions there as COCO's JSON.")
+        ] = None,
+        labelme: Annotated[
+            str | None,
+            typer.Option("--labelme", metavar="DIR", help="Write the regions there, one LabelMe JSON an image."),
+        ] = None,
         fail_on_anomaly: Annotated[
             bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
         ] = False,
@@ -45,6 +52,7 @@ def register(app: typer.Typer) -> None:
         gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
+        from patchbank.cli.exports import Exports
         from patchbank.cli.output_folder import OutputFolder, without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.imaging.images import Skipped
@@ -53,6 +61,7 @@ def register(app: typer.Typer) -> None:
         images = without_outputs(find_images(paths), paths, out)
         detector = PatchCore.load(model, runtime=runtime)
         output = OutputFolder(out, images) if out else None
+        exports = Exports(coco, labelme)
         show = _as_json if as_json else _as_csv if as_csv else _as_text
         found, strange = 0, 0
         refused: list[Skipped] = []  # images without a verdict, or whose verdict could not be shown or drawn
@@ -75,14 +84,16 @@ def register(app: typer.Typer) -> None:
             except Exception as error:  # noqa: BLE001  (a batch goes on, whatever one image is)
                 refused.append(Skipped.of(result.path, error))
                 continue
-            if output:
+            if output or coco or labelme:
                 try:
-                    unwritten += output.add(result)
+                    unwritten += exports.add(result)
+                    unwritten += output.add(result) if output else []
                 except Exception as error:  # noqa: BLE001  (the file has gone or changed since, or drawing failed)
                     refused.append(Skipped.of(result.path, error))
         if output:
             scores = detector.calibration.scores if detector.calibration else None
             unwritten += output.finish(Path(model).name, scores, refused)
+        unwritten += exports.finish(refused)
         _conclude(refused, unwritten, strange)
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)

@@ -23,8 +23,9 @@ from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
 from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
-from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.images import read_image, reordered
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import ImageSource
 from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 
@@ -232,6 +233,7 @@ def _readable(path: Path, format: ImageFormat) -> bool:
 def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
     """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
     own = image[:, :, : format.channels or 3]
+    own = reordered(own, format.channel_order)
     return own if format.white is None else own.astype(np.float32) * np.float32(format.white / 255)
 
 

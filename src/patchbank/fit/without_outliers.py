@@ -19,7 +19,7 @@ from patchbank.errors import ImageError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import Described, described, usable
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource
+from patchbank.imaging.sources import ImageSource
 from patchbank.util.progress import Progress
 
 ROUNDS = 2  # of dropping: what is odd only among what is left after them stays

@@ -50,6 +50,16 @@ class FittedModel:
     __repr__ = brief
 
     @property
+    def threshold(self) -> float | None:
+        """The image score above which an image is anomalous; None without calibration. `Result.threshold` is it."""
+        return self.calibration.threshold if self.calibration else None
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Likewise for the anomaly map: its pixels above make the mask and the regions; None without calibration."""
+        return self.calibration.pixel_threshold if self.calibration else None
+
+    @property
     def versions(self) -> tuple[Version, ...]:
         """Every version that the bank had, oldest first; the last is the present one."""
         return self.history.versions

@@ -85,12 +85,13 @@ class ModelFile:
     """What a model file holds. All of it is read into memory at once, and checksums are of the very bytes that are
     used, so nothing that happens to the file later matters.
 
-    Raises ModelFileError if the file is missing, damaged, too new, or not a model file.
+    data: the file's bytes, where they are in memory already; the path then only names them. Raises ModelFileError if
+    the file is missing, damaged, too new, or not a model file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         self.path = Path(path)
-        self._data = self._read()
+        self._data = self._read() if data is None else data
         self._check_directory()
         try:
             with zipfile.ZipFile(io.BytesIO(self._data)) as file:

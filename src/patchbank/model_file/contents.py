@@ -20,6 +20,7 @@ import numpy as np
 from patchbank.arrays import IntArray
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.backbones.onnx_safety import check_plain
+from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import MEASURES, ImageCheck
 from patchbank.calibration.outliers import SuspectedOutlier
@@ -55,9 +56,14 @@ def save(model: FittedModel, path: str | Path) -> None:
     archive.write(path, *packed(model))
 
 
+def file_bytes(model: FittedModel) -> bytes:
+    """The file that `save` writes."""
+    return archive.file_bytes(*packed(model))
+
+
 def sha256(model: FittedModel) -> str:
     """The digest of the file that `save` writes, in hexadecimal."""
-    return hashlib.sha256(archive.file_bytes(*packed(model))).hexdigest()
+    return hashlib.sha256(file_bytes(model)).hexdigest()
 
 
 def packed(model: FittedModel) -> tuple[Manifest, Entries]:
@@ -111,9 +117,9 @@ class Stored:
         return manifest
 
 
-def read(path: str | Path) -> Stored:
-    """All that a file holds, without starting its network. Raises ModelFileError."""
-    file = archive.ModelFile(path)
+def read(path: str | Path, data: bytes | None = None) -> Stored:
+    """All that a file holds, without starting its network. data: as for `archive.ModelFile`. Raises ModelFileError."""
+    file = archive.ModelFile(path, data)
     with _checked(path):
         schema.check(file.manifest)
         config, info = _config(file), _backbone_info(file)
@@ -128,22 +134,25 @@ def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
     """The fields of the FittedModel that the file holds, and the file's digest. Without `runtime.trusted`, there are
     limits to what they may cost. Raises ModelFileError or BackboneError."""
     stored = read(path)
-    config, bank = stored.config, stored.bank
     if not runtime.trusted:
-        try:
-            schema.check_work(config, stored.info, (len(bank), bank.vectors.shape[1]))
-        except ValueError as error:
-            raise ModelFileError(
-                f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
-                "file comes from, load it with trusted=True (--trusted)"
-            ) from error
-    backbone = _backbone(stored, runtime)
-    with _checked(path):
-        searcher = build_searcher(bank.vectors, config)
-    fields = {
-        "config": config,
+        _check_work(path, stored)
+    return _fields(stored, _backbone(stored, runtime)), stored.file.sha256()
+
+
+def copied(data: bytes, runtime: Runtime) -> dict[str, Any]:
+    """The fields of a FittedModel from the bytes that `file_bytes` made in a process that is trusted: nothing is held
+    against the limits for files that nobody vouches for. Raises ModelFileError or BackboneError."""
+    stored = read("a copied model", data)
+    return _fields(stored, OnnxBackbone(bytes(stored.file.entry("backbone.onnx")), stored.info, runtime))
+
+
+def _fields(stored: Stored, backbone: Backbone) -> dict[str, Any]:
+    with _checked(stored.file.path):
+        searcher = build_searcher(stored.bank.vectors, stored.config)
+    return {
+        "config": stored.config,
         "backbone": backbone,
-        "bank": bank,
+        "bank": stored.bank,
         "searcher": searcher,
         "calibration": stored.state.calibration,
         "history": stored.history,
@@ -153,7 +162,16 @@ def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
         "thumbnails": stored.thumbnails,
         "dropped": stored.dropped,
     }
-    return fields, stored.file.sha256()
+
+
+def _check_work(path: str | Path, stored: Stored) -> None:
+    try:
+        schema.check_work(stored.config, stored.info, (len(stored.bank), stored.bank.vectors.shape[1]))
+    except ValueError as error:
+        raise ModelFileError(
+            f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
+            "file comes from, load it with trusted=True (--trusted)"
+        ) from error
 
 
 def needs_trust(model: FittedModel) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import DoubleArray, FloatArray, IndexArray
+from patchbank.backbones import Backbone
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.image_check import (
     MEASURES,
@@ -36,7 +37,8 @@ from patchbank.features.extract import described as patches_of
 from patchbank.features.extract import usable
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.boxes import Box, in_shares, neighbourhood
-from patchbank.imaging.images import ImageSource, read_image, thumbnail
+from patchbank.imaging.images import read_image, thumbnail
+from patchbank.imaging.sources import ImageSource, held
 from patchbank.model import PatchCore
 from patchbank.reports.audit import write_page
 from patchbank.results.audit import AuditedImage, AuditFacts, Outlier
@@ -79,7 +81,7 @@ def audit_images(
     config: Config | None = None,
     *,
     runtime: Runtime | None = None,
-    backbone: Any = None,
+    backbone: Backbone | None = None,
     progress: Progress = silent,
 ) -> Audit:
     """Audits images of good parts by a model that is fitted to all of them. Unreadable ones are listed.
@@ -88,6 +90,7 @@ def audit_images(
     """
     if not isinstance(images, (list, tuple)):
         raise ConfigError("an audit reads the images twice: expected a list of them; got an iterator")
+    images = list(map(held, images))
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
     with quiet():  # the audit lists what is odd and what is unreadable
         model = PatchCore.fit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +13,10 @@ from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, ImageSource, fingerprint, read_image, shown
+from patchbank.imaging.images import COLOUR, fingerprint, read_image, shown
 from patchbank.imaging.overlay import overlay
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
 from patchbank.scoring.anomaly_map import Region
@@ -49,21 +49,26 @@ class Inspector(Protocol):
         """Why one of its results is as it is."""
         ...
 
+    def _view_of(self, result: Any) -> str:
+        """What a notebook shows of one of its results, as HTML."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """One inspected image. Scores are Euclidean distances, scaled as `distance_scaling` says; higher = more anomalous.
 
-    path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
-    whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
-    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
-    float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
-    int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
-    stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. time:
-    when it was inspected, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to
-    another process is without it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image
-    as it was given, for `read_again`; fingerprint: `images.fingerprint` of what was inspected, None = not known.
+    path: the image's path, the name that it was given (`Named`), or 'image N' for one that came without. score: the
+    image's score. threshold: an image whose score is larger is anomalous; None if the model was fitted without
+    calibration. pixel_threshold: likewise for the anomaly map. p_value: the share of normal images that look at
+    least this odd (0..1). patch_scores: (h, w) float32, row-major as on the image. distances: (h, w) float32, the
+    same before they were scaled. nearest: (h, w) int64, each patch's nearest vector in the bank. image_size: (H, W)
+    of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the region of interest
+    `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its normal range;
+    None if the model does not check them. time: when it was inspected, UTC, ISO 8601. model: what inspected it, for
+    `explain`; a copy that is pickled or sent to another process is without it (see `detached`). maker: what such a
+    copy knows, for `made_by`. source: the image as it was given, for `read_again`, or None; fingerprint:
+    `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -80,7 +85,7 @@ class Result:
     input_size: tuple[int, int]
     smoothing_sigma: float
     timings: dict[str, float]
-    source: ImageSource = field(repr=False)
+    source: ImageSource | None = field(repr=False)
     image_format: ImageFormat = COLOUR
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
@@ -91,6 +96,10 @@ class Result:
     model: Inspector | None = field(default=None, repr=False)
 
     __repr__ = brief
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; its `repr`, for a result that has lost its model."""
+        return self.model._view_of(self) if self.model else None
 
     @property
     def made_by(self) -> MadeBy | None:
@@ -200,7 +209,7 @@ class Result:
                 "inspect it again"
             )
         if self.fingerprint is not None and fingerprint(image) != self.fingerprint:
-            kind = "a file" if isinstance(self.source, (str, os.PathLike)) else "an array"
+            kind = "a file" if is_path(self.source) else "an array"
             raise ImageError(
                 f"{self.path}: is another picture now than the one that was inspected; inspect it again, or give each "
                 f"picture {kind} of its own"
@@ -212,7 +221,7 @@ class Result:
         kilobytes. It answers the same questions, but those that need the image or the model are an error: `explain`,
         and `overlay` of an array."""
         kept = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
-        source = self.source if isinstance(self.source, (str, os.PathLike)) else None
+        source = self.source if is_path(self.source) else None
         result = Result(
             **{**kept, "source": source, "timings": dict(self.timings), "maker": self.made_by, "model": None}
         )

@@ -15,7 +15,8 @@ from patchbank.errors import DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import images_of, rows_of
-from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.images import read_image
+from patchbank.imaging.sources import ImageSource
 from patchbank.validation import memory_budget
 
 Describe = Callable[[Array], Patches]

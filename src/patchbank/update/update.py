@@ -36,7 +36,8 @@ from patchbank.fitted.versions import (
     images_of,
     rows_of,
 )
-from patchbank.imaging.images import ImageSource, Skipped, name_of
+from patchbank.imaging.images import Skipped
+from patchbank.imaging.sources import ImageSource, name_of
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
