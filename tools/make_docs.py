@@ -167,7 +167,8 @@ def usage(path: str, command: Any) -> str:
             words.append(parameter.metavar)
         elif parameter.required:
             words.append(f"{parameter.opts[0]} {parameter.metavar}")
-    return f"```text\n{' '.join(words)} [OPTIONS]\n```"
+    example = f"\n\n```sh\n{command.epilog.removeprefix('Example: ')}\n```" if command.epilog else ""
+    return f"```text\n{' '.join(words)} [OPTIONS]\n```{example}"
 
 
 def arguments(command: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from patchbank.cli.examples import example_of, panel_of
 from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import OutputError, PatchbankError
@@ -23,6 +24,21 @@ from patchbank.validation import check_names
 
 INTERRUPTED = 130
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
+# What is being done, for people: the stages that work reports (`util/progress.py`).
+STAGES = {
+    "embed": "reading and embedding images",
+    "coreset": "thinning to the memory bank",
+    "cross-fit": "fitting once without each fold",
+    "calibrate": "calibrating: scoring images held out",
+    "screen": "looking for defects among the images",
+    "compare": "comparing with the interrupted fit",
+    "fill": "filling the gaps with other patches",
+    "audit": "reading the images once more",
+    "tune": "trying settings",
+    "evaluate": "inspecting test images",
+    "inspect": "inspecting images",
+    "explain": "explaining what was flagged",
+}
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -32,7 +48,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name)(_guarded(_with_flags(function)))
+        example = example_of(name)
+        epilog = f"Example: {example}" if example else None
+        app.command(name, rich_help_panel=panel_of(name), epilog=epilog)(_guarded(_with_flags(function)))
         return function
 
     return register
@@ -179,6 +197,12 @@ def login() -> str:
         return ""
 
 
+def in_words(stage: str) -> str:
+    """A stage in words; what stands before ": " in it (the data set, say) stays."""
+    before, separator, last = stage.rpartition(": ")
+    return before + separator + STAGES.get(last, last)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress callback that draws bars with the time left, on a terminal only."""
@@ -190,7 +214,7 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<10}", markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -200,7 +224,7 @@ def progress_bar() -> Iterator[Progress]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(printable(stage), total=total or None)
+                tasks[stage] = bars.add_task(printable(in_words(stage)), total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield report
