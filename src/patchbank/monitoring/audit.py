@@ -133,7 +133,7 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
         notes = (*notes, f"{counted(n, 'image is', 'images are')} too few to say what is usual among them")
     else:
         odd = score_oddness(portraits.scores)
-        ranking.at_least(odd / limit, "defect")
+        ranking.at_least(odd / limit, "score")
         for i in np.flatnonzero(odd > limit).tolist():
             about = f"score {portraits.scores[i]:.4g}, {odd[i]:.1f} units over the median"
             text = f"unlike the other images at the marked place ({about}): a defect?"

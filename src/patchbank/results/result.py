@@ -15,7 +15,7 @@ from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.images import COLOUR, Array, ImageSource, fingerprint, read_image, shown
-from patchbank.imaging.overlay import overlay
+from patchbank.imaging.overlay import check_colours, overlay
 from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.scoring import anomaly_map as maps
@@ -157,13 +157,15 @@ class Result:
             "time": self.time,
         }
 
-    def overlay(self) -> npt.NDArray[np.uint8]:
+    def overlay(self, colours: str = "orange") -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
-        a file.
+        a file. colours: the heat map's scale, 'orange' or 'blue'.
 
-        Raises ImageError if the image is gone, or no longer the one that was inspected.
+        Raises ImageError if the image is gone, or no longer the one that was inspected; ConfigError for another scale.
         """
-        return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
+        check_colours(colours)
+        image = shown(self.read_again())
+        return overlay(image, self.anomaly_map, self.pixel_threshold, self.regions, colours=colours)
 
     def explain(self, *, regions: int = 5, neighbours: int = 3) -> ExplanationFacts:
         """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
