@@ -38,6 +38,7 @@ def write_page(
         model=model,
         figures=_figures(explanation),
         judged=explanation.threshold is not None,
+        pixel_threshold="" if explanation.pixel_threshold is None else f"{explanation.pixel_threshold:.4g}",
         overview=_overview(explanation, name),
         notes=explanation.notes,
         findings=(_finding(explanation, *numbered, name) for numbered in enumerate(explanation.findings, start=1)),
@@ -46,11 +47,11 @@ def write_page(
 
 
 def _figures(explanation: ExplanationFacts) -> dict[str, str]:
-    figures = {"score": f"{explanation.score:.4g}"}
+    figures = {"image score": f"{explanation.score:.4g}"}
     if explanation.threshold is not None:
         figures["threshold"] = f"{explanation.threshold:.4g}"
         if explanation.threshold > 0:
-            figures["score / threshold"] = f"{explanation.score / explanation.threshold:.2f}×"
+            figures["image score / threshold"] = f"{explanation.score / explanation.threshold:.2f}×"
         figures["regions"] = f"{len(explanation.regions):,}"
     if explanation.good_scores is not None:
         figures["good images scoring as high"] = f"{explanation.good_at_least:,} of {len(explanation.good_scores):,}"

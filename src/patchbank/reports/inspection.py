@@ -9,7 +9,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.reports import distributions
+from patchbank.reports import explanation_pictures as views
+from patchbank.reports import explanation_text as said
 from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.reports.html import picture, small_jpeg, write_page
+from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.result import MadeBy, Result
+from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring.anomaly_map import Region
 from patchbank.util.files import output_errors
 
@@ -34,12 +38,40 @@ _MOST = 1e300
 
 
 @dataclass(frozen=True)
+class Why:
+    """An image's explanation, small: what is said of its worst place, and (JPEG, caption) of that and of the normal
+    patches that come closest."""
+
+    told: tuple[str, ...]
+    pictures: tuple[tuple[bytes, str], ...]
+
+    @classmethod
+    def of(cls, explanation: ExplanationFacts) -> Why:
+        """Its first finding."""
+        finding = explanation.findings[0]
+        crops = [(views.inspected_crop(explanation, finding), f"inspected: distance {finding.score:.3g}")]
+        for patch in finding.neighbours:
+            crop = views.normal_crop(patch)
+            if crop is not None:
+                crops.append((crop, f"nearest normal, of {patch.image}: distance {patch.distance:.3g}"))
+        pictures = tuple((small_jpeg(crop, views.CROP, PICTURE_BYTES), caption) for crop, caption in crops)
+        return cls((said.title(1, finding), said.distance(finding), *said.comparisons(finding)), pictures)
+
+
+def decided(result: Result) -> Decision:
+    """The verdict that the report shows."""
+    return decide(result.score, result.threshold, result.p_value, review_rate=0.0, unlike=result.scene_reasons)
+
+
+@dataclass(frozen=True)
 class ReportRow:
     """One inspected image, its pictures already small. Scores are distances; higher = more anomalous.
 
-    picture, overlay: JPEG bytes, empty where the image is gone. label: what the image really is, in the user's word;
-    defective: the same as a truth value; None where it is not known. scene: why it is not of the known scene. Build one
-    with `of` or `from_arrays`, which shrink the pictures. made_by, time: as in `Result`.
+    verdict, reason: what was decided, and why; None derives it from is_anomalous and scene. p_value: as in `Result`.
+    picture, overlay: JPEG bytes, empty where there is none, with the reason in `bare`. label: what the image really is,
+    in the user's word; defective: the same as a truth value; None where it is not known. scene: why it is out of
+    distribution. Build one with `of` or `from_arrays`, which shrink the pictures. made_by, time, pixel_threshold: as in
+    `Result`. why: its explanation.
     """
 
     name: str
@@ -54,6 +86,12 @@ class ReportRow:
     scene: tuple[str, ...] = ()
     made_by: MadeBy | None = None
     time: str = ""
+    verdict: Verdict | None = None
+    reason: str = ""
+    p_value: float | None = None
+    pixel_threshold: float | None = None
+    bare: str = "no longer at hand"
+    why: Why | None = None
 
     @classmethod
     def of(
@@ -64,29 +102,28 @@ class ReportRow:
         overlay: ByteArray | None = None,
         label: str | None = None,
         defective: bool | None = None,
+        why: ExplanationFacts | None = None,
     ) -> ReportRow:
-        """The row of what `predict` returned. `overlay` saves drawing it again. ImageError if the image is gone, or no
-        longer the one that was inspected."""
+        """The row of what `predict` returned. `overlay` saves drawing it again. why: its explanation, to be shown with
+        it. ImageError if the image is gone, or no longer the one that was inspected."""
         from patchbank.imaging.images import shown
 
-        return cls.from_arrays(
-            name=result.path if name is None else name,
-            score=result.score,
-            threshold=result.threshold,
-            is_anomalous=result.is_anomalous,
-            image=shown(result.read_again()),
-            overlay=result.overlay() if overlay is None else overlay,
-            regions=result.regions,
+        return replace(
+            cls.without_pictures(result, name=name),
+            picture=small_jpeg(shown(result.read_again()), PICTURE_SIDE, PICTURE_BYTES),
+            overlay=small_jpeg(result.overlay() if overlay is None else overlay, PICTURE_SIDE, PICTURE_BYTES),
             label=label,
-            defective=defective,
-            scene=result.scene_reasons,
-            made_by=result.made_by,
-            time=result.time,
+            defective=_defective(label, defective),
+            why=Why.of(why) if why else None,
         )
 
     @classmethod
-    def without_pictures(cls, result: Result, *, name: str | None = None) -> ReportRow:
-        """The row of a result whose image is gone, or no longer the one that was inspected: the verdict stands."""
+    def without_pictures(
+        cls, result: Result, *, name: str | None = None, because: str = "no longer at hand"
+    ) -> ReportRow:
+        """The row of a result without pictures, because its image is gone or no longer the one that was inspected (the
+        verdict stands), or because nobody asked for them."""
+        decision = decided(result)
         return cls(
             name=result.path if name is None else name,
             score=result.score,
@@ -98,6 +135,11 @@ class ReportRow:
             scene=result.scene_reasons,
             made_by=result.made_by,
             time=result.time,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            p_value=result.p_value,
+            pixel_threshold=result.pixel_threshold,
+            bare=because,
         )
 
     @classmethod
@@ -116,10 +158,12 @@ class ReportRow:
         scene: Sequence[str] = (),
         made_by: MadeBy | None = None,
         time: str = "",
+        verdict: Verdict | None = None,
+        reason: str = "",
+        p_value: float | None = None,
+        pixel_threshold: float | None = None,
     ) -> ReportRow:
         """image, overlay: (H, W, 3) uint8 RGB. A label without `defective` is a defect unless it is "good"."""
-        if defective is None and label is not None:
-            defective = label != "good"
         return cls(
             name=name,
             score=score,
@@ -129,11 +173,24 @@ class ReportRow:
             overlay=small_jpeg(overlay, PICTURE_SIDE, PICTURE_BYTES),
             regions=tuple(regions),
             label=label,
-            defective=defective,
+            defective=_defective(label, defective),
             scene=tuple(scene),
             made_by=made_by,
             time=time,
+            verdict=verdict,
+            reason=reason,
+            p_value=p_value,
+            pixel_threshold=pixel_threshold,
         )
+
+    @property
+    def state(self) -> Verdict:
+        """The verdict. Nothing is OK that was not proven to be."""
+        if self.verdict is not None:
+            return self.verdict
+        if self.is_anomalous:
+            return Verdict.NG
+        return Verdict.REVIEW if self.is_anomalous is None or self.scene else Verdict.OK
 
     @property
     def ratio(self) -> float | None:
@@ -142,10 +199,15 @@ class ReportRow:
 
     @property
     def mistake(self) -> str | None:
-        """ "false alarm" or "missed" where the verdict contradicts the label."""
-        if self.defective is None or self.is_anomalous is None or self.defective == self.is_anomalous:
+        """ "false alarm" for a good image that is NG, "missed" for a defective one that is OK; else None."""
+        if self.defective is None:
             return None
-        return "missed" if self.defective else "false alarm"
+        found = {Verdict.NG: "false alarm"} if not self.defective else {Verdict.OK: "missed"}
+        return found.get(self.state)
+
+
+def _defective(label: str | None, defective: bool | None) -> bool | None:
+    return label != "good" if defective is None and label is not None else defective
 
 
 class InspectionReport:
@@ -182,7 +244,19 @@ class InspectionReport:
         with output_errors(self._path):
             offset = self._spool.seek(0, 2)
             self._spool.write(line)
-        self._seen.append(_Seen(row.score, row.threshold, row.is_anomalous, row.defective, row.mistake, offset))
+        self._seen.append(
+            _Seen(
+                row.score,
+                row.threshold,
+                row.pixel_threshold,
+                row.state,
+                bool(row.scene),
+                row.defective,
+                row.mistake,
+                row.why is not None,
+                offset,
+            )
+        )
         if row.made_by is not None:
             self._makers[row.made_by] = self._makers.get(row.made_by, 0) + 1
 
@@ -194,6 +268,8 @@ class InspectionReport:
         calibration_scores: npt.ArrayLike | None = None,
         skipped: Sequence[str] = (),
         created: datetime | None = None,
+        promise: str = "",
+        colours: str = "orange",
     ) -> None:
         """Writes the page, highest score first. The arguments and errors are those of `write_report`."""
         calibration = [] if calibration_scores is None else [float(s) for s in np.ravel(np.asarray(calibration_scores))]
@@ -207,11 +283,17 @@ class InspectionReport:
             skipped=skipped,
             makers=[{"images": count, **vars(maker)} for maker, count in self._makers.items()],
             labelled=any(row.defective is not None for row in self._seen),
-            rows=self._rows(),
+            strange=any(row.strange for row in self._seen),
+            promise=promise,
+            judged=_threshold(self._seen) is not None,
+            pixel_threshold=_pixel_threshold(self._seen),
+            colours=colours,
+            rows=self._rows(self._seen),
+            explained=self._rows([row for row in self._seen if row.explained]),
         )
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for row in sorted(self._seen, key=lambda row: -_finite(row.score)):
+    def _rows(self, seen: Sequence[_Seen]) -> Iterator[dict[str, Any]]:
+        for row in sorted(seen, key=lambda row: -_finite(row.score)):
             self._spool.seek(row.offset)
             yield json.loads(self._spool.readline())
 
@@ -225,17 +307,26 @@ def write_report(
     calibration_scores: npt.ArrayLike | None = None,
     skipped: Sequence[str] = (),
     created: datetime | None = None,
+    promise: str = "",
+    colours: str = "orange",
 ) -> None:
     """Writes the report, highest score first. Rows may come from a generator: they are not kept in memory.
 
     summary: further headline figures, {name: value}. calibration_scores: held-out scores of good images, for the
-    histogram. skipped: images that could not be read, with the reason. Raises OutputError; then an older file is kept.
+    histogram. skipped: images that could not be read, with the reason. promise: what the threshold promises, in words.
+    colours: the scale of the overlays, for the legend. Raises OutputError; then an older file is kept.
     """
     with InspectionReport(path) as report:
         for row in results:
             report.add(row)
         report.write(
-            title=title, summary=summary, calibration_scores=calibration_scores, skipped=skipped, created=created
+            title=title,
+            summary=summary,
+            calibration_scores=calibration_scores,
+            skipped=skipped,
+            created=created,
+            promise=promise,
+            colours=colours,
         )
 
 
@@ -245,9 +336,12 @@ class _Seen:
 
     score: float
     threshold: float | None
-    is_anomalous: bool | None
+    pixel_threshold: float | None
+    state: Verdict
+    strange: bool
     defective: bool | None
     mistake: str | None
+    explained: bool
     offset: int
 
 
@@ -261,7 +355,10 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
         "time": row.time.replace("T", " ").replace("+00:00", " UTC"),
         "label": row.label,
         "mistake": row.mistake,
-        "is_anomalous": None if row.is_anomalous is None else bool(row.is_anomalous),
+        "state": row.state.value,
+        "reason": row.reason or ("unjudged: the model has no threshold" if row.is_anomalous is None else ""),
+        "p_value": None if row.p_value is None else float(row.p_value),
+        "bare": row.bare,
         "score": float(row.score),
         "ratio": ratio,
         "order": _finite(row.score if ratio is None else ratio),
@@ -274,10 +371,23 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
                 **dict(zip(("x", "y", "width", "height"), map(int, region.box), strict=True)),
                 "area": int(region.area),
                 "peak": float(region.peak_score),
+                "times": float(region.peak_score / row.pixel_threshold) if row.pixel_threshold else None,
             }
             for region in row.regions[:MAX_REGIONS]
         ],
         "more_regions": max(0, len(row.regions) - MAX_REGIONS),
+        "why": _why(row) if row.why else None,
+    }
+
+
+def _why(row: ReportRow) -> dict[str, Any]:
+    assert row.why is not None
+    return {
+        "told": list(row.why.told),
+        "figures": [
+            {"picture": vars(picture(jpeg, f"{row.name}: {caption}")), "caption": caption}
+            for jpeg, caption in row.why.pictures
+        ],
     }
 
 
@@ -290,19 +400,28 @@ def _threshold(rows: Sequence[_Seen]) -> float | None:
     return next((row.threshold for row in rows if row.threshold is not None and math.isfinite(row.threshold)), None)
 
 
+def _pixel_threshold(rows: Sequence[_Seen]) -> str:
+    """In words: one value for each model that made rows."""
+    values = dict.fromkeys(f"{row.pixel_threshold:.4g}" for row in rows if row.pixel_threshold is not None)
+    return " or ".join(list(values)[:3])
+
+
 def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
     figures = {"images inspected": f"{len(rows):,}"}
-    judged = [row for row in rows if row.is_anomalous is not None]
-    if judged:
-        anomalous = sum(bool(row.is_anomalous) for row in judged)
-        figures |= {"anomalous": f"{anomalous:,}", "normal": f"{len(judged) - anomalous:,}"}
+    for state in (Verdict.OK, Verdict.REVIEW, Verdict.NG):
+        figures[state.upper()] = f"{sum(row.state is state for row in rows):,}"
+    if strange := sum(row.strange for row in rows):
+        figures["out of distribution"] = f"{strange:,}"
     for mistake, plural, of in (("false alarm", "false alarms", False), ("missed", "missed defects", True)):
+        judged = [row for row in rows if row.threshold is not None]
         labelled = sum(row.defective is of for row in judged)
         if labelled:
             figures[plural] = f"{sum(row.mistake == mistake for row in judged):,} of {labelled:,}"
     threshold = _threshold(rows)
     if threshold is not None:
         figures["threshold"] = f"{threshold:.4g}"
+    if pixel_threshold := _pixel_threshold(rows):
+        figures["pixel threshold"] = pixel_threshold
     return figures
 
 

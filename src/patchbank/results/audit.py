@@ -32,8 +32,9 @@ class Oddity:
 class AuditedImage:
     """A training image. score: left-out score, Euclidean; None if unknown. severity: the largest oddness over its
     limit; over 1 is odd. leading: what the severity is of, 'score', 'duplicate' or a measure's name, also where it is
-    not over 1; empty if nothing could be told. oddities: what is odd, the worst first. mark: the patch that is least like other images, in
-    shares (x, y, width, height). picture: JPEG, of odd images and of the oddest, as far as there is one."""
+    not over 1; empty if nothing could be told. oddities: what is odd, the worst first. mark: the patch that is least
+    like other images, in shares (x, y, width, height). picture: JPEG, of odd images and of the
+    oddest, as far as there is one."""
 
     name: str
     score: float | None
