@@ -55,9 +55,8 @@ def register(app: typer.Typer) -> None:
                 label = "functional" if number < len(good) else "defective"
                 picture = result.overlay()
                 write_png(folder / "overlays" / label / f"{path.stem}.png", picture)
-                rows.append(
-                    ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=number >= len(good))
-                )
+                bad = number >= len(good)
+                rows.append(ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=bad))
                 results.append(result)
         unseen, broken = results[: len(good)], results[len(good) :]
         labels = np.array([False] * len(unseen) + [True] * len(broken))

@@ -38,6 +38,23 @@ def register(app: typer.Typer) -> None:
         out: Annotated[
             str | None, typer.Option("--out", metavar="DIR", help="Write overlays, masks and report.html there.")
         ] = None,
+        pictures: Annotated[
+            str | None,
+            typer.Option(
+                "--pictures",
+                metavar="flagged|all",
+                help="With --out, pictures of which images, as files and in the report (default: files of all, in the "
+                "report of what is not OK).",
+            ),
+        ] = None,
+        colours: Annotated[
+            str,
+            typer.Option(
+                "--colours",
+                metavar="orange|blue",
+                help="With --out, the heat map's colours; blue shows better on orange parts (rust, copper, wood).",
+            ),
+        ] = "orange",
         fail_on_anomaly: Annotated[
             bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
         ] = False,
@@ -47,6 +64,8 @@ def register(app: typer.Typer) -> None:
         gravest reason, 3 for an unreadable image (docs/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
+        if not out and (pictures or colours != "orange"):
+            raise ConfigError("--pictures and --colours say what --out DIR writes; got no --out")
         from patchbank.cli.output_folder import OutputFolder, without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.imaging.images import Skipped
@@ -54,7 +73,7 @@ def register(app: typer.Typer) -> None:
 
         images = without_outputs(find_images(paths), paths, out)
         detector = PatchCore.load(model, runtime=runtime)
-        output = OutputFolder(out, images) if out else None
+        output = OutputFolder(out, images, pictures, colours) if out else None
         show = _as_json if as_json else _as_csv if as_csv else _as_text
         found, strange = 0, 0
         words: Counter[str] = Counter()  # how often each verdict was given
@@ -87,8 +106,7 @@ def register(app: typer.Typer) -> None:
                 except Exception as error:  # noqa: BLE001  (the file has gone or changed since, or drawing failed)
                     refused.append(Skipped.of(result.path, error))
         if output:
-            scores = detector.calibration.scores if detector.calibration else None
-            unwritten += output.finish(Path(model).name, scores, refused)
+            unwritten += output.finish(Path(model).name, detector.calibration, refused)
         _conclude(refused, unwritten, strange)
         if show is _as_text or output:
             _summarise(words, len(images), output.report if output and output.is_written else None)

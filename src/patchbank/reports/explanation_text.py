@@ -99,8 +99,8 @@ HOW_TO_READ = (
     "The model knows good parts as a bank of patches of training images, described by a network's features. A distance "
     "says how different a patch of the inspected image is from the nearest patch in the bank: 0 is the same, there is "
     "no upper end.",
-    "Three numbers have three names. The image score is held against the threshold. A patch's distance, here, is the one "
-    "that the image score is made of: it is scaled by how far normal patches of its look are from the bank. The heat map "
+    "Three numbers have three names. The image score is held against the threshold. A patch's distance, here, is what "
+    "the image score is made of: it is scaled by how far normal patches of its look are from the bank. The heat map "
     "shows plain local distances, which are held against the pixel threshold.",
     "Nearest normal: the patches of the bank that come closest, each from another training image where possible. If "
     "they look like the inspected patch, the model may be too strict here; if they do not, it has never seen anything "
