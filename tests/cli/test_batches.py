@@ -188,7 +188,7 @@ def test_a_report_that_cannot_be_written_keeps_all_verdicts(fitted, batch, tmp_p
 def test_the_verdict_is_printed_before_the_picture_is_drawn(fitted, batch, tmp_path, monkeypatch):
     """Whoever waits for the line must not wait for the disk, and a crash in drawing must not take the line along."""
 
-    def killed(result):
+    def killed(result, *more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Result, "overlay", killed)
@@ -199,10 +199,10 @@ def test_the_verdict_is_printed_before_the_picture_is_drawn(fitted, batch, tmp_p
 def test_a_drawing_that_fails_is_named(fitted, batch, tmp_path, monkeypatch):
     real = Result.overlay
 
-    def overlay(result):
+    def overlay(result, *more):
         if Path(result.path).name == "0.png":
             raise RuntimeError("no colours")
-        return real(result)
+        return real(result, *more)
 
     monkeypatch.setattr(Result, "overlay", overlay)
     result = run("predict", fitted, batch, "--json", "--out", tmp_path / "out", code=70)
