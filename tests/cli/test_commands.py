@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
+from pages import Page
 from patchbank import Config, PatchCore, __version__
 from patchbank.backbones.zoo import zoo
 from patchbank.config import PRESETS
 
-from .conftest import SMALL, make_category, part, run, write
+from .conftest import SMALL, failure, make_category, part, run, write
 
 EVALUATION_KEYS = [
     "image_auroc",
@@ -395,3 +397,29 @@ def test_presets_on_the_command_line_and_in_the_file(category, tmp_path):
     run("fit", category, "-o", tmp_path / "f", "--preset", "fast", "--coreset-size", "30", "--calibration", "none")
     assert PatchCore.load(tmp_path / "a").config.image_size == Config.preset("accurate").image_size
     assert PatchCore.load(tmp_path / "f").config.image_size == Config.preset("fast").image_size
+
+
+def test_evaluate_writes_a_page(fitted, category, tmp_path):
+    values = json.loads(run("evaluate", fitted, category, "--json", "--report", tmp_path / "e.html").stdout)
+    page = Page(tmp_path / "e.html")
+    assert page.text["h1"] == f"Evaluation of {fitted.name} on {category.name}"
+    assert "scratch" in page.text["tbody"]
+    figures = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source))
+    assert figures["images"] == "8"
+    assert figures["image AUROC"] == f"{values['image_auroc']:.4f}"
+    assert figures["pixel AUROC"] == f"{values['pixel_auroc']:.4f}"
+    assert "ends in .html" in failure("evaluate", fitted, category, "--report", tmp_path / "e.png", code=2)
+
+
+def test_evaluate_shows_what_it_misses(fitted, category, tmp_path):
+    """A defect that looks like a good part is missed; it is shown, and what is found is not."""
+    for kind in ("good", "scratch"):
+        shutil.copytree(category / "test" / kind, tmp_path / "set/test" / kind)
+    (tmp_path / "set/test/faint").mkdir()
+    shutil.copy(category / "test/good/000.png", tmp_path / "set/test/faint/a.png")
+    run("evaluate", fitted, tmp_path / "set", "--report", tmp_path / "e.html")
+    page = Page(tmp_path / "e.html")
+    assert "<dt>missed defects</dt><dd>1 of 5</dd>" in page.source
+    assert "test/faint/a.png" in page.text["figcaption"]
+    assert "test/scratch/" not in page.text["figcaption"]
+    assert len(page.all("img")) == 2

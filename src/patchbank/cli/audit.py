@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, progress_bar
+from patchbank.cli.options import check_page, command, progress_bar
 from patchbank.cli.terminal import note, say, say_json, say_parts
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
@@ -44,12 +44,9 @@ def register(app: typer.Typer) -> None:
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.model import PatchCore
         from patchbank.monitoring.audit import audit_images, audit_model
-        from patchbank.util.files import check_writable
 
         if output:
-            if Path(output).suffix.lower() not in (".html", ".htm"):
-                raise ConfigError(f"output: expected a name that ends in .html; got {output}")
-            check_writable(output)
+            check_page(output)
         if _is_model(source):
             if config != Config():
                 raise ConfigError(f"{source} is a model, whose options are its own; leave the model options out")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +18,7 @@ import typer
 from patchbank.cli.examples import example_of, panel_of
 from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
-from patchbank.errors import OutputError, PatchbankError
+from patchbank.errors import ConfigError, OutputError, PatchbankError
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import printable
 from patchbank.validation import check_names
@@ -182,6 +183,15 @@ def fail(message: str, exit_code: int, *, debug: bool = False) -> None:
         note_trace()
     note("patchbank: " + " ".join(message.split()), "red")
     raise typer.Exit(exit_code)
+
+
+def check_page(path: str) -> None:
+    """Raises ConfigError for a name that is not that of a page, OutputError if it cannot be written there."""
+    from patchbank.util.files import check_writable
+
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"output: expected a name that ends in .html; got {path}")
+    check_writable(path)
 
 
 def debugging() -> bool:

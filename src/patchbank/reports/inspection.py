@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -192,6 +192,10 @@ class ReportRow:
             return Verdict.NG
         return Verdict.REVIEW if self.is_anomalous is None or self.scene else Verdict.OK
 
+    def labelled(self, label: str, defective: bool) -> ReportRow:
+        """The row with what the image really is."""
+        return replace(self, label=label, defective=defective)
+
     @property
     def ratio(self) -> float | None:
         """The score as a multiple of the threshold."""
@@ -221,12 +225,12 @@ class InspectionReport:
     def __init__(self, path: str | Path) -> None:
         """path: of the report. Raises OutputError if its folder cannot be written to."""
         self._path = Path(path)
-        self._seen: list[_Seen] = []
+        self._seen: list[Seen] = []
         self._makers: dict[MadeBy, int] = {}  # how many rows each model made
         with output_errors(self._path):
             self._spool = tempfile.TemporaryFile(dir=self._path.parent)  # noqa: SIM115  (closed by `close`)
 
-    def __enter__(self) -> InspectionReport:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -245,7 +249,7 @@ class InspectionReport:
             offset = self._spool.seek(0, 2)
             self._spool.write(line)
         self._seen.append(
-            _Seen(
+            Seen(
                 row.score,
                 row.threshold,
                 row.pixel_threshold,
@@ -254,6 +258,7 @@ class InspectionReport:
                 row.defective,
                 row.mistake,
                 row.why is not None,
+                row.label,
                 offset,
             )
         )
@@ -279,21 +284,22 @@ class InspectionReport:
             title,
             created,
             figures={**_figures(self._seen), **(summary or {})},
-            chart=_chart(self._seen, calibration),
+            chart=chart_of(self._seen, calibration),
             skipped=skipped,
             makers=[{"images": count, **vars(maker)} for maker, count in self._makers.items()],
             labelled=any(row.defective is not None for row in self._seen),
             strange=any(row.strange for row in self._seen),
             promise=promise,
             judged=_threshold(self._seen) is not None,
-            pixel_threshold=_pixel_threshold(self._seen),
+            pixel_threshold=pixel_threshold_of(self._seen),
             colours=colours,
             rows=self._rows(self._seen),
             explained=self._rows([row for row in self._seen if row.explained]),
         )
 
-    def _rows(self, seen: Sequence[_Seen]) -> Iterator[dict[str, Any]]:
-        for row in sorted(seen, key=lambda row: -_finite(row.score)):
+    def _rows(self, seen: Sequence[Seen], in_order: bool = False) -> Iterator[dict[str, Any]]:
+        """What the template shows of these rows, the highest score first or in this order."""
+        for row in seen if in_order else sorted(seen, key=lambda row: -sortable(row.score)):
             self._spool.seek(row.offset)
             yield json.loads(self._spool.readline())
 
@@ -331,7 +337,7 @@ def write_report(
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What the page's head needs of a row, and where the row waits."""
 
     score: float
@@ -342,6 +348,7 @@ class _Seen:
     defective: bool | None
     mistake: str | None
     explained: bool
+    label: str | None
     offset: int
 
 
@@ -361,8 +368,8 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
         "bare": row.bare,
         "score": float(row.score),
         "ratio": ratio,
-        "order": _finite(row.score if ratio is None else ratio),
-        "bar": 50 * min(max(_finite(ratio or 0.0), 0.0), 2.0),
+        "order": sortable(row.score if ratio is None else ratio),
+        "bar": 50 * min(max(sortable(ratio or 0.0), 0.0), 2.0),
         "scene": list(row.scene),
         "image": vars(picture(row.picture, f"{row.name}: the image")) if row.picture else None,
         "overlay": vars(picture(row.overlay, outlined)) if row.overlay else None,
@@ -391,22 +398,22 @@ def _why(row: ReportRow) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float:
+def sortable(value: float) -> float:
     """The value to sort and draw by: one that is no number comes before all others, as the worst."""
     return _MOST if math.isnan(value) else min(max(float(value), -_MOST), _MOST)
 
 
-def _threshold(rows: Sequence[_Seen]) -> float | None:
+def _threshold(rows: Sequence[Seen]) -> float | None:
     return next((row.threshold for row in rows if row.threshold is not None and math.isfinite(row.threshold)), None)
 
 
-def _pixel_threshold(rows: Sequence[_Seen]) -> str:
+def pixel_threshold_of(rows: Sequence[Seen]) -> str:
     """In words: one value for each model that made rows."""
     values = dict.fromkeys(f"{row.pixel_threshold:.4g}" for row in rows if row.pixel_threshold is not None)
     return " or ".join(list(values)[:3])
 
 
-def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
+def _figures(rows: Sequence[Seen]) -> dict[str, str]:
     figures = {"images inspected": f"{len(rows):,}"}
     for state in (Verdict.OK, Verdict.REVIEW, Verdict.NG):
         figures[state.upper()] = f"{sum(row.state is state for row in rows):,}"
@@ -420,12 +427,12 @@ def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
     threshold = _threshold(rows)
     if threshold is not None:
         figures["threshold"] = f"{threshold:.4g}"
-    if pixel_threshold := _pixel_threshold(rows):
+    if pixel_threshold := pixel_threshold_of(rows):
         figures["pixel threshold"] = pixel_threshold
     return figures
 
 
-def _chart(rows: Sequence[_Seen], calibration: Sequence[float]) -> Chart | None:
+def chart_of(rows: Sequence[Seen], calibration: Sequence[float]) -> Chart | None:
     """The scores, in bands by what is known of the images."""
     bands = [Band("Calibration: held-out good images", "calibration", [s for s in calibration if math.isfinite(s)])]
     for name, kind, truth in (
