@@ -154,17 +154,25 @@ class PatchCore(FittedModel):
         *,
         max_false_alarms: float | None = None,
         confidence: float | None = None,
+        review_rate: float | None = None,
+        calibrate_on_suspects: bool | None = None,
         note: str = "",
         author: str = "",
         time: str | None = None,
     ) -> PatchCore:
         """The model's next version, with thresholds for another promise from the same held-out scores; None keeps what
-        it is.
+        it is. The arguments are the options of `Config`.
 
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        return repromised(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+        changes = {
+            "max_false_alarms": max_false_alarms,
+            "confidence": confidence,
+            "review_rate": review_rate,
+            "calibrate_on_suspects": calibrate_on_suspects,
+        }
+        return repromised(self, changes, Reason(time or _now(), author, note))
 
     def update(
         self,

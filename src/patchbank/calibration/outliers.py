@@ -1,5 +1,5 @@
-"""Which training images stand out from the others: the one rule that `fit` warns by, `drop_outliers` drops by and
-`audit` ranks by.                                                                                        (n,) -> (n,)
+"""Which training images stand out from the others: the one rule that `fit` warns by, that thresholds leave images out
+by, `drop_outliers` drops by and `audit` ranks by.                                                                                        (n,) -> (n,)
 
 A value's *oddness* is its distance from the median, in units of half the interquartile range. Neither notices whether a
 few of the images are defective, which mean and standard deviation would. Scores are left-out scores and compared by
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from patchbank.calibration.thresholds import Calibration
 
 LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
@@ -59,8 +57,3 @@ def screen(scores: npt.NDArray[np.floating], names: Sequence[str]) -> tuple[Susp
     odd = score_oddness(scores)
     order = np.argsort(-odd, kind="stable")
     return tuple(Suspect(names[i], float(scores[i]), float(odd[i]), limit) for i in order.tolist() if odd[i] > limit)
-
-
-def suspects_of(calibration: Calibration | None) -> tuple[Suspect, ...]:
-    """Among the images that a model was calibrated with; none without calibration."""
-    return screen(calibration.scores, calibration.images) if calibration else ()

@@ -77,7 +77,7 @@ def explain(
         image_size=result.image_size,
         regions=result.regions,
         findings=findings,
-        good_scores=model.calibration.scores if model.calibration else None,
+        good_scores=model.calibration.counted_scores if model.calibration else None,
         notes=tuple(_notes(model, result, len(shown))),
         picture=picture,
         overlay=with_heat,

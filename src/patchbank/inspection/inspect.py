@@ -35,6 +35,7 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         threshold=calibration.threshold if calibration else None,
         pixel_threshold=calibration.pixel_threshold if calibration else None,
         p_value=calibration.p_value(score) if calibration else None,
+        review_rate=model.config.review_rate,
         patch_scores=patches.on_grid(scores),
         distances=patches.on_grid(plain),
         nearest=patches.on_grid(nearest[:, 0]),

@@ -21,6 +21,7 @@ from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.image_check import Scene
 from patchbank.calibration.thresholds import Calibration
+from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
@@ -151,7 +152,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     version = _followed(then, present + 1, reason, action="rollback", restored=number)
     promise: dict[str, Any] = {}
     if state.calibration:
-        promise = {"max_false_alarms": then.max_false_alarms, "confidence": then.confidence}
+        promise = _options_of(state.calibration)
     return dataclasses.replace(
         model,
         config=dataclasses.replace(model.config, **promise),
@@ -164,28 +165,44 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     )
 
 
-def repromised(model: M, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> M:
-    """The model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+def _options_of(calibration: Calibration) -> dict[str, Any]:
+    """The options that say what a calibration promises."""
+    return {
+        "max_false_alarms": calibration.max_false_alarms,
+        "confidence": calibration.confidence,
+        "review_rate": calibration.review_rate,
+        "calibrate_on_suspects": calibration.with_suspects,
+    }
+
+
+def repromised(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
+    """The model with thresholds for another promise, from the same held-out scores. changes: of the options that say
+    what is promised, by name; None keeps what it is.
 
     Raises ConfigError for an impossible value, or if the model was fitted without calibration.
     """
     if model.calibration is None:
         raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
-    promise: dict[str, Any] = {
-        "max_false_alarms": model.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
-        "confidence": model.config.confidence if confidence is None else confidence,
-    }
-    config = dataclasses.replace(model.config, **promise)
+    config = dataclasses.replace(model.config, **{name: each for name, each in changes.items() if each is not None})
     if config == model.config:
         return model
-    calibration = dataclasses.replace(
-        model.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
-    )
+    calibration = promising(model.calibration, config)
     _, reserve, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
     last = model.life.versions[-1]
     version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
     life = Life((*model.life.versions, version), past, reserve)
     return dataclasses.replace(model, config=config, calibration=calibration, life=life)
+
+
+def promising(calibration: Calibration, config: Config) -> Calibration:
+    """The same held-out scores, with what the options promise of them."""
+    return dataclasses.replace(
+        calibration,
+        max_false_alarms=config.max_false_alarms,
+        confidence=config.confidence,
+        review_rate=config.review_rate,
+        with_suspects=config.calibrate_on_suspects,
+    )
 
 
 def changed(
