@@ -13,10 +13,48 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import patchbank
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "patchbank"
-# Everything below is product; everything else is core. `__init__` is the façade and may name both.
-PRODUCT = ("patchbank.cli", "patchbank.evaluation")
+# The floors of the house, bottom up: the modules and folders of the package's root. Imports go down only, or stay on
+# their floor; those in functions and under TYPE_CHECKING count. `__init__` is the façade.
+FLOORS = (
+    "errors",
+    "version",
+    "arrays",
+    "util",
+    "validation",
+    "config",
+    "imaging",
+    "backbones",
+    "search",
+    "features",
+    "scoring",
+    "bank",
+    "calibration",
+    "fitted",
+    "results",
+    "reports",
+    "fit",
+    "inspection",
+    "update",
+    "model_file",
+    "model",
+    "evaluation",
+    "monitoring",
+    "export",
+    "__init__",
+    "store",
+    "line",
+    "server",
+    "cli",
+    "__main__",
+    "_pyinstaller",
+)
+MOST_AT_THE_ROOT = 12  # modules beside the folders
+# Who builds on the library as a user does: by its public names, and what lies on these floors, which know no models.
+USERS = {"line": ("util", "version", "reports"), "server": ("util", "version", "reports", "store")}
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
 # Package -> the folder that may import it at the top of a module, "" = all.
@@ -25,7 +63,7 @@ AT_THE_TOP = {
     "typer": "cli",
     "jinja2": "reports",
     "PyInstaller": "_pyinstaller",
-}  # package -> the folder that may, "" = all
+}
 # Distributions whose package has another name.
 IMPORTED_AS = {
     "opencv-python-headless": "cv2",
@@ -95,8 +133,35 @@ def modules() -> tuple[Module, ...]:
     return tuple(found)
 
 
-def is_product(name: str) -> bool:
-    return any(name == layer or name.startswith((f"{layer}.", f"{layer}_")) for layer in PRODUCT)
+@cache
+def by_name() -> dict[str, Module]:
+    return {module.name: module for module in modules()}
+
+
+def imported(name: str) -> Module | None:
+    """The module of the package that an import of this name loads; None for another package's. Without one, a name of
+    the package itself (`from patchbank import PatchCore`) is the façade's."""
+    while name and name not in by_name():
+        name = name.rpartition(".")[0]
+    return by_name().get(name)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The sets of nodes that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            for node in graph[waiting.pop()] - seen:
+                seen.add(node)
+                waiting.append(node)
+        return seen
+
+    reach = {node: reached(node) for node in graph}
+    inside = [node for node in graph if node in reach[node]]
+    found = {tuple(sorted(each for each in reach[node] if node in reach[each])) for node in inside}
+    return sorted(map(list, found))
 
 
 def package_of(name: str) -> str:
@@ -140,11 +205,6 @@ importlib.import_module(variable)
         "late": ["default", "n", "r.s", "u", "w"],
         "types": ["k", "k2", "o.p"],
     }
-    assert [is_product(n) for n in ("patchbank.cli.app", "patchbank.evaluation.tune", "patchbank.model")] == [
-        True,
-        True,
-        False,
-    ]
 
 
 def test_all_modules_are_looked_at():
@@ -154,23 +214,86 @@ def test_all_modules_are_looked_at():
     assert any(each.kind == "late" for module in modules() for each in module.imports)
 
 
-def test_the_core_never_imports_a_product_layer():
+def test_every_module_stands_on_a_floor():
+    homeless = sorted({module.folders[0] for module in modules()} - set(FLOORS))
+    assert homeless == [], "place these on a floor: FLOORS in tests/test_architecture.py"
+
+
+def test_imports_go_down():
+    up = [
+        f"{module.name} imports {each.name} ({each.kind})"
+        for module in modules()
+        for each in module.imports
+        if (target := imported(each.name))
+        and {module.folders[0], target.folders[0]} <= set(FLOORS)  # the test above tells of others
+        and FLOORS.index(target.folders[0]) > FLOORS.index(module.folders[0])
+    ]
+    assert up == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        module.name: {target.name for each in module.imports if (target := imported(each.name))} - {module.name}
+        for module in modules()
+    }
+    assert circles(graph) == []
+
+
+def test_circles_are_found():
+    """The test of the test above."""
+    graph = {"a": {"b"}, "b": {"c", "e"}, "c": {"a"}, "d": {"a", "e"}, "e": {"f"}, "f": {"e"}, "g": set()}
+    assert circles(graph) == [["a", "b", "c"], ["e", "f"]]
+
+
+def test_few_modules_lie_beside_the_folders():
+    assert len([module.name for module in modules() if len(module.folders) == 1]) <= MOST_AT_THE_ROOT
+
+
+def test_only_the_command_line_talks_to_the_terminal():
     assert [
         f"{module.name} imports {each.name}"
         for module in modules()
-        if not is_product(module.name) and module.name not in ("patchbank", "patchbank.__main__")
+        if module.folders[0] != "cli"
         for each in module.imports
-        if each.kind != "types" and is_product(each.name)
+        if package_of(each.name) in ("typer", "rich", "click")
     ] == []
 
 
-def test_only_the_command_line_imports_the_command_line():
+def not_for(user: str, name: str) -> bool:
+    """Whether a module of this folder reaches past what the library offers to everybody."""
+    target = imported(name)
+    if target is None or target.folders[0] == user:
+        return False
+    last = name.removeprefix(target.name).lstrip(".")
+    if target.folders[0] in USERS[user]:
+        return last.startswith("_")
+    return target.name != "patchbank" or last not in patchbank.__all__
+
+
+def test_the_service_and_the_line_use_public_names():
+    """What they need and cannot have so is missing in the public interface; and the line runs without the service."""
     assert [
         f"{module.name} imports {each.name}"
         for module in modules()
-        if not module.name.startswith("patchbank.cli") and module.name != "patchbank.__main__"
+        if module.folders[0] in USERS
         for each in module.imports
-        if package_of(each.name) in ("typer", "rich", "click") or each.name.startswith("patchbank.cli")
+        if not_for(module.folders[0], each.name)
+    ] == []
+
+
+def test_private_names_would_be_found():
+    """The test of the test above."""
+    names = ["numpy", "patchbank.PatchCore", "patchbank._LAZY", "patchbank.model.PatchCore", "patchbank.cli.app"]
+    assert [name for name in names if not_for("line", name)] == names[2:]
+
+
+def test_ray_is_for_the_distributed_fit_only():
+    assert [
+        f"{module.name} imports {each.name}"
+        for module in modules()
+        if module.name != "patchbank.fit.distributed"
+        for each in module.imports
+        if package_of(each.name) == "ray"
     ] == []
 
 

@@ -1,5 +1,6 @@
 """Every option of patchbank, once. These dataclasses feed the Python API, TOML files, the command line, the model
-file and `docs/configuration.md`. What their values may be, and how they are read, is checked in `validation.py`.
+file and `docs/reference/configuration.md`. What their values may be, and how they are read, is checked in
+`validation.py`.
 
 `Config` says what the model *is* and travels in the model file; `Runtime` says how this machine runs it and does not.
 """

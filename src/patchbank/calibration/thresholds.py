@@ -22,21 +22,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, DoubleArray, FloatArray
 from patchbank.calibration.outliers import Suspect, screen
 from patchbank.util.wording import brief, counted
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 
 MOST_NAMED = 3  # images that set the threshold
 
 
 @dataclass(frozen=True)
 class Support:
-    """What n normal images can promise. kept: whether the wanted rate is among it. rate: the smallest share of false
-    alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
+    """The rates that n normal images support. kept: whether the wanted rate is one of them. rate: the smallest share of
+    false alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
 
     n: int
     kept: bool
@@ -56,7 +53,7 @@ class Support:
 
     @property
     def promise(self) -> str:
-        """What the threshold promises, in words: the wanted rate, or the smallest that is supported."""
+        """The guarantee of the threshold in words: the wanted rate, or the smallest supported one."""
         rate = percent(self.max_false_alarms) if self.kept else percent_up(self.rate)
         return f"at most {rate} false alarms " + (
             f"with {percent(self.confidence)} confidence" if self.confidence else "on average"
@@ -77,9 +74,7 @@ class Bounds:
     def __str__(self) -> str:
         if not self.suspects:
             return f"at most {percent_up(self.if_bad)}"
-        them, they = (
-            ("suspect is", "it is") if self.suspects == 1 else (f"{self.suspects:,} suspects are", "they are")
-        )
+        them, they = ("suspect is", "it is") if self.suspects == 1 else (f"{self.suspects:,} suspects are", "they are")
         return f"at most {percent_up(self.if_bad)} if the {them} bad, {percent_up(self.if_good)} if {they} good"
 
 
@@ -155,7 +150,7 @@ class Calibration:
 
     @property
     def support(self) -> Support:
-        """Whether there are enough images for the promise, and what they can promise."""
+        """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(int(self.counted.sum()), self.max_false_alarms, self.confidence)
 
     @property
@@ -180,7 +175,9 @@ class Calibration:
         """The share of normal images, this one counted, that look at least this odd (0..1; a conformal p-value):
         (1 + number of calibration scores >= score) / (n + 1). A normal image's is at most p with probability at most p.
         """
-        scores = self.counted_scores.astype(np.float64)  # as the verdict compares; NumPy 1 would round the score to float32
+        scores = self.counted_scores.astype(
+            np.float64
+        )  # as the verdict compares; NumPy 1 would round the score to float32
         return (1 + int(np.count_nonzero(scores >= score))) / (len(scores) + 1)
 
 
@@ -209,7 +206,7 @@ def rank(n: int, max_false_alarms: float, confidence: float = 0.0) -> int | None
 
 
 def support(n: int, max_false_alarms: float, confidence: float) -> Support:
-    """What n normal images can promise, beside the rate that is wanted."""
+    """Returns the rate that n normal images support, beside the wanted one."""
     if confidence == 0:
         rate = 1 / (n + 1)
         needed = math.ceil(1 / max_false_alarms - 1 - 1e-9) if max_false_alarms > 0 else None
@@ -243,7 +240,7 @@ def percent_up(share: float) -> str:
     return f"{math.ceil(100 * share * 10.0**digits - 1e-9) / 10.0**digits:g} %"
 
 
-def binomial_cdf(n: int, p: float) -> npt.NDArray[np.float64]:
+def binomial_cdf(n: int, p: float) -> DoubleArray:
     """(n + 1,) P(Binomial(n, p) <= m) for m = 0..n, by logarithms: nothing underflows that matters."""
     if p <= 0:
         return np.ones(n + 1)

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Inspect images: score, verdict and regions of each, and whether it is of the scene that the model knows.
         Every image gets a verdict or is named at the end with the reason why not; then the exit code is that of the
-        gravest reason, 3 for an unreadable image (docs/batches.md)."""
+        gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         from patchbank.cli.output_folder import OutputFolder, without_outputs

@@ -27,7 +27,7 @@ class SkippedImage(Protocol):
 
 
 class Fitted(Inspector, Protocol):
-    """What the benchmark needs of a fitted model: `PatchCore` has it."""
+    """The part of a fitted model that the benchmark needs. `PatchCore` has it."""
 
     @property
     def bank(self) -> Sized: ...

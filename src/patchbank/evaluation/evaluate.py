@@ -1,4 +1,4 @@
-"""How good a model is on a labelled data set. `docs/metrics.md` defines each figure."""
+"""Evaluation: how good a model is on a labelled data set. `docs/reference/metrics.md` defines each figure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray
 from patchbank.errors import DatasetError, ImageError, PatchbankError
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
@@ -38,7 +38,7 @@ KEYS = (
 
 
 class Inspected(Protocol):
-    """What evaluation needs of a result: `patchbank.Result` has it."""
+    """The part of a result that evaluation needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
@@ -47,11 +47,11 @@ class Inspected(Protocol):
     @property
     def is_anomalous(self) -> bool | None: ...
     @property
-    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+    def anomaly_map(self) -> FloatArray: ...
 
 
 class Inspector(Protocol):
-    """What evaluation needs of a model: `PatchCore` has it."""
+    """The part of a model that evaluation needs. `PatchCore` has it."""
 
     def predict(self, image: Path, /) -> Inspected: ...
 
@@ -171,7 +171,7 @@ def evaluate(
     return _summary(rows, skipped, seconds, threshold, None if pixels is None else pixels.result())
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path) -> BoolArray:
     """A mask file -> (H, W) bool: True where it marks a defect (`images.read_mask`); all False where it is black.
 
     Raises DatasetError for a file that cannot be read, or that marks everything: a test image without its mask must not
@@ -183,7 +183,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         raise DatasetError(f"expected a mask that can be read, but {error}; replace it") from error
 
 
-def _mask_of(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _mask_of(sample: Sample, size: tuple[int, int]) -> BoolArray:
     """The sample's mask; all False for a good image."""
     if sample.mask is None:
         return np.zeros(size, np.bool_)

@@ -61,7 +61,8 @@ class FittedModel:
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
+        """Training images that look defective, the oddest first: their left-out scores stand out
+        (docs/operate/audit.md)."""
         return self.calibration.suspects if self.calibration else ()
 
     @property

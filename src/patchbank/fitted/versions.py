@@ -13,15 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import IntArray
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.image_check import Scene
 from patchbank.calibration.thresholds import Calibration
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.util.wording import brief
-
-IntArray = npt.NDArray[np.int32]
 
 ACTIONS = ("fit", "update", "threshold", "rollback")
 # What a version's calibration scores are: those of its bank; at least those (it has grown since they were measured);

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import partial
 
+from patchbank.arrays import Array
 from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import Array, ImageSource, fingerprint
+from patchbank.imaging.images import ImageSource, fingerprint
 from patchbank.results.result import Inspector, Result
 from patchbank.scoring import scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image

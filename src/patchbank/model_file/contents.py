@@ -1,5 +1,5 @@
 """What a model file's manifest and entries mean: a model as bytes, and back. Each part of the model has a pair of
-functions here; `model_file/archive.py` knows the bytes, `docs/model-file.md` specifies both.
+functions here; `model_file/archive.py` knows the bytes, `docs/reference/model-file.md` specifies both.
 
 Everything that is read is checked: a file that passes gives a model that predicts.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import IntArray
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.backbones.onnx_safety import check_plain
 from patchbank.bank.memory_bank import MemoryBank
@@ -278,7 +278,7 @@ def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> Memory
     )
 
 
-def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:
+def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> IntArray:
     """(2,) the patch grid that all training images have: version 1 resized them to one size, and did not store it."""
     least = [max(int(tensors[name].max(initial=0)) + 1, 1) for name in ("row", "column")]
     if len(config.image_size) == 2:

@@ -1,8 +1,8 @@
 """What a manifest may say: one description of every key, its type and its range, and what must agree with what.
 
-`docs/model-file.md` says the same in words. The options have their own description, in `config.py`; whatever a model
-asks for beyond it is held to the limits here. Pure functions over JSON values; each raises ValueError that says what
-was expected and what was got.
+`docs/reference/model-file.md` says the same in words. The options have their own description, in `config.py`;
+whatever a model asks for beyond it is held to the limits here. Pure functions over JSON values; each raises
+ValueError that says what was expected and what was got.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.image_check import Scene
 from patchbank.config import Config
@@ -59,7 +59,7 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
         entries[RESERVE] = archive.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
     sets = images_of(life.versions)
     for version, about, images, state in zip(life.versions, manifest["versions"], sets, life.past, strict=False):
-        tensors: dict[str, npt.NDArray[Any]] = {"members": state.members}
+        tensors: dict[str, Array] = {"members": state.members}
         if state.calibration:
             numbers = {model.bank.images[image]: image for image in sorted(images)}
             tensors["calibration_image"] = np.array([numbers[name] for name in state.calibration.images], np.int32)

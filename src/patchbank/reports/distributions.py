@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, DoubleArray
 from patchbank.imaging.drawing import BOLD, DARK, MARK, REGULAR, Colour, text, text_width
 from patchbank.scoring.normal_distances import Distribution
-
-ByteArray = npt.NDArray[np.uint8]
 
 WIDTH = 800.0
 _LEFT, _INNER = 8.0, 784.0
@@ -58,7 +56,7 @@ class Band:
             return self.values.quantile(0.0), self.values.largest
         return min(self.values), max(self.values)
 
-    def counts(self, edges: Sequence[float]) -> npt.NDArray[np.float64]:
+    def counts(self, edges: Sequence[float]) -> DoubleArray:
         """(E,) ascending edges -> (E - 1,) how many values are over the lower edge and not over the upper one: as a
         value that equals the threshold is not over it."""
         if isinstance(self.values, Distribution):

@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import ByteArray
 from patchbank.reports import distributions
 from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.reports.html import picture, small_jpeg, write_page
 from patchbank.results.result import MadeBy, Result
 from patchbank.scoring.anomaly_map import Region
 from patchbank.util.files import output_errors
-
-ByteArray = npt.NDArray[np.uint8]
 
 PICTURE_SIDE = 360  # pixels, the longer side
 PICTURE_BYTES = 20_000  # two pictures a row, in base64: 500 rows stay under 27 MB

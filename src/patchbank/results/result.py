@@ -9,18 +9,18 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, Array, ImageSource, fingerprint, read_image, shown
+from patchbank.imaging.images import COLOUR, ImageSource, fingerprint, read_image, shown
 from patchbank.imaging.overlay import overlay
 from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring import anomaly_map as maps
-from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+from patchbank.scoring.anomaly_map import Region
 from patchbank.util.wording import brief, finite
 
 
@@ -77,7 +77,7 @@ class Result:
     review_rate: float
     patch_scores: FloatArray
     distances: FloatArray
-    nearest: npt.NDArray[np.int64]
+    nearest: IndexArray
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     smoothing_sigma: float
@@ -108,9 +108,7 @@ class Result:
     @cached_property
     def decision(self) -> Decision:
         """The verdict and its reason (`decide`)."""
-        return decide(
-            self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.scene_reasons
-        )
+        return decide(self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.scene_reasons)
 
     @property
     def verdict(self) -> Verdict:
@@ -179,7 +177,7 @@ class Result:
             "reason": self.reason,
         }
 
-    def overlay(self) -> npt.NDArray[np.uint8]:
+    def overlay(self) -> ByteArray:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
         a file.
 

@@ -3,7 +3,7 @@
 Learning continues greedy k-center from the bank, until every patch of the new images is as close to it as a typical
 good image's oddest patches are. Forgetting takes an image's vectors out, and continues greedy k-center, among the spare
 vectors and the patches of the training images where these are at hand, until the bank has its size again. Then the
-threshold is certified again (docs/update.md).
+threshold is certified again (docs/operate/updates.md).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, FloatArray, IndexArray
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.image_check import Scene
@@ -27,7 +28,7 @@ from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
-from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.imaging.images import ImageSource, Skipped, name_of
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
@@ -36,8 +37,6 @@ from patchbank.update.learning import Learned, NewImage, farthest, fill, learn, 
 from patchbank.update.recalibrate import TrainingImages, read_again
 from patchbank.util.progress import Progress
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 Describe = Callable[[Array], Patches]
 M = TypeVar("M", bound=FittedModel)  # whoever calls with a PatchCore gets a PatchCore
 
@@ -88,7 +87,8 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Certified:
-    """What is known of normal images by the next bank, and how far the threshold's guarantee holds (docs/update.md)."""
+    """What the next bank knows of normal images, and how far the threshold's guarantee holds
+    (docs/operate/updates.md)."""
 
     calibration: Calibration | None
     normal: NormalDistances | None
@@ -419,7 +419,7 @@ def _added(
     )
 
 
-def _removed(image: int, bank: MemoryBank, own: npt.NDArray[np.bool_], hole: FloatArray) -> Removed:
+def _removed(image: int, bank: MemoryBank, own: BoolArray, hole: FloatArray) -> Removed:
     """own: which of the vectors that have left are the image's. hole: how far each is from the new bank."""
     return Removed(image, bank.images[image], int(own.sum()), int((hole[own] > bank.covering_radius).sum()))
 
