@@ -183,7 +183,16 @@ def test_predict_says_what_is_not_of_the_scene(fitted, good, tmp_path):
     assert first.endswith(str(good))
     assert f"{black}" in second
     assert "; NOT THE SCENE: darker (brightness 0, normal " in second
-    assert text.stderr == "1 image is not of the scene that the model knows\n"
+    notes = text.stderr.splitlines()
+    assert notes[2:] == [
+        "1 image is not of the scene that the model knows",
+        "2 images: 1 ok, 1 ANOMALOUS, 0 refused",
+        f"report: {tmp_path / 'out/report.html'}",
+    ]
+    model = PatchCore.load(fitted)
+    assert notes[0] == f"threshold {model.calibration.threshold:.4f}; 1.00x = a score that equals it"
+    assert notes[1].startswith("p = share of good images")  # said once, and on no line of an image
+    assert "threshold" not in text.stdout
     assert "not of the known scene: darker (brightness 0" in (tmp_path / "out/report.html").read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, good, black, "--csv").stdout)))
     assert [row["in_scene"] for row in rows] == ["true", "false"]

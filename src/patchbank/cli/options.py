@@ -162,7 +162,7 @@ def fail(message: str, exit_code: int, *, debug: bool = False) -> None:
     """Prints one line to stderr, below the current exception's traceback if `debug`, and ends the program."""
     if debug:
         note_trace()
-    note("patchbank: " + " ".join(message.split()))
+    note("patchbank: " + " ".join(message.split()), "red")
     raise typer.Exit(exit_code)
 
 

@@ -126,11 +126,13 @@ class OutputFolder:
         from patchbank.reports.inspection import InspectionReport
 
         self._folder = make_folder(folder)
+        self.report = self._folder / REPORT
+        self.is_written = False  # whether the report is there
         self._real = Path(os.path.realpath(self._folder))
         names = relative_names([str(path) for path in images])
         files = output_names(images, _longest_name(self._folder))
         self._names = {str(image): pair for image, *pair in zip(images, names, files, strict=True)}
-        self._report = InspectionReport(self._folder / REPORT)
+        self._rows = InspectionReport(self.report)
         if renamed := sum(name != file for name, file in zip(names, files, strict=True)):
             them = counted(renamed, "image", "images")
             note(f"the pictures of {them} get other names, because theirs are too long or alike; {REPORT} says which")
@@ -147,7 +149,7 @@ class OutputFolder:
         try:
             picture, failed = result.overlay(), []
         except Exception:
-            self._report.add(ReportRow.without_pictures(result, name=shown))
+            self._rows.add(ReportRow.without_pictures(result, name=shown))
             raise
         for ending, drawn in ((OVERLAY, picture), (MASK, result.mask)):
             try:
@@ -155,7 +157,7 @@ class OutputFolder:
             except OutputError as error:
                 failed.append(str(error))
         try:
-            self._report.add(ReportRow.of(result, name=shown, overlay=picture))
+            self._rows.add(ReportRow.of(result, name=shown, overlay=picture))
         except OutputError as error:
             failed.append(f"{result.path}: is missing in {REPORT} ({error})")
         return failed
@@ -166,14 +168,15 @@ class OutputFolder:
         title = f"Inspection with {model}"
         try:
             self._inside(REPORT)
-            with self._report as report:
+            with self._rows as report:
                 report.write(title=title, calibration_scores=scores, skipped=reasons)
         except OutputError as error:
             return [str(error)]
         except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)
             if debugging():
                 note_trace()
-            return [f"cannot write {self._folder / REPORT}: {reason_of(error)}"]
+            return [f"cannot write {self.report}: {reason_of(error)}"]
+        self.is_written = True
         return []
 
     def _inside(self, name: str) -> Path:

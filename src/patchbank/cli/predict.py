@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from patchbank.cli.fit import report_skipped
 from patchbank.cli.options import command, debugging
-from patchbank.cli.terminal import note, note_trace, say, say_json, say_row
+from patchbank.cli.terminal import note, note_trace, say_json, say_parts, say_row
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, OutputError, PatchbankError
 from patchbank.util.wording import counted, plural
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from patchbank.results.result import Result
 
 FOUND_ANOMALY = 1
+_STYLES = {"ok": "green", "ANOMALOUS": "bold red"}
 _COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene")
 
 
@@ -55,6 +57,7 @@ def register(app: typer.Typer) -> None:
         output = OutputFolder(out, images) if out else None
         show = _as_json if as_json else _as_csv if as_csv else _as_text
         found, strange = 0, 0
+        words: Counter[str] = Counter()  # how often each verdict was given
         refused: list[Skipped] = []  # images without a verdict, or whose verdict could not be shown or drawn
         unwritten: list[str] = []
         if as_csv:
@@ -66,6 +69,9 @@ def register(app: typer.Typer) -> None:
             if isinstance(result, Skipped):
                 refused.append(result)
                 continue
+            if show is _as_text and not words:
+                _explain_columns(result)
+            words[_word(result)] += 1
             found += bool(result.is_anomalous)
             strange += result.in_scene is False
             try:
@@ -84,6 +90,8 @@ def register(app: typer.Typer) -> None:
             scores = detector.calibration.scores if detector.calibration else None
             unwritten += output.finish(Path(model).name, scores, refused)
         _conclude(refused, unwritten, strange)
+        if show is _as_text or output:
+            _summarise(words, len(images), output.report if output and output.is_written else None)
         if fail_on_anomaly and found:
             raise typer.Exit(FOUND_ANOMALY)
         if codes := [_code(each) for each in refused] + [OutputError.exit_code] * bool(unwritten):
@@ -103,12 +111,38 @@ def _as_csv(result: Result) -> None:
 
 
 def _as_text(result: Result) -> None:
-    verdict = {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
-    against = "" if result.threshold is None else f" (threshold {result.threshold:.4f}, p {result.p_value:.3f})"
+    score = f"score {result.score:.4f}"
+    if result.threshold is not None:
+        ratio = f"{result.score / result.threshold:5.2f}x" if result.threshold > 0 else f"{'':6}"
+        score = f"{ratio}  {score}  p {result.p_value:.3f}"
     regions = len(result.regions)
     where = f", {counted(regions, 'region')}" if regions else ""
-    scene = f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}" if result.in_scene is False else ""
-    say(f"{verdict:<10} {result.score:9.4f}{against}  {result.path}{where}{scene}")
+    word = _word(result)
+    parts = [(f"{word:<10}", _STYLES.get(word, "yellow")), (f" {score}  ", ""), (f"{result.path}{where}", "")]
+    if result.in_scene is False:
+        parts.append((f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}", "yellow"))
+    say_parts(*parts)
+
+
+def _word(result: Result) -> str:
+    return {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
+
+
+def _explain_columns(result: Result) -> None:
+    """What all lines share, once, on stderr: the threshold, and what the numbers mean."""
+    if result.threshold is None:
+        note("the model has no threshold: scores are distances, higher is more anomalous", "dim")
+    else:
+        note(f"threshold {result.threshold:.4f}; 1.00x = a score that equals it", "dim")
+        note("p = share of good images that look at least this odd, by the calibration", "dim")
+
+
+def _summarise(words: Counter[str], images: int, report: Path | None) -> None:
+    """The last line, on stderr: how many images got which verdict, and where the report is."""
+    counts = [f"{count} {word if word != '-' else 'without a verdict'}" for word, count in words.most_common()]
+    note(f"{counted(images, 'image')}: {', '.join([*counts, f'{images - words.total()} refused'])}", "bold")
+    if report:
+        note(f"report: {report}")
 
 
 def _conclude(refused: Sequence[Skipped], unwritten: Sequence[str], strange: int) -> None:
