@@ -11,8 +11,8 @@ n (exchangeable), whatever the scores' distribution:
 Either promise needs enough images. Where there are too few, the threshold is the largest score, and `Support` says what
 that is worth.
 
-Images that look defective (`outliers.screen`) are no normal images, as far as anyone knows: unless they are wanted, they
-are left out of all this, and `Bounds` says what the threshold is worth if they were good after all.
+Images that look defective (`outliers.screen`) may be no normal images. Unless they are wanted, they are left out of all
+this, and `Bounds` says what the threshold is worth if they are good after all.
 """
 
 from __future__ import annotations

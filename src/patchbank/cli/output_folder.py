@@ -18,8 +18,7 @@ from patchbank.util.files import make_folder
 from patchbank.util.wording import counted, printable
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from patchbank.calibration.thresholds import Calibration
     from patchbank.imaging.images import Skipped
     from patchbank.results.result import Result
 
@@ -162,14 +161,14 @@ class OutputFolder:
             failed.append(f"{result.path}: is missing in {REPORT} ({error})")
         return failed
 
-    def finish(self, model: str, scores: npt.ArrayLike | None, refused: Sequence[Skipped]) -> list[str]:
+    def finish(self, model: str, calibration: Calibration | None, refused: Sequence[Skipped]) -> list[str]:
         """Writes the report. Returns what could not be written, and why."""
         reasons = [printable(each.reason) for each in refused]
         title = f"Inspection with {model}"
         try:
             self._inside(REPORT)
             with self._rows as report:
-                report.write(title=title, calibration_scores=scores, skipped=reasons)
+                report.write(title=title, calibration=calibration, skipped=reasons)
         except OutputError as error:
             return [str(error)]
         except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,16 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import ByteArray
+from patchbank.calibration.thresholds import Calibration, percent
 from patchbank.reports import distributions
 from patchbank.reports.distributions import Band, Chart, Mark
-from patchbank.reports.html import picture, small_jpeg, write_page
+from patchbank.reports.html import picture, small_jpeg, verdict_of, write_page
 from patchbank.results.result import MadeBy, Result
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.anomaly_map import Region
 from patchbank.util.files import output_errors
 
 PICTURE_SIDE = 360  # pixels, the longer side
 PICTURE_BYTES = 20_000  # two pictures a row, in base64: 500 rows stay under 27 MB
 MAX_REGIONS = 3
+WORDS = ("ng", "review", "ok", "anomalous", "normal")  # a row's verdict, the worst first
 _MOST = 1e300
 
 
@@ -38,7 +42,8 @@ class ReportRow:
 
     picture, overlay: JPEG bytes, empty where the image is gone. label: what the image really is, in the user's word;
     defective: the same as a truth value; None where it is not known. scene: why it is not of the known scene. Build one
-    with `of` or `from_arrays`, which shrink the pictures. made_by, time: as in `Result`.
+    with `of` or `from_arrays`, which shrink the pictures. made_by, time, verdict, reason: as in `Result`; the
+    verdict is None where only `is_anomalous` is known.
     """
 
     name: str
@@ -53,6 +58,8 @@ class ReportRow:
     scene: tuple[str, ...] = ()
     made_by: MadeBy | None = None
     time: str = ""
+    verdict: Verdict | None = None
+    reason: str = ""
 
     @classmethod
     def of(
@@ -81,6 +88,8 @@ class ReportRow:
             scene=result.scene_reasons,
             made_by=result.made_by,
             time=result.time,
+            verdict=result.verdict,
+            reason=result.reason,
         )
 
     @classmethod
@@ -97,6 +106,8 @@ class ReportRow:
             scene=result.scene_reasons,
             made_by=result.made_by,
             time=result.time,
+            verdict=result.verdict,
+            reason=result.reason,
         )
 
     @classmethod
@@ -115,6 +126,8 @@ class ReportRow:
         scene: Sequence[str] = (),
         made_by: MadeBy | None = None,
         time: str = "",
+        verdict: Verdict | None = None,
+        reason: str = "",
     ) -> ReportRow:
         """image, overlay: (H, W, 3) uint8 RGB. A label without `defective` is a defect unless it is "good"."""
         if defective is None and label is not None:
@@ -132,6 +145,8 @@ class ReportRow:
             scene=tuple(scene),
             made_by=made_by,
             time=time,
+            verdict=verdict,
+            reason=reason,
         )
 
     @property
@@ -140,11 +155,17 @@ class ReportRow:
         return self.score / self.threshold if self.threshold else None
 
     @property
+    def word(self) -> str:
+        """The verdict in a word: ok, review or ng; anomalous, normal or unjudged where only `is_anomalous` is known."""
+        return verdict_of(self.is_anomalous) if self.verdict is None else str(self.verdict)
+
+    @property
     def mistake(self) -> str | None:
         """ "false alarm" or "missed" where the verdict contradicts the label."""
-        if self.defective is None or self.is_anomalous is None or self.defective == self.is_anomalous:
+        if self.defective is None:
             return None
-        return "missed" if self.defective else "false alarm"
+        wrong = ("ok", "normal") if self.defective else ("ng", "anomalous")
+        return ("missed" if self.defective else "false alarm") if self.word in wrong else None
 
 
 class InspectionReport:
@@ -181,7 +202,8 @@ class InspectionReport:
         with output_errors(self._path):
             offset = self._spool.seek(0, 2)
             self._spool.write(line)
-        self._seen.append(_Seen(row.score, row.threshold, row.is_anomalous, row.defective, row.mistake, offset))
+        known = (row.score, row.threshold, row.is_anomalous, row.defective, row.mistake, row.word)
+        self._seen.append(_Seen(*known, offset))
         if row.made_by is not None:
             self._makers[row.made_by] = self._makers.get(row.made_by, 0) + 1
 
@@ -191,18 +213,22 @@ class InspectionReport:
         title: str,
         summary: Mapping[str, str] | None = None,
         calibration_scores: npt.ArrayLike | None = None,
+        calibration: Calibration | None = None,
         skipped: Sequence[str] = (),
         created: datetime | None = None,
     ) -> None:
         """Writes the page, highest score first. The arguments and errors are those of `write_report`."""
-        calibration = [] if calibration_scores is None else [float(s) for s in np.ravel(np.asarray(calibration_scores))]
+        scores = calibration.counted_scores if calibration and calibration_scores is None else calibration_scores
+        held_out = [] if scores is None else [float(s) for s in np.ravel(np.asarray(scores))]
         write_page(
             self._path,
             "inspection.html",
             title,
             created,
             figures={**_figures(self._seen), **(summary or {})},
-            chart=_chart(self._seen, calibration),
+            chart=_chart(self._seen, held_out, calibration.review_above if calibration else None),
+            promise=_promise(calibration) if calibration else "",
+            words=[word for word in WORDS if any(row.word == word for row in self._seen)],
             skipped=skipped,
             makers=[{"images": count, **vars(maker)} for maker, count in self._makers.items()],
             labelled=any(row.defective is not None for row in self._seen),
@@ -222,19 +248,26 @@ def write_report(
     title: str,
     summary: Mapping[str, str] | None = None,
     calibration_scores: npt.ArrayLike | None = None,
+    calibration: Calibration | None = None,
     skipped: Sequence[str] = (),
     created: datetime | None = None,
 ) -> None:
     """Writes the report, highest score first. Rows may come from a generator: they are not kept in memory.
 
     summary: further headline figures, {name: value}. calibration_scores: held-out scores of good images, for the
-    histogram. skipped: images that could not be read, with the reason. Raises OutputError; then an older file is kept.
+    histogram. calibration: the model's, which has these scores, the limit of review and the promise. skipped: images that
+    could not be read, with the reason. Raises OutputError; then an older file is kept.
     """
     with InspectionReport(path) as report:
         for row in results:
             report.add(row)
         report.write(
-            title=title, summary=summary, calibration_scores=calibration_scores, skipped=skipped, created=created
+            title=title,
+            summary=summary,
+            calibration_scores=calibration_scores,
+            calibration=calibration,
+            skipped=skipped,
+            created=created,
         )
 
 
@@ -247,6 +280,7 @@ class _Seen:
     is_anomalous: bool | None
     defective: bool | None
     mistake: str | None
+    word: str
     offset: int
 
 
@@ -261,6 +295,8 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
         "label": row.label,
         "mistake": row.mistake,
         "is_anomalous": None if row.is_anomalous is None else bool(row.is_anomalous),
+        "word": row.word,
+        "reason": row.reason,
         "score": float(row.score),
         "ratio": ratio,
         "order": _finite(row.score if ratio is None else ratio),
@@ -291,10 +327,11 @@ def _threshold(rows: Sequence[_Seen]) -> float | None:
 
 def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
     figures = {"images inspected": f"{len(rows):,}"}
-    judged = [row for row in rows if row.is_anomalous is not None]
-    if judged:
-        anomalous = sum(bool(row.is_anomalous) for row in judged)
-        figures |= {"anomalous": f"{anomalous:,}", "normal": f"{len(judged) - anomalous:,}"}
+    judged = [row for row in rows if row.word != "unjudged"]
+    words = Counter(row.word for row in judged)
+    for shown in (("ng", "review", "ok"), ("anomalous", "normal")):
+        if any(words[word] for word in shown):
+            figures |= {word.upper() if "ok" in shown else word: f"{words[word]:,}" for word in shown}
     for mistake, plural, of in (("false alarm", "false alarms", False), ("missed", "missed defects", True)):
         labelled = sum(row.defective is of for row in judged)
         if labelled:
@@ -305,7 +342,20 @@ def _figures(rows: Sequence[_Seen]) -> dict[str, str]:
     return figures
 
 
-def _chart(rows: Sequence[_Seen], calibration: Sequence[float]) -> Chart | None:
+def _promise(calibration: Calibration) -> str:
+    """What the verdicts rest on, in words."""
+    said = f"NG: over the threshold, which promises {calibration.support.promise}"
+    if calibration.suspects and not calibration.with_suspects:
+        said += f" ({calibration.bounds})"
+    if calibration.review_rate:
+        said += (
+            f". REVIEW: as odd as the oddest {percent(calibration.review_rate)} of good images, or not the part or the "
+            "picture that the model knows"
+        )
+    return f"{said}."
+
+
+def _chart(rows: Sequence[_Seen], calibration: Sequence[float], review: float | None) -> Chart | None:
     """The scores, in bands by what is known of the images."""
     bands = [Band("Calibration: held-out good images", "calibration", [s for s in calibration if math.isfinite(s)])]
     for name, kind, truth in (
@@ -320,4 +370,8 @@ def _chart(rows: Sequence[_Seen], calibration: Sequence[float]) -> Chart | None:
     if threshold is not None:
         described += f". Threshold: {threshold:.4g}."
     mark = None if threshold is None else Mark("threshold", "threshold", threshold)
-    return distributions.chart(bands, mark, described)
+    further: tuple[Mark, ...] = ()
+    if review is not None and threshold is not None and review < threshold:
+        described += f" Review: over {review:.4g}."
+        further = (Mark("review", "review", review),)
+    return distributions.chart(bands, mark, described, further=further)

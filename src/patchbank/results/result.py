@@ -58,13 +58,14 @@ class Result:
     path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
     the anomaly map. p_value: the share of normal images that look at least this odd (0..1). review_rate: the largest
-    p-value that a person should look at. patch_scores: (h, w) float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
-    int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
-    stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. time:
-    when it was inspected, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to
-    another process is without it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image
-    as it was given, for `read_again`; fingerprint: `images.fingerprint` of what was inspected, None = not known.
+    p-value that a person should look at. patch_scores: (h, w) float32, row-major as on the image. distances: (h, w)
+    float32, the same before they were scaled. nearest: (h, w) int64, each patch's nearest vector in the bank.
+    image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the
+    region of interest `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its
+    normal range; None if the model does not check them. time: when it was inspected, UTC, ISO 8601. model: what
+    inspected it, for `explain`; a copy that is pickled or sent to another process is without it (see `detached`).
+    maker: what such a copy knows, for `made_by`. source: the image as it was given, for `read_again`; fingerprint:
+    `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
