@@ -18,13 +18,14 @@ this, and `Bounds` says what the threshold is worth if they are good after all.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray
 from patchbank.calibration.outliers import Suspect, screen
+from patchbank.config import Config
 from patchbank.util.wording import brief, counted
 
 MOST_NAMED = 3  # images that set the threshold
@@ -76,6 +77,12 @@ class Bounds:
             return f"at most {percent_up(self.if_bad)}"
         them, they = ("suspect is", "it is") if self.suspects == 1 else (f"{self.suspects:,} suspects are", "they are")
         return f"at most {percent_up(self.if_bad)} if the {them} bad, {percent_up(self.if_good)} if {they} good"
+
+    @property
+    def sentence(self) -> str:
+        """What it means for the threshold that some images look defective."""
+        them = "image that looks defective does" if self.suspects == 1 else "images that look defective do"
+        return f"{self.suspects:,} {them} not set the threshold; false alarms: {self}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +186,17 @@ class Calibration:
             np.float64
         )  # as the verdict compares; NumPy 1 would round the score to float32
         return (1 + int(np.count_nonzero(scores >= score))) / (len(scores) + 1)
+
+
+def promising(calibration: Calibration, config: Config) -> Calibration:
+    """The same held-out scores, with what the options promise of them."""
+    return replace(
+        calibration,
+        max_false_alarms=config.max_false_alarms,
+        confidence=config.confidence,
+        review_rate=config.review_rate,
+        with_suspects=config.calibrate_on_suspects,
+    )
 
 
 def threshold_of(scores: FloatArray, max_false_alarms: float, confidence: float = 0.0) -> float:

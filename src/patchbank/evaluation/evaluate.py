@@ -118,7 +118,7 @@ class Evaluation:
     __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives plain JSON values under the keys of `patchbank evaluate --json`, in their order: KEYS and `verdicts`."""
+        """Gives plain JSON values under the keys of `patchbank evaluate --json`, KEYS and `verdicts`."""
         return {**{name: getattr(self, name) for name in KEYS}, "verdicts": self.verdicts}
 
     @property

@@ -255,8 +255,8 @@ def write_report(
     """Writes the report, highest score first. Rows may come from a generator: they are not kept in memory.
 
     summary: further headline figures, {name: value}. calibration_scores: held-out scores of good images, for the
-    histogram. calibration: the model's, which has these scores, the limit of review and the promise. skipped: images that
-    could not be read, with the reason. Raises OutputError; then an older file is kept.
+    histogram. calibration: the model's, which has these scores, the limit of review and the promise. skipped: images
+    that could not be read, with the reason. Raises OutputError; then an older file is kept.
     """
     with InspectionReport(path) as report:
         for row in results:

@@ -21,8 +21,7 @@ from patchbank.arrays import Array, BoolArray, FloatArray, IndexArray
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.image_check import Scene
-from patchbank.calibration.thresholds import Calibration
-from patchbank.config import Config
+from patchbank.calibration.thresholds import Calibration, promising
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
@@ -192,17 +191,6 @@ def repromised(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
     version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
     life = Life((*model.life.versions, version), past, reserve)
     return dataclasses.replace(model, config=config, calibration=calibration, life=life)
-
-
-def promising(calibration: Calibration, config: Config) -> Calibration:
-    """The same held-out scores, with what the options promise of them."""
-    return dataclasses.replace(
-        calibration,
-        max_false_alarms=config.max_false_alarms,
-        confidence=config.confidence,
-        review_rate=config.review_rate,
-        with_suspects=config.calibrate_on_suspects,
-    )
 
 
 def changed(
