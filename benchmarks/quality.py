@@ -6,7 +6,7 @@
 
 Every setting goes through the library's own steps (embedding, coreset, search, expected distances, scores); only the
 feature maps are kept between settings, in --cache. The best settings of a study are flattered by it: these are the
-very images that are reported. What was concluded is in docs/quality.md, whose tables are made of the results.
+very images that are reported. What was concluded is in docs/results/quality.md, whose tables are made of the results.
 """
 
 from __future__ import annotations

@@ -17,14 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    "docs/benchmarks.md",
     "docs/adr/0005-defaults.md",
-    "docs/scene.md",
-    "docs/drift.md",
-    "docs/update.md",
-    "docs/audit.md",
-    "docs/quality.md",
-    "docs/thresholds.md",
+    *(f"docs/results/{page.name}" for page in sorted((ROOT / "docs" / "results").glob("*.md"))),
 )
 SETS = {"bottle": "MVTec AD bottle", "screw": "MVTec AD screw", "mtd": "magnetic tiles", "elpv": "ELPV solar cells"}
 

@@ -50,6 +50,7 @@ FLOORS = (
     "server",
     "cli",
     "__main__",
+    "_pyinstaller",
 )
 MOST_AT_THE_ROOT = 12  # modules beside the folders
 # Who builds on the library as a user does: by its public names, and what lies on these floors, which know no models.
@@ -62,7 +63,7 @@ AT_THE_TOP = {
     "typer": "cli",
     "jinja2": "reports",
     "PyInstaller": "_pyinstaller",
-}  # package -> the folder that may, "" = all
+}
 # Distributions whose package has another name.
 IMPORTED_AS = {
     "opencv-python-headless": "cv2",

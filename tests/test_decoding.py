@@ -622,7 +622,7 @@ def test_opencvs_log_level_is_set_back_after_reads_in_threads(picture):
 
 
 def test_the_documentation_names_every_format_and_limit():
-    """docs/image-formats.md is the promise."""
-    text = (Path(__file__).parents[1] / "docs" / "image-formats.md").read_text("utf-8")
+    """docs/reference/image-formats.md is the promise."""
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "image-formats.md").read_text("utf-8")
     for name in (*READ, VARIABLE, f"{MAX_PIXELS:,}".replace(",", " "), "accept_damaged"):
         assert name in text, name

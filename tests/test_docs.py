@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import patchbank
 from parts import noisy
@@ -22,19 +23,20 @@ from patchbank.config import Config, Runtime, options
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PACKAGE = ROOT / "src" / "patchbank"
 TEXTS = {path.relative_to(ROOT).as_posix(): path for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]}
 # Snippets of these pages are run, each page's in one namespace, in a folder that has good/, new.png, part.patchbank.
 RUN = (
     "README.md",
-    "docs/audit.md",
-    "docs/configuration.md",
-    "docs/drift.md",
-    "docs/explain.md",
-    "docs/model-file.md",
-    "docs/paper.md",
-    "docs/update.md",
-    "docs/scene.md",
-    "docs/thresholds.md",
+    "docs/operate/audit.md",
+    "docs/reference/configuration.md",
+    "docs/operate/drift.md",
+    "docs/operate/explanations.md",
+    "docs/reference/model-file.md",
+    "docs/understand/paper.md",
+    "docs/operate/updates.md",
+    "docs/operate/image-check.md",
+    "docs/operate/thresholds.md",
 )
 
 
@@ -47,6 +49,7 @@ def load_tool(name: str):
 
 
 make_docs = load_tool("make_docs")
+make_pictures = load_tool("make_pictures")
 
 
 def command_tree() -> dict[str, object]:
@@ -66,7 +69,7 @@ def anchors(text: str) -> set[str]:
 
 
 def test_generated_pages_are_current():
-    old = [f"docs/{page}" for page, make in make_docs.PAGES.items() if (DOCS / page).read_text("utf-8") != make()]
+    old = [page for page, make in make_docs.PAGES.items() if (make_docs.DOCS / page).read_text("utf-8") != make()]
     assert old == [], "not current; run: python tools/make_docs.py"
 
 
@@ -92,13 +95,52 @@ def test_internal_links_resolve():
 
 def test_every_page_is_in_the_index():
     linked = (DOCS / "index.md").read_text(encoding="utf-8")
-    assert [path.name for path in DOCS.glob("*.md") if path.name != "index.md" and f"({path.name})" not in linked] == []
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md") if page.parent.name != "adr"]
+    assert len(pages) > 15
+    assert [page for page in pages if page != "index.md" and f"({page})" not in linked] == []
     decisions = (DOCS / "adr" / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in (DOCS / "adr").glob("0*.md") if f"({path.name})" not in decisions] == []
 
 
+def test_pages_that_the_code_names_exist():
+    """Comments, docstrings and messages say where to read on: `docs/...md`."""
+    folders = ("src", "tests", "tools", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {(file, page) for file in files for page in re.findall(r"docs/[\w/-]+\.md", file.read_text("utf-8"))}
+    assert len(named) > 10
+    assert [f"{file.name}: {page}" for file, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
+def defined_in(paths: list[str]) -> set[str]:
+    """Names of these modules: functions, classes and constants of the top, and Class.member."""
+    names = set()
+    for path in paths:
+        for node in ast.parse((PACKAGE / path).read_text("utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                names.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                names |= {f"{node.name}.{part.name}" for part in node.body if isinstance(part, ast.FunctionDef)}
+    return names
+
+
+def test_paths_and_functions_of_the_architecture_exist():
+    """Its tables lead a newcomer to the code: every file and folder exists, and the flow's functions stand in them."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w./-]+(?:\.(?:py|md|h|html)|/))`", text))
+    assert len(paths) > 50
+    assert [path for path in sorted(paths) if not any((root / path).exists() for root in (ROOT, PACKAGE))] == []
+    flow = text.split("## The flow")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in flow.splitlines() if re.match(r"\|.*`[\w/]+\.py`", line)]
+    assert len(rows) > 20
+    missing = []
+    for _, files, functions, *_ in rows:
+        known = defined_in(re.findall(r"`([\w/]+\.py)`", files))
+        missing += [f"{files}: {name}" for name in re.findall(r"`([\w.]+)`", functions) if name not in known]
+    assert missing == []
+
+
 def test_every_command_and_option_is_documented():
-    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "cli.md").read_text(encoding="utf-8")
     commands = command_tree()
     assert {"patchbank fit", "patchbank backbones fetch"} <= set(commands)
     for path, command in commands.items():
@@ -114,11 +156,11 @@ def test_every_command_and_option_is_documented():
                 assert f"{name}" in section[1], f"{path} {name}"
     for option in (*options(Config), *options(Runtime)):
         assert f"`--{option.name.replace('_', '-')}`" in text
-        assert f"`{option.name}`" in (DOCS / "configuration.md").read_text(encoding="utf-8")
+        assert f"`{option.name}`" in (make_docs.DOCS / "configuration.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_documented():
-    text = (DOCS / "python-api.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "python-api.md").read_text(encoding="utf-8")
     for name in patchbank.__all__:
         assert f"## {name}\n" in text or f"| `{name}` |" in text, name
 
@@ -126,7 +168,7 @@ def test_every_public_name_is_documented():
 def test_every_exit_code_is_documented():
     from patchbank import errors
 
-    table = (DOCS / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
+    table = (make_docs.DOCS / "cli.md").read_text(encoding="utf-8").split("## Exit codes")[1]
     for name in patchbank.__all__:
         if name.endswith("Error") and name != "PatchbankError":
             row = next(line for line in table.splitlines() if f"`{name}`" in line)
@@ -229,8 +271,52 @@ def test_snippets_run(name, workplace, monkeypatch, capsys):
         assert "True" in capsys.readouterr().out
 
 
+def masked(line: str) -> str:
+    """A line of output without its numbers and the width of its columns: other machines round otherwise."""
+    return " ".join(re.sub(r"\d[\d,.]*", "#", line).split())
+
+
+def run_in_the_tutorial(line: str) -> str:
+    """What a command of the first day's page prints. It must end with 0."""
+    from patchbank.cli.app import app
+
+    words = shlex.split(line)
+    if words[:2] == ["python", "tools/make_pictures.py"]:
+        make_pictures.main(words[2:])
+        return ""
+    assert words[0] == "patchbank", f"the test cannot run: {line}"
+    result = CliRunner().invoke(app, words[1:])
+    assert result.exit_code == 0, f"{line}: {result.output}"
+    return result.output
+
+
+def test_the_first_day_is_as_its_page_says(tmp_path, monkeypatch):
+    """A newcomer types these commands. Each one runs, in this order, and prints the lines that the page shows."""
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "first-day.md").read_text(encoding="utf-8")
+    output, commands = "", []
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", page, flags=re.M | re.S):
+        if language == "sh":
+            commands += [line for line in block.splitlines() if line.split()[0] != "pip"]
+            output = "\n".join(run_in_the_tutorial(line) for line in block.splitlines() if line.split()[0] != "pip")
+        else:
+            printed = [masked(line) for line in output.splitlines()]
+            assert [line for line in block.splitlines() if masked(line) not in printed] == [], output
+    assert {word for line in commands for word in line.split()[1:2]} >= {"fit", "predict", "explain", "update", "audit"}
+    assert (tmp_path / "inspected" / "scratch.png.overlay.png").is_file()
+    assert (tmp_path / "inspected" / "scratch.png.mask.png").is_file()
+    assert (tmp_path / "inspected" / "report.html").is_file()
+
+
+def test_pictures_of_the_docs_are_small():
+    sizes = {path.name: path.stat().st_size for path in make_pictures.PICTURES.iterdir()}
+    assert len(sizes) >= 5
+    assert max(sizes.values()) < 150_000
+    assert sum(sizes.values()) < 1_000_000
+
+
 def test_the_toml_page_is_the_defaults(tmp_path):
-    (block,) = blocks((DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
+    (block,) = blocks((make_docs.DOCS / "configuration.md").read_text(encoding="utf-8"), "toml")
     runtime = {option.name for option in options(Runtime)}
     lines = [line for line in block.splitlines() if line.split(" = ")[0] not in runtime]
     file = tmp_path / "a.toml"
@@ -241,7 +327,7 @@ def test_the_toml_page_is_the_defaults(tmp_path):
 def test_the_format_page_names_what_the_file_has(workplace):
     from patchbank.model_file.archive import FORMAT, FORMAT_VERSION, ModelFile
 
-    text = (DOCS / "model-file.md").read_text(encoding="utf-8")
+    text = (make_docs.DOCS / "model-file.md").read_text(encoding="utf-8")
     file = ModelFile(workplace / "part.patchbank")
     for key, value in file.manifest.items():
         assert f"| `{key}` |" in text
@@ -279,6 +365,35 @@ def test_readme_figures_are_those_of_the_committed_results():
         row = measured[next(name for start, name in names.items() if title.startswith(start))]
         expected = [row["image"], row["pixel"], row["aupro"]]
         assert cells == ["-" if value is None else f"{100 * value:.1f}" for value in expected]
+
+
+def test_figures_of_the_how_to_pages_are_those_of_the_committed_results():
+    """A how-to states at most the one number that its reader needs. The table that it links to has the same number."""
+
+    def results(name: str) -> dict[str, list[dict]]:
+        return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+    def page(name: str) -> str:
+        return " ".join((DOCS / "operate" / name).read_text("utf-8").split())
+
+    tiles = {row["step"]: row for row in results("update")["forget"] if row["set"] == "mtd"}
+    before, after, never = (f"{100 * tiles[s]['image AUROC']:.1f}" for s in ("planted", "forgotten", "never there"))
+    assert f"on magnetic tiles, image AUROC rises from {before} to {after} (" in page("updates.md")
+    assert f"is {before} with the defective images, {after} after the removal, and {never} if" in " ".join(
+        (DOCS / "results" / "updates.md").read_text("utf-8").split()
+    )
+
+    streams = [row["streams"] for row in results("drift")["rows"] if row["set"] in ("bottle", "screw")]
+    changes = [
+        cell for row in streams for what, cell in row.items() if what not in ("as they are", "a tenth defective")
+    ]
+    assert all(cell["alarms"] == 1 for cell in changes)
+    assert f"found within {max(cell['delay'] for cell in changes):.0f} images." in page("drift.md")
+
+    planted = [row for row in results("audit")["rows"] if row["planted"]]
+    assert all(row["found"] == row["planted"] for row in planted if row["set"] == "bottle")
+    assert all(row["found"] < row["planted"] / 2 for row in planted if row["set"] == "mtd")
+    assert "all planted defective images are found; on magnetic tiles, most are *not* found (" in page("audit.md")
 
 
 def test_the_licences_of_the_weights_are_in_the_notice():

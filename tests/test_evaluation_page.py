@@ -24,14 +24,15 @@ def cells(page: Page) -> list[list[str]]:
 
 def test_each_kind_is_counted_and_mistakes_are_shown(tmp_path: Path) -> None:
     """Threshold 2. Of good images one is NG; of dents one is OK, one in review and one NG; holes are all found."""
+    ok, ng = Verdict.OK, Verdict.NG
     rows = [
-        row("dent/ok.png", 0.5, label="dent", defective=True, pixel_threshold=7.5),
-        row("good/a.png", 1.0, label="good"),
-        row("good/alarm.png", 3.0, label="good"),
+        row("dent/ok.png", 0.5, label="dent", defective=True, pixel_threshold=7.5, verdict=ok),
+        row("good/a.png", 1.0, label="good", verdict=ok),
+        row("good/alarm.png", 3.0, label="good", verdict=ng),
         row("dent/odd.png", 1.5, label="dent", defective=True, verdict=Verdict.REVIEW, scene=["darker"]),
-        row("dent/ng.png", 4.0, label="dent", defective=True),
-        row("hole/ng.png", 5.0, label="hole", defective=True),
-        row("dent/near.png", 1.9, label="dent", defective=True),
+        row("dent/ng.png", 4.0, label="dent", defective=True, verdict=ng),
+        row("hole/ng.png", 5.0, label="hole", defective=True, verdict=ng),
+        row("dent/near.png", 1.9, label="dent", defective=True, verdict=ok),
     ]
     with EvaluationReport(tmp_path / "e.html") as report:
         for one in rows:

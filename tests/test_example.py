@@ -25,7 +25,7 @@ from patchbank.backbones.fake import FakeBackbone
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "patchcore_in_100_lines.py"
 KEPT = 0.1
-# What makes PatchCore the paper's: docs/paper.md. The rest of the defaults changes neither scores nor maps.
+# What makes PatchCore the paper's: docs/understand/paper.md. The rest of the defaults changes neither scores nor maps.
 PAPER = {
     "embedding": "mean",
     "patch_size": 3,

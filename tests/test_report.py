@@ -48,7 +48,7 @@ def test_rows_come_highest_score_first_and_carry_their_facts(tmp_path: Path) -> 
     assert "2.50×" in body  # 5 of 2
     assert "3 × 4 px at (1, 2)" in body
     assert "area 1,234 px, peak 5.5" in body
-    assert [r.get("data-verdict") for r in page.all("tr")[1:]] == ["ng", "ok", "ok"]  # equal is not over
+    assert [r.get("data-verdict") for r in page.all("tr")[1:]] == ["anomalous", "normal", "normal"]  # equal is not over
 
 
 def test_headline_figures(tmp_path: Path) -> None:
@@ -57,9 +57,8 @@ def test_headline_figures(tmp_path: Path) -> None:
     cards = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source))
     assert cards == {
         "images inspected": "4",
-        "OK": "2",
-        "REVIEW": "0",
-        "NG": "2",
+        "anomalous": "2",
+        "normal": "2",
         "false alarms": "1 of 2",
         "missed defects": "1 of 2",
         "threshold": "2",

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are made from the code: configuration.md, cli.md and python-api.md.
+"""Writes the pages of docs/reference/ that are made from the code: configuration.md, cli.md and python-api.md.
 
 python tools/make_docs.py            writes them
 python tools/make_docs.py --check    exits with 1 if one of them is not current (tests/test_docs.py does the same)
@@ -20,7 +20,7 @@ import patchbank
 from patchbank import errors
 from patchbank.config import Config, Runtime, options
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Made by tools/make_docs.py from the code: change the code, not this page. -->\n"
 CONFIG_NAMES = {option.name for option in options(Config)}
 RUNTIME_NAMES = {option.name for option in options(Runtime)}
@@ -144,7 +144,7 @@ def command_line() -> str:
     parts += [
         "`predict` goes on after an error of one image or one file. Its code is 1 with `--fail-on-anomaly` and an "
         "anomaly, whatever else has happened; else the largest code of what went wrong; else 0. "
-        "[batches.md](batches.md) says what a batch promises.",
+        "[batches.md](../operate/batches.md) says what a batch promises.",
         "Without `--debug` an error is one line on stderr. With it, the traceback comes first; the exit code stays the "
         "same.",
     ]

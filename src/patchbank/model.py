@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.config import Config, ImageFormat, Runtime
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import own, patches_of, taken
 from patchbank.fit import fit as fitting
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import (
-    Array,
-    ImageSource,
-    Skipped,
-    name_of,
-    read_image,
-    shown,
-)
+from patchbank.imaging.images import ImageSource, Skipped, name_of, read_image, shown
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
@@ -39,8 +32,6 @@ from patchbank.update.update import Reason, repromised, rolled_back, updated
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.version import __version__
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,17 +145,25 @@ class PatchCore(FittedModel):
         *,
         max_false_alarms: float | None = None,
         confidence: float | None = None,
+        review_rate: float | None = None,
+        calibrate_on_suspects: bool | None = None,
         note: str = "",
         author: str = "",
         time: str | None = None,
     ) -> PatchCore:
         """The model's next version, with thresholds for another promise from the same held-out scores; None keeps what
-        it is.
+        it is. The arguments are the options of `Config`.
 
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        return repromised(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+        changes = {
+            "max_false_alarms": max_false_alarms,
+            "confidence": confidence,
+            "review_rate": review_rate,
+            "calibrate_on_suspects": calibrate_on_suspects,
+        }
+        return repromised(self, changes, Reason(time or _now(), author, note))
 
     def update(
         self,
@@ -225,7 +224,8 @@ class PatchCore(FittedModel):
         return measured_recall(self.searcher, self.bank.vectors, queries, self.config.num_neighbours)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model file (docs/model-file.md): beside its name first, then renamed. Raises OutputError."""
+        """Writes the model file (docs/reference/model-file.md): beside its name first, then renamed.
+        Raises OutputError."""
         contents.save(self, path)
 
     @classmethod
@@ -234,7 +234,7 @@ class PatchCore(FittedModel):
         happens to the file later does not matter.
 
         trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
-        any operators, and it may cost what it wants (docs/model-file.md says what it may otherwise). Raises
+        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise). Raises
         ModelFileError or BackboneError.
         """
         runtime = runtime or Runtime()

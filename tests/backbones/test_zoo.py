@@ -23,7 +23,7 @@ from patchbank.backbones.zoo import DownloadedWeights, PackagedWeights, choose_l
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, CheckpointError, MissingExtraError, OutputError, WeightsNotFoundError
 
-DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
+DOCS = Path(__file__).parents[2] / "docs" / "operate" / "backbones.md"
 DOWNLOADED = [row.name for row in zoo() if isinstance(row.weights, DownloadedWeights)]
 
 
@@ -62,7 +62,7 @@ def test_the_papers_layers_are_as_published() -> None:
 
 
 def test_the_docs_hold_the_zoos_table() -> None:
-    """docs/backbones.md is regenerated with patchbank.backbones.docs.zoo_table when a row changes."""
+    """docs/operate/backbones.md is regenerated with patchbank.backbones.docs.zoo_table when a row changes."""
     assert zoo_table() in DOCS.read_text(encoding="utf-8")
 
 

@@ -287,7 +287,7 @@ def test_names_that_the_terminal_cannot_show_end_nothing(fitted, named, tmp_path
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode(encoding).splitlines()
     assert [line.split()[0] for line in said] == ["threshold", "p", "6", "report:"]
-    assert said[2] == "6 images: 6 ok, 0 refused"
+    assert said[2] == "6 images: 6 OK, 0 REVIEW, 0 NG, 0 refused"
     lines = done.stdout.decode(encoding).splitlines()
     assert len(lines) == len(NAMES)
     assert not any(char in "".join(lines) for char in "\x1b\x07\u202e")

@@ -241,7 +241,7 @@ def test_the_report_names_its_quantities_and_prints_each_threshold(fitted, mixed
     assert f"Heat map: local distance / pixel threshold ({pixel})" in page.text["section"]
     assert re.search(rf"<dt>pixel threshold</dt><dd>{re.escape(pixel)}</dd>", page.source)
     assert "× the pixel threshold)" in page.text["tbody"]
-    assert "with 95 % confidence" in page.text["dl"]  # what is promised
+    assert "with 95 % confidence" in page.text["section"]  # what is promised
     assert heat_scale("blue") in page.source
     assert heat_scale("orange") not in page.source
 

@@ -379,11 +379,11 @@ def test_real_layout(data_root: Path) -> None:
 
 
 def test_the_documentation_names_every_suffix_and_every_refused_word() -> None:
-    """docs/datasets.md is the specification; it must not drift from the code."""
+    """docs/operate/datasets.md is the specification; it must not drift from the code."""
     from patchbank.evaluation.datasets import AMBIGUOUS, COLUMNS, GOOD_WORDS, MASK_ENDINGS
     from patchbank.imaging.images import SUFFIXES
 
-    text = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "operate" / "datasets.md").read_text("utf-8")
     for suffix in SUFFIXES:
         assert re.search(rf"{re.escape(suffix)}\b", text), suffix
     for word in (*AMBIGUOUS, *COLUMNS, *GOOD_WORDS, *filter(None, MASK_ENDINGS)):

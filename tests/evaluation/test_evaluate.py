@@ -29,6 +29,7 @@ KEYS = [
     "false_alarm_rate",
     "miss_rate",
     "n_unreadable",
+    "verdicts",
 ]
 
 
@@ -158,10 +159,10 @@ def test_each_image_is_shown_and_progress_ends(category: Path) -> None:
 
 
 def test_the_documentation_defines_every_key_in_order_and_the_limits() -> None:
-    """docs/metrics.md is what readers of the figures rely on."""
+    """docs/reference/metrics.md is what readers of the figures rely on."""
     from patchbank.evaluation import metrics
 
-    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text("utf-8")
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == KEYS
     for limit in (metrics.EXACT_NORMAL, metrics.EXACT_ANOMALOUS):
         assert f"{limit:,}".replace(",", " ") in text

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-FloatArray = npt.NDArray[np.float32]
+from patchbank.arrays import FloatArray
 
 LARGEST_STATISTIC, SMALLEST_STD = 1e9, 1e-6  # of mean and std: what float32 divides without trouble
 

@@ -22,11 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import CheckpointError
-
-Array = npt.NDArray[Any]
 
 MAX_FILE_BYTES = 4 << 30
 MAX_OPCODES = 1_000_000  # a few seconds; a network of a thousand tensors has 40 000

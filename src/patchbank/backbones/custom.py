@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD, BackboneInfo, Layer
 from patchbank.backbones.onnx_safety import check_plain, read_model
 from patchbank.backbones.session import check_input, make_session, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
-
-Array = npt.NDArray[Any]
 
 METADATA_PREFIX = "patchbank."
 # The reference embedding averages wide vectors down to 1024 numbers; a layer set this narrow needs no such thing.

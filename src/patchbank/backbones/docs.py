@@ -1,4 +1,4 @@
-"""The zoo as text: the table of docs/backbones.md, compared with it by a test."""
+"""The zoo as text: the table of docs/operate/backbones.md, compared with it by a test."""
 
 from __future__ import annotations
 

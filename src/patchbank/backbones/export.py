@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from patchbank.backbones.base import FloatArray
+from patchbank.arrays import FloatArray
 from patchbank.errors import BackboneError, MissingExtraError
 from patchbank.util.files import atomic_write
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from patchbank.backbones.base import BackboneInfo, FloatArray, Layer
+from patchbank.arrays import FloatArray
+from patchbank.backbones.base import BackboneInfo, Layer
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 from patchbank.errors import BackboneError
 

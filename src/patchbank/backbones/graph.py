@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, DoubleArray
 from patchbank.backbones.base import Layer
 from patchbank.errors import CheckpointError
 
@@ -15,7 +15,7 @@ from patchbank.errors import CheckpointError
 OPSET = 13
 IR_VERSION = 8
 
-Weights = Mapping[str, npt.NDArray[Any]]
+Weights = Mapping[str, Array]
 
 
 class GraphBuilder:
@@ -91,7 +91,7 @@ class GraphBuilder:
         serialized: bytes = model.SerializeToString(deterministic=True)
         return serialized
 
-    def _fold(self, weight: str, norm: str, shape: tuple[int, ...]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _fold(self, weight: str, norm: str, shape: tuple[int, ...]) -> tuple[Array, Array]:
         """gamma (w x - mean) / sqrt(var + eps) + beta, folded in float64 into a kernel and a bias (float32)."""
         per_channel = shape[:1]
         gamma, beta = self._take(f"{norm}.weight", per_channel), self._take(f"{norm}.bias", per_channel)
@@ -102,7 +102,7 @@ class GraphBuilder:
         kernel = self._take(f"{weight}.weight", shape) * scale[:, None, None, None]  # (C_out, C_in/groups, k, k)
         return kernel.astype(np.float32), (beta - mean * scale).astype(np.float32)
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    def _take(self, name: str, shape: tuple[int, ...]) -> DoubleArray:
         if name not in self._weights:
             raise CheckpointError(
                 f"expected a tensor {name!r} of shape {shape}, got a checkpoint without it; "
@@ -118,7 +118,7 @@ class GraphBuilder:
             raise CheckpointError(f"{name}: expected finite numbers, got NaN or infinity; the file is damaged")
         return values
 
-    def _add_initializer(self, name: str, values: npt.NDArray[Any]) -> None:
+    def _add_initializer(self, name: str, values: Array) -> None:
         from onnx import numpy_helper
 
         self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

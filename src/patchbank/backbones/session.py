@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from patchbank.backbones.base import BackboneInfo, FloatArray
+from patchbank.arrays import FloatArray
+from patchbank.backbones.base import BackboneInfo
 from patchbank.backbones.onnx_safety import read_model
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError

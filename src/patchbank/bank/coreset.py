@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray, IndexArray
 from patchbank.bank.k_center import KCenter
 from patchbank.config import Config
 from patchbank.errors import ConfigError
@@ -21,18 +22,15 @@ from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
-
 USUAL_RATIO = 0.01  # of the training patches, where the options name no share,
-LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/quality.md)
+LEAST = 8_000  # but at least so many: one in a hundred of few images leaves gaps (docs/results/quality.md)
 _BLOCK_ROWS = 4096
 _LARGEST = 1e15  # squares of larger features, summed, leave float32's range
 
 
 @dataclass(frozen=True, eq=False)
 class Coreset:
-    """What a sampler chose.
+    """The choice of a sampler.
 
     indices: (M,) int64, in order of selection, no index twice.
     distances: (M,) float32, Euclidean distance of each pick to the coreset when it was picked, in the space where the
@@ -49,7 +47,7 @@ class Coreset:
 
 
 def coreset_size(n: int, config: Config) -> int:
-    """How many of n points the coreset keeps."""
+    """Returns the number of points, of n, that the coreset keeps."""
     if config.coreset_size is not None:
         return min(n, config.coreset_size)
     if config.coreset_ratio is None:
@@ -58,7 +56,7 @@ def coreset_size(n: int, config: Config) -> int:
 
 
 def spare_size(n: int, m: int, config: Config) -> int:
-    """How many of the n points are kept beside a coreset of m: the sampler's next picks."""
+    """Returns the number of points, of n, that are kept beside a coreset of m: the sampler's next picks."""
     return min(n - m, round(config.spare_ratio * m)) if config.sampler != "identity" else 0
 
 
@@ -271,9 +269,9 @@ def _largest_row_norm(points: FloatArray) -> int:
     """The point with the largest sum over j of d_ij^2 = N |x_i|^2 + sum |x_j|^2 once the points' mean is 0."""
     mean = points.mean(axis=0, dtype=np.float64)
 
-    def block(a: int) -> npt.NDArray[np.float64]:
+    def block(a: int) -> DoubleArray:
         centred = points[a : a + _BLOCK_ROWS] - mean
-        norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", centred, centred)
+        norms: DoubleArray = np.einsum("ij,ij->i", centred, centred)
         return norms
 
     norms = np.concatenate(spread(block, range(0, len(points), _BLOCK_ROWS)))

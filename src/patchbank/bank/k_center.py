@@ -13,14 +13,11 @@ import heapq
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.bank.k_center_bounds import MARGIN, Bounds
 from patchbank.search.distances import pair_distances, squared_distances
 from patchbank.util.parallel import workers
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 _POOLS = ((1024, 16384), (math.inf, 12288))  # points that a round refreshes, while there are fewer centres than ...
 _CANDIDATES = 4096  # points that picks are made from, at most
@@ -187,5 +184,5 @@ class KCenter:
 
 
 def _allowed(squared: float, index: int, least: float, first_outside: int) -> bool:
-    """Whether no point outside can be farther, or as far with a smaller index."""
+    """True if no point outside can be farther, or as far with a smaller index."""
     return squared > least or (squared == least >= 0 and index < first_outside)

@@ -13,15 +13,13 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.search import native
 from patchbank.search.distances import pair_distances, squared_distances, take
 from patchbank.search.native.measure import measure
 from patchbank.util.parallel import scratch, share_of_workers, spread
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 _Group = tuple[int, IndexArray]  # a cell, and points of it
 
 _CELLS = 96  # at most
@@ -112,7 +110,7 @@ class Bounds:
         else:
             self._settle(*pairs)
 
-    def _pairs_in_c(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]] | None:
+    def _pairs_in_c(self, groups: list[_Group]) -> tuple[IndexArray, IntArray] | None:
         """As `_pairs`; None if that cannot be done."""
         state = {
             "dim": self.points.shape[1],
@@ -135,7 +133,7 @@ class Bounds:
                 self._met[group] = len(self._lists[cell])
         return pairs
 
-    def _pairs(self, groups: list[_Group]) -> tuple[IndexArray, npt.NDArray[np.int32]]:
+    def _pairs(self, groups: list[_Group]) -> tuple[IndexArray, IntArray]:
         """Pairs (point, centre) that have to be measured; points with a clearly nearest centre get it as their bound.
         What is done for all points at once is done once: threads that do much in a call seldom wait for each other."""
         members = np.concatenate([group for _, group in groups])
@@ -163,7 +161,7 @@ class Bounds:
         self.squared[point], self.near[point], self._slack[point] = upper[clear], number[clear], 2 * margin[clear]
         return members[row[~clear]], number[~clear]
 
-    def _settle(self, point: IndexArray, number: npt.NDArray[np.int32]) -> None:
+    def _settle(self, point: IndexArray, number: IntArray) -> None:
         """Measures pairs (point, centre); the nearest, if it is nearer, becomes the point's bound."""
         if len(point) == 0:
             return
@@ -183,7 +181,7 @@ class Bounds:
         offsets: FloatArray,
         own: FloatArray,
         bound: FloatArray,
-    ) -> Iterator[tuple[IndexArray, npt.NDArray[np.int32], FloatArray, FloatArray]]:
+    ) -> Iterator[tuple[IndexArray, IntArray, FloatArray, FloatArray]]:
         """Pairs (row, centre) that may be a row's nearest, and nearer than its bound, for all that rounding hides;
         their squared distances less `own`, and the largest error of these.
 
@@ -262,7 +260,7 @@ class _CellList:
         self.distances[self._length : end] = distances
         self._length = end
 
-    def within(self, first: int, reach: float) -> npt.NDArray[np.int32]:
+    def within(self, first: int, reach: float) -> IntArray:
         """Entries from `first` on whose distance to the pivot is at most `reach`, with a margin."""
         close = self.distances[first : self._length] * np.float32(1 - MARGIN) <= reach
         return self.numbers[first : self._length][close]

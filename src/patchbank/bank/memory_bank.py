@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.util.wording import brief
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ class MemoryBank:
         return len(self.vectors)
 
     def origin(self, index: int) -> tuple[str, int, int]:
-        """Where a vector came from: the training image's name, and the row and column in its patch grid."""
+        """Returns the origin of a vector: the training image's name, and the row and column in its patch grid."""
         return self.images[self.image[index]], int(self.row[index]), int(self.column[index])
 
     def _check_places(self) -> None:
@@ -94,6 +92,6 @@ class MemoryBank:
         if not inside.all():
             raise ValueError("row, column: expected places inside the training images' grids")
 
-    def vectors_per_image(self) -> npt.NDArray[np.int64]:
+    def vectors_per_image(self) -> IndexArray:
         """(len(images),) how many vectors each training image contributed."""
         return np.bincount(self.image, minlength=len(self.images))

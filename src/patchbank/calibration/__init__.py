@@ -1,1 +1,1 @@
-"""What normal images say of thresholds, outliers and the image as a whole."""
+"""Normal images say which scores, images and measures are usual: thresholds, outliers, image check."""

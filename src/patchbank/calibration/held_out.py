@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.bank import coreset
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import Scene, SceneLearner
@@ -29,8 +29,6 @@ from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code
 
-FloatArray = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
@@ -44,7 +42,7 @@ class HeldOut:
     image: int
     patches: Patches
     distances: FloatArray
-    nearest: npt.NDArray[np.int64]
+    nearest: IndexArray
     score: float
     peak: float
 
@@ -53,8 +51,8 @@ class HeldOut:
 def calibrate(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
-    """What a fit learns from normal images that the bank does not know: those set aside, or each one against the
-    others' vectors. Raises DatasetError if there are none."""
+    """Returns all that a fit learns from normal images that the bank does not know: the images set aside, or each image
+    against the others' vectors. Raises DatasetError if there are none."""
     if config.calibration == "none":
         return None, None, None
     if not images:
@@ -65,7 +63,7 @@ def calibrate(
 def summarised(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
 ) -> tuple[Calibration, NormalDistances, Scene | None]:
-    """What follows from held-out images, of which there is at least one: the thresholds, the distribution of normal
+    """Returns all that follows from held-out images (at least one): the thresholds, the distribution of normal
     distances, and how the images look as a whole."""
     score = _scored_by(config.calibration)
     scene = SceneLearner(len(images), config)
@@ -83,6 +81,8 @@ def summarised(
         config.calibration,
         config.max_false_alarms,
         config.confidence,
+        config.review_rate,
+        config.calibrate_on_suspects,
     )
     return calibration, NormalDistances.of(distances), scene.finish()
 
@@ -169,7 +169,7 @@ def _expected(bank: MemoryBank, image: int, config: Config) -> ExpectedDistance 
     return bank.expected.without(image)
 
 
-def _sample(features: FloatArray, image: npt.NDArray[np.int64], config: Config) -> Sample:
+def _sample(features: FloatArray, image: IndexArray, config: Config) -> Sample:
     """Some of the patches, (N, D), of these images, (N,)."""
     rng = np.random.default_rng([config.seed, 3])
     some = np.sort(rng.choice(len(features), min(SAMPLE, len(features)), replace=False))

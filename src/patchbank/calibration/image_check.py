@@ -17,16 +17,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.wording import brief
 
-FloatArray = npt.NDArray[np.float32]
-_Ranges = npt.NDArray[np.float64]
+_Ranges = DoubleArray
 
 GRID = 8  # cells down and across, in which the layout is compared
 DIMS = 16  # of a cell's features, after a random projection
@@ -112,7 +111,7 @@ class Measurement:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What the training images look like as a whole.
+    """The statistics of the training images as a whole, and the normal range of each.
 
     measures: (n, 6) float32, of n training images, in the order of MEASURES; distances are to the other images.
     deviations: (n,) float32, each image's largest against the others. cells: (n, V, d) float32, mean projected features
@@ -123,7 +122,7 @@ class Scene:
     measures: FloatArray
     deviations: FloatArray
     cells: FloatArray
-    kept: npt.NDArray[np.int32]
+    kept: IntArray
     projection: FloatArray
     max_false_alarms: float
 
@@ -148,14 +147,14 @@ class Scene:
         return tuple(_measurement(*row) for row in rows)
 
     def layout(self, patches: Patches) -> float:
-        """How far an image's cells are from those of the most similar training image. Needs no distances, so it can
-        be found while these are."""
+        """Returns the distance of an image's cells from those of the most similar training image. It
+        needs no distances, so it can be found while these are."""
         cells = cells_of(patches, self.projection)[self.kept]
         return float(layout_distances(np.nan_to_num(cells), self.cells).min())
 
     @property
     def support(self) -> Support:
-        """Whether there are enough images for the promise, and what they can promise."""
+        """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(len(self.measures), self.max_false_alarms, 0.0)
 
     @cached_property
@@ -222,7 +221,7 @@ def random_projection(dims: int, rng: np.random.Generator) -> FloatArray:
     return projection.astype(np.float32)
 
 
-def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, IndexArray]:
     """Images' cells, (GRID * GRID, d) each -> those that have patches in all images, (n, V, d), and which they are."""
     every = np.stack(cells)
     kept = np.flatnonzero(np.isfinite(every).all(axis=(0, 2)))  # with a region of interest, some cells are empty
@@ -230,7 +229,7 @@ def common_cells(cells: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[n
 
 
 def left_out_layouts(cells: FloatArray) -> list[float]:
-    """How far each of n >= 2 images' cells, (n, V, d), are from those of the most similar other image."""
+    """Returns the distance of each of n >= 2 images' cells, (n, V, d), from those of the most similar other image."""
     return [float(np.delete(layout_distances(own, cells), i).min()) for i, own in enumerate(cells)]
 
 
@@ -276,8 +275,8 @@ def leave_one_out_deviations(measures: FloatArray) -> FloatArray:
 
 
 def widening(deviations: FloatArray, max_false_alarms: float) -> float:
-    """How many units a normal image may deviate: a further, exchangeable one exceeds it with probability at most
-    `max_false_alarms`, as far as leaving one image out does not change the units.
+    """Returns by how many units a normal image may deviate. A further, exchangeable one exceeds it with probability at
+    most `max_false_alarms`, as far as leaving one image out does not change the units.
 
     n images cannot support a rate below 1 / (n + 1). Their largest deviation is then widened as if deviations had
     exponential tails: by log(rate) / log(1 / (n + 1)). At least one unit: identical images have no deviations.
@@ -287,7 +286,7 @@ def widening(deviations: FloatArray, max_false_alarms: float) -> float:
     return max(1.0, threshold_of(deviations, max_false_alarms) * tail)
 
 
-def _scaled(measures: npt.NDArray[Any]) -> _Ranges:
+def _scaled(measures: Array) -> _Ranges:
     columns = measures.astype(np.float64).T
     return np.column_stack([m.scaled(column) for m, column in zip(MEASURES, columns, strict=True)])
 
@@ -300,7 +299,7 @@ def _centre_and_unit(scaled: _Ranges) -> tuple[_Ranges, _Ranges]:
 
 
 def _sided(difference: _Ranges) -> _Ranges:
-    """What counts as a deviation: either direction, or upwards only."""
+    """Returns the deviations that count: either direction, or upwards only."""
     upwards = np.array([not m.low for m in MEASURES])
     return np.where(upwards, np.maximum(difference, 0), np.abs(difference))
 

@@ -1,5 +1,5 @@
-"""Which training images stand out from the others: the one rule that `fit` warns by, `drop_outliers` drops by and
-`audit` ranks by.                                                                                        (n,) -> (n,)
+"""Training images that stand out from the others. `fit` warns by this one rule, thresholds leave images out by it,
+`drop_outliers` drops by it, and `audit` ranks by it.                                                       (n,) -> (n,)
 
 A value's *oddness* is its distance from the median, in units of half the interquartile range. Neither notices whether a
 few of the images are defective, which mean and standard deviation would. Scores are left-out scores and compared by
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.calibration.thresholds import Calibration
+from patchbank.arrays import DoubleArray
 
-LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/audit.md)
+LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/operate/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
 _FEW = 5  # quartiles of so few images are so uncertain that the limit is doubled
 _FINEST_SCORE = 0.01  # a logarithm: scores this close are alike, even if most are identical
@@ -38,15 +38,15 @@ def limit_for(count: int) -> float:
     return LIMIT * (1 + _FEW / count) if count >= LEAST_IMAGES else float("inf")
 
 
-def oddness(values: npt.NDArray[np.floating], finest: float) -> npt.NDArray[np.float64]:
+def oddness(values: npt.NDArray[np.floating], finest: float) -> DoubleArray:
     """(n,) signed distances from the median, in units of half the interquartile range, which is at least `finest`."""
     values = np.asarray(values, np.float64)
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    odd: npt.NDArray[np.float64] = (values - middle) / max((high - low) / 2, finest)
+    odd: DoubleArray = (values - middle) / max((high - low) / 2, finest)
     return odd
 
 
-def score_oddness(scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def score_oddness(scores: npt.NDArray[np.floating]) -> DoubleArray:
     """(n,) of scores (Euclidean distances), on their logarithms."""
     return oddness(np.log(np.maximum(np.asarray(scores, np.float64), 1e-6)), _FINEST_SCORE)
 
@@ -59,8 +59,3 @@ def screen(scores: npt.NDArray[np.floating], names: Sequence[str]) -> tuple[Susp
     odd = score_oddness(scores)
     order = np.argsort(-odd, kind="stable")
     return tuple(Suspect(names[i], float(scores[i]), float(odd[i]), limit) for i in order.tolist() if odd[i] > limit)
-
-
-def suspects_of(calibration: Calibration | None) -> tuple[Suspect, ...]:
-    """Among the images that a model was calibrated with; none without calibration."""
-    return screen(calibration.scores, calibration.images) if calibration else ()

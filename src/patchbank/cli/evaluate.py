@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         """Measure a model on the labelled test images of a data set. Unreadable images are counted and named, and the
         exit code is 3."""
         from patchbank.evaluation.datasets import read_dataset
+        from patchbank.evaluation.evaluate import KEYS
         from patchbank.evaluation.evaluate import evaluate as run
         from patchbank.model import PatchCore
         from patchbank.reports.evaluation import EvaluationReport
@@ -64,8 +65,9 @@ def register(app: typer.Typer) -> None:
         if as_json:
             say_json(values)
         else:
-            for name, value in values.items():
-                say(f"{name:<17} {show(value)}")
+            for name in KEYS:
+                say(f"{name:<17} {show(values[name])}")
+            say_verdicts(evaluation.verdicts)
         report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
         if report:
             note(f"report: {report}")
@@ -101,6 +103,16 @@ def _figures(evaluation: Evaluation) -> dict[str, str]:
 
 def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
+
+
+def say_verdicts(verdicts: dict[str, dict[str, Any]]) -> None:
+    """How many good images and defects of each kind got which verdict, as a table."""
+    rows = {"good": verdicts["good"], "defective": verdicts["defective"]}
+    rows |= {f"  {kind}": counts for kind, counts in verdicts["kinds"].items() if len(verdicts["kinds"]) > 1}
+    width = max(17, *map(len, rows))
+    say(f"{'verdicts':<{width}} {'OK':>6} {'REVIEW':>6} {'NG':>6}")
+    for name, counts in rows.items():
+        say(f"{name:<{width}} {counts['ok']:>6} {counts['review']:>6} {counts['ng']:>6}")
 
 
 def show(value: Any) -> str:

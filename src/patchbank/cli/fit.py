@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import note, say
-from patchbank.cli.threshold import say_threshold
+from patchbank.cli.threshold import PLANTED, say_both_sides, say_threshold
 from patchbank.config import Config, Runtime
+from patchbank.errors import ImageError
 from patchbank.util.wording import counted, plural
 
 if TYPE_CHECKING:
@@ -33,6 +36,17 @@ def register(app: typer.Typer) -> None:
         ],
         config: Config,
         runtime: Runtime,
+        planted: Annotated[
+            int,
+            typer.Option(
+                "--planted",
+                metavar="N",
+                min=0,
+                max=1000,
+                help="Defects to plant on training images, to show how many of them pass under which threshold; 0 = "
+                "none.",
+            ),
+        ] = PLANTED,
     ) -> None:
         """Learn what good parts look like from a folder of images of good parts."""
         from patchbank.calibration.image_check import LEAST_IMAGES
@@ -57,6 +71,7 @@ def register(app: typer.Typer) -> None:
         )
         if model.calibration:
             say_threshold(model.calibration)
+            _say_both_sides(model, paths, planted)
         if model.scene and not model.scene.support.kept:
             note(f"scene: {model.scene.support}; its ranges are widened")
         elif model.calibration and model.config.scene_false_alarms and not model.scene:
@@ -75,6 +90,25 @@ def register(app: typer.Typer) -> None:
             note(f"whoever loads this model must vouch for it (--trusted): {why}")
         report_skipped([(s.name, s.reason) for s in model.skipped])
         _report_suspects(model, data)
+
+
+def _say_both_sides(model: PatchCore, paths: Sequence[Path], count: int) -> None:
+    """The thresholds for a few rates, with the planted defects that pass under each."""
+    from patchbank.evaluation.tradeoff import planted_scores
+    from patchbank.fit.fit import relative_names
+
+    assert model.calibration
+    scores = None
+    if count:
+        with progress_bar() as progress:
+            unusable = {skipped.name for skipped in model.skipped}
+            files = [path for path in paths if str(path) not in unusable]
+            named = dict(zip(relative_names([str(path) for path in files]), files, strict=True))
+            try:
+                scores = planted_scores(model, named, count, progress)
+            except ImageError as error:  # an image has gone since: the model is there all the same
+                note(f"no defects were planted: {error}")
+    say_both_sides(model.calibration, planted=scores)
 
 
 def _report_suspects(model: PatchCore, data: str) -> None:

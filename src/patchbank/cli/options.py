@@ -38,6 +38,7 @@ STAGES = {
     "tune": "trying settings",
     "evaluate": "inspecting test images",
     "inspect": "inspecting images",
+    "plant": "inspecting planted defects",
     "explain": "explaining what was flagged",
 }
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}

@@ -18,16 +18,11 @@ from patchbank.util.files import make_folder
 from patchbank.util.wording import counted, printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from patchbank.arrays import BoolArray, ByteArray
     from patchbank.calibration.thresholds import Calibration
     from patchbank.imaging.images import Skipped
     from patchbank.results.explanation import ExplanationFacts
     from patchbank.results.result import Result
-    from patchbank.scoring.anomaly_map import BoolArray
-
-    ByteArray = npt.NDArray[np.uint8]
 
 OVERLAY, MASK, REPORT = ".overlay.png", ".mask.png", "report.html"
 PICTURES = ("flagged", "all")
@@ -163,11 +158,11 @@ class OutputFolder:
         drawing raises (ImageError if the image's file has gone, or changed, since it was inspected); its row is without
         pictures then."""
         from patchbank.imaging.images import write_png
-        from patchbank.reports.inspection import ReportRow, decided
+        from patchbank.reports.inspection import ReportRow
         from patchbank.results.verdict import Verdict
 
         name, file = self._names[result.path]
-        flagged = decided(result).verdict is not Verdict.OK
+        flagged = result.verdict is not Verdict.OK
         as_files, in_report = flagged or self._pictures != "flagged", flagged or self._pictures == "all"
         shown = printable(name if file == name or not as_files else f"{name} (pictures: {file}{OVERLAY})")
         row, failed = ReportRow.without_pictures(result, name=shown, because="OK: no picture (--pictures all)"), []
@@ -207,22 +202,10 @@ class OutputFolder:
         """Writes the report. Returns what could not be written, and why."""
         reasons = [printable(each.reason) for each in refused]
         title = f"Inspection with {model}"
-        promise = ""
-        if calibration:
-            promise = (
-                f"{calibration.support.promise}, over the choice of the {counted(calibration.support.n, 'good image')} "
-                f"that the threshold was set with, as long as new good parts are like those. {calibration.support}."
-            )
         try:
             self._inside(REPORT)
             with self._rows as report:
-                report.write(
-                    title=title,
-                    calibration_scores=calibration.scores if calibration else None,
-                    skipped=reasons,
-                    promise=promise[:1].upper() + promise[1:],
-                    colours=self._colours,
-                )
+                report.write(title=title, calibration=calibration, skipped=reasons, colours=self._colours)
         except OutputError as error:
             return [str(error)]
         except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)

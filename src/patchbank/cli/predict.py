@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from patchbank.results.result import Result
 
 FOUND_ANOMALY = 1
-_STYLES = {"ok": "green", "ANOMALOUS": "bold red"}
-_COLUMNS = ("path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene")
+FAIL_ON = ("ng", "review")
+_STYLES = {"OK": "green", "REVIEW": "bold yellow", "NG": "bold red"}
+_COLUMNS = (
+    *("path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"),
+    *("verdict", "reason", "model", "version", "software", "time"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,17 +59,26 @@ def register(app: typer.Typer) -> None:
                 help="With --out, the heat map's colours; blue shows better on orange parts (rust, copper, wood).",
             ),
         ] = "orange",
-        fail_on_anomaly: Annotated[
-            bool, typer.Option("--fail-on-anomaly", help="Exit with 1 if any image is anomalous.")
-        ] = False,
+        fail_on: Annotated[
+            str | None,
+            typer.Option(
+                "--fail-on",
+                metavar="|".join(FAIL_ON),
+                help="Exit with 1 if any image is NG (ng), or if any is NG or REVIEW (review).",
+            ),
+        ] = None,
+        fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="The same as --fail-on ng.")] = False,
     ) -> None:
-        """Inspect images: score, verdict and regions of each, and whether it is of the scene that the model knows.
+        """Inspect images: verdict (OK, REVIEW or NG), score and regions of each, and whether it is of the scene that
+        the model knows. OK is only what was proven ordinary; a person decides about REVIEW.
         Every image gets a verdict or is named at the end with the reason why not; then the exit code is that of the
-        gravest reason, 3 for an unreadable image (docs/batches.md)."""
+        gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
             raise ConfigError("expected one of --json and --csv; got both")
         if not out and (pictures or colours != "orange"):
             raise ConfigError("--pictures and --colours say what --out DIR writes; got no --out")
+        if fail_on not in (None, *FAIL_ON):
+            raise ConfigError(f"--fail-on: expected {' or '.join(FAIL_ON)}; got {fail_on!r}")
         from patchbank.cli.output_folder import OutputFolder, without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.imaging.images import Skipped
@@ -75,7 +88,7 @@ def register(app: typer.Typer) -> None:
         detector = PatchCore.load(model, runtime=runtime)
         output = OutputFolder(out, images, pictures, colours) if out else None
         show = _as_json if as_json else _as_csv if as_csv else _as_text
-        found, strange = 0, 0
+        strange = 0
         words: Counter[str] = Counter()  # how often each verdict was given
         refused: list[Skipped] = []  # images without a verdict, or whose verdict could not be shown or drawn
         unwritten: list[str] = []
@@ -91,7 +104,6 @@ def register(app: typer.Typer) -> None:
             if show is _as_text and not words:
                 _explain_columns(result)
             words[_word(result)] += 1
-            found += bool(result.is_anomalous)
             strange += result.in_scene is False
             try:
                 show(result)  # printed before its pictures are drawn: whatever happens to these, the verdict is out
@@ -110,7 +122,7 @@ def register(app: typer.Typer) -> None:
         _conclude(refused, unwritten, strange)
         if show is _as_text or output:
             _summarise(words, len(images), output.report if output and output.is_written else None)
-        if fail_on_anomaly and found:
+        if (fail_on or fail_on_anomaly) and (words["NG"] or (fail_on == "review" and words["REVIEW"])):
             raise typer.Exit(FOUND_ANOMALY)
         if codes := [_code(each) for each in refused] + [OutputError.exit_code] * bool(unwritten):
             raise typer.Exit(max(codes))
@@ -125,7 +137,10 @@ def _as_csv(result: Result) -> None:
     p_value = "" if result.p_value is None else result.p_value
     verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
     why = "; ".join(result.scene_reasons)
-    say_row((result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why))
+    made = result.made_by
+    maker = (made.sha256, made.version, made.software) if made else ("", "", "")
+    facts = (result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why)
+    say_row((*facts, str(result.verdict), result.reason, *maker, result.time))
 
 
 def _as_text(result: Result) -> None:
@@ -136,14 +151,14 @@ def _as_text(result: Result) -> None:
     regions = len(result.regions)
     where = f", {counted(regions, 'region')}" if regions else ""
     word = _word(result)
-    parts = [(f"{word:<10}", _STYLES.get(word, "yellow")), (f" {score}  ", ""), (f"{result.path}{where}", "")]
+    parts = [(f"{word:<6}", _STYLES[word]), (f" {score}  ", ""), (f"{result.path}{where}", "")]
     if result.in_scene is False:
         parts.append((f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}", "yellow"))
     say_parts(*parts)
 
 
 def _word(result: Result) -> str:
-    return {True: "ANOMALOUS", False: "ok", None: "-"}[result.is_anomalous]
+    return result.verdict.upper()
 
 
 def _explain_columns(result: Result) -> None:
@@ -157,7 +172,7 @@ def _explain_columns(result: Result) -> None:
 
 def _summarise(words: Counter[str], images: int, report: Path | None) -> None:
     """The last line, on stderr: how many images got which verdict, and where the report is."""
-    counts = [f"{count} {word if word != '-' else 'without a verdict'}" for word, count in words.most_common()]
+    counts = [f"{words[word]} {word}" for word in _STYLES]
     note(f"{counted(images, 'image')}: {', '.join([*counts, f'{images - words.total()} refused'])}", "bold")
     if report:
         note(f"report: {report}")

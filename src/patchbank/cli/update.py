@@ -83,7 +83,7 @@ def register(app: typer.Typer) -> None:
             old = PatchCore.load(model, runtime=runtime)
             inferred = folders_of(remove or [], old.training_images) if certify else []
             folders = [Path(folder) for folder in images or inferred]
-            files = [path for folder in folders for path in _training_files(folder)]
+            files = [path for folder in folders for path in training_files(folder)]
             found = files_by_name(old.training_images, files, folders) if folders else None
             with progress_bar() as progress:
                 new = old.update(
@@ -126,7 +126,7 @@ def register(app: typer.Typer) -> None:
         _report(target, new, as_json)
 
 
-def _training_files(folder: Path) -> list[Path]:
+def training_files(folder: Path) -> list[Path]:
     """The files that a fit on this folder would use, or, in another layout, all of its images."""
     from patchbank.evaluation.datasets import find_images, read_dataset
 

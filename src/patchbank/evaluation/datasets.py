@@ -1,10 +1,10 @@
-"""Which images there are, which are good, and where their masks lie: three layouts, one Dataset.
+"""Data sets: the images, which of them are good, and where their masks lie. Three layouts give one Dataset.
 
 - a flat folder: every image in it is good and is for training;
 - MVTec AD: train/good/*, test/KIND/*, ground_truth/KIND/STEM_mask.png (or STEM.png), KIND "good" being free of defects;
 - a CSV file with a header and the columns path, label, mask, split.
 
-`docs/datasets.md` is the specification.
+`docs/operate/datasets.md` is the specification.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Dataset:
 
     @cached_property
     def has_masks(self) -> bool:
-        """Whether the defective test images have masks (all or none do)."""
+        """True if the defective test images have masks (all or none do)."""
         return any(sample.mask is not None for sample in self.test)
 
     @cached_property
@@ -302,7 +302,7 @@ def _is_good_name(kind: str) -> bool:
 
 
 def _is_good(folder: Path) -> bool:
-    """Whether a folder holds good parts. DatasetError for a name that some take for good and others for a defect."""
+    """True if a folder holds good parts. DatasetError for a name that some take for good and others for a defect."""
     if folder.name.casefold() in AMBIGUOUS:
         raise DatasetError(f"{folder}: expected the name good, or that of a defect; got {folder.name!r}: rename it")
     return _is_good_name(folder.name)
@@ -432,7 +432,7 @@ def _check_masks(root: Path, test: Iterable[Sample]) -> None:
 
 @dataclass
 class _LeftOut:
-    """What was found beside images. strange: files that may have been meant as images; plain: how many others."""
+    """Files found beside images. strange: files that may have been meant as images; plain: how many others."""
 
     strange: list[Path] = field(default_factory=list)
     plain: int = 0
@@ -468,7 +468,7 @@ def _images_in(folder: Path, left_out: _LeftOut) -> list[Path]:
 
 
 def _begins_as_image(path: Path) -> bool:
-    """Whether a regular file begins as one of the known formats does; files that cannot be opened do not."""
+    """True if a regular file begins as one of the known formats does; files that cannot be opened do not."""
     try:
         if not path.is_file():  # a pipe would wait for someone who writes
             return False

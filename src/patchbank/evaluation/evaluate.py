@@ -1,17 +1,17 @@
-"""How good a model is on a labelled data set. `docs/metrics.md` defines each figure."""
+"""Evaluation: how good a model is on a labelled data set. `docs/reference/metrics.md` defines each figure."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray
 from patchbank.errors import DatasetError, ImageError, PatchbankError
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
@@ -35,10 +35,11 @@ KEYS = (
     "miss_rate",
     "n_unreadable",
 )
+VERDICTS = ("ok", "review", "ng")
 
 
 class Inspected(Protocol):
-    """What evaluation needs of a result: `patchbank.Result` has it."""
+    """The part of a result that evaluation needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
@@ -47,11 +48,13 @@ class Inspected(Protocol):
     @property
     def is_anomalous(self) -> bool | None: ...
     @property
-    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+    def anomaly_map(self) -> FloatArray: ...
+    @property
+    def verdict(self) -> str: ...
 
 
 class Inspector(Protocol):
-    """What evaluation needs of a model: `PatchCore` has it."""
+    """The part of a model that evaluation needs. `PatchCore` has it."""
 
     def predict(self, image: Path, /) -> Inspected: ...
 
@@ -65,6 +68,7 @@ class Row:
     defective: bool
     score: float
     is_anomalous: bool | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,19 @@ class Evaluation:
     __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values under the twelve keys of `patchbank evaluate --json`, in their order."""
-        return {name: getattr(self, name) for name in KEYS}
+        """Gives plain JSON values under the keys of `patchbank evaluate --json`, KEYS and `verdicts`."""
+        return {**{name: getattr(self, name) for name in KEYS}, "verdicts": self.verdicts}
+
+    @property
+    def verdicts(self) -> dict[str, dict[str, Any]]:
+        """How many images got which verdict: {"good": {"ok": n, "review": n, "ng": n}, "defective": {...},
+        "kinds": {KIND: {...}}}."""
+        bad = [row for row in self.rows if row.defective]
+        return {
+            "good": _counts(row for row in self.rows if not row.defective),
+            "defective": _counts(bad),
+            "kinds": {kind: _counts(row for row in bad if row.kind == kind) for kind in self.kinds},
+        }
 
 
 def evaluate(
@@ -157,7 +172,16 @@ def evaluate(
             pixels.update(anomaly_map, mask)
             if sample.mask and not mask.any():
                 black.append(sample.mask)
-        rows.append(Row(sample.path, sample.kind, sample.defective, float(result.score), result.is_anomalous))
+        rows.append(
+            Row(
+                sample.path,
+                sample.kind,
+                sample.defective,
+                float(result.score),
+                result.is_anomalous,
+                str(result.verdict),
+            )
+        )
         threshold = result.threshold
         if each is not None:
             each(sample, result)
@@ -171,7 +195,7 @@ def evaluate(
     return _summary(rows, skipped, seconds, threshold, None if pixels is None else pixels.result())
 
 
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+def read_mask(path: Path) -> BoolArray:
     """A mask file -> (H, W) bool: True where it marks a defect (`images.read_mask`); all False where it is black.
 
     Raises DatasetError for a file that cannot be read, or that marks everything: a test image without its mask must not
@@ -183,7 +207,7 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         raise DatasetError(f"expected a mask that can be read, but {error}; replace it") from error
 
 
-def _mask_of(sample: Sample, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+def _mask_of(sample: Sample, size: tuple[int, int]) -> BoolArray:
     """The sample's mask; all False for a good image."""
     if sample.mask is None:
         return np.zeros(size, np.bool_)
@@ -231,6 +255,14 @@ def _kind(kind: str, good: Sequence[Row], bad: Sequence[Row]) -> Kind:
     these = [row for row in bad if row.kind == kind]
     both = [*good, *these]
     return Kind(len(these), auroc([row.score for row in both], [row.defective for row in both]), _flagged(these))
+
+
+def _counts(rows: Iterable[Row]) -> dict[str, int]:
+    """How many images got which verdict. A verdict that is none of the three would be a KeyError."""
+    counts = dict.fromkeys(VERDICTS, 0)
+    for row in rows:
+        counts[row.verdict] += 1
+    return counts
 
 
 def _flagged(rows: Sequence[Row]) -> float | None:

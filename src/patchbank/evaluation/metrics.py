@@ -1,4 +1,6 @@
-"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective. `docs/metrics.md` has the definitions.
+"""The metrics, exact. Scores: higher = more anomalous; labels: True = defective.
+
+`docs/reference/metrics.md` has the definitions.
 
 All of them follow from the distinct scores in falling order, with the number of normal and of anomalous items at each
 (`_Curve`). Where there are too many pixels to keep, neighbouring scores share a step, and the same formulas come with a
@@ -9,14 +11,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
+from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray
 
 FPR_LIMIT = 0.3
 EXACT_NORMAL = 2**25  # pixels kept as they are: 128 MiB
@@ -87,7 +86,7 @@ class PixelMetrics:
         self._kept: _Kept | None = _Kept()
         self._bins = _Bins()
 
-    def update(self, anomaly_map: npt.NDArray[np.float32], mask: BoolArray) -> None:
+    def update(self, anomaly_map: FloatArray, mask: BoolArray) -> None:
         """anomaly_map: (H, W) float32, finite, >= 0; mask: (H, W) bool, True = anomalous. Else ValueError."""
         bits = _bits_of(anomaly_map, mask)
         region, areas = _regions_of(mask)
@@ -126,7 +125,7 @@ class _Kept:
         self._anomalous: list[Array] = []
         self._weights: list[Array] = []
 
-    def add(self, normal: Array, anomalous: Array, weights: FloatArray) -> None:
+    def add(self, normal: Array, anomalous: Array, weights: DoubleArray) -> None:
         self._normal.append(normal)
         self._anomalous.append(anomalous)
         self._weights.append(weights)
@@ -138,7 +137,7 @@ class _Kept:
         for anomalous, weights in zip(self._anomalous, self._weights, strict=True):
             bins.add(anomalous[:0], anomalous, weights)
 
-    def steps(self) -> tuple[_Curve, FloatArray]:
+    def steps(self) -> tuple[_Curve, DoubleArray]:
         """One step for each distinct anomalous score, and one for all the normal scores between two of them.
 
         Joining those changes nothing: recall and overlap stay level there.
@@ -169,7 +168,7 @@ class _Bins:
         # Rows: normal pixels, anomalous pixels, 1 / area of their regions. Counts are exact in float64 up to 2**53.
         self._table = np.zeros((3, 0))
 
-    def add(self, normal: Array, anomalous: Array, weights: FloatArray) -> None:
+    def add(self, normal: Array, anomalous: Array, weights: DoubleArray) -> None:
         for row, bits, weight in ((0, normal, None), (1, anomalous, None), (2, anomalous, weights)):
             if bits.size:
                 bins = bits >> _DROPPED_BITS
@@ -178,7 +177,7 @@ class _Bins:
                 self._cover(low, low + counts.size)
                 self._table[row, low - self._low : low - self._low + counts.size] += counts
 
-    def steps(self) -> tuple[_Curve, FloatArray]:
+    def steps(self) -> tuple[_Curve, DoubleArray]:
         table = self._table[:, ::-1]
         return _Curve(table[0], table[1]), table[2]
 
@@ -197,22 +196,22 @@ class _Bins:
 class _Curve:
     """Steps in falling order of score: the numbers of normal and of anomalous items at each, (n,) float64."""
 
-    negative: FloatArray
-    positive: FloatArray
+    negative: DoubleArray
+    positive: DoubleArray
 
     @cached_property
-    def false(self) -> FloatArray:
+    def false(self) -> DoubleArray:
         """False positives at the threshold of each step."""
         return np.cumsum(self.negative)
 
     @cached_property
-    def true(self) -> FloatArray:
+    def true(self) -> DoubleArray:
         """True positives at the threshold of each step."""
         return np.cumsum(self.positive)
 
     @property
     def complete(self) -> bool:
-        """Whether there are items of both classes."""
+        """True if there are items of both classes."""
         return bool(self.positive.any() and self.negative.any())
 
 
@@ -239,7 +238,7 @@ def _average_precision(curve: _Curve) -> float | None:
 
 
 def _average_precision_error(curve: _Curve) -> float:
-    """How far the order within each step could move the sum of its p items' precisions.
+    """Returns by how much the order within each step could move the sum of its p items' precisions.
 
     T and F: true and false positives before the step, n: its normal items. Best: all p tie ahead of the n, each with
     precision (T + p) / (T + p + F). Worst: the n come first and no two tie, sum over k = 1..p of (T + k) / (T + k + c)
@@ -256,7 +255,7 @@ def _average_precision_error(curve: _Curve) -> float:
     return float(max(best / curve.true[-1] - value, value - worst / curve.true[-1], 0.0))
 
 
-def _aupro(curve: _Curve, overlap: FloatArray) -> tuple[float | None, float]:
+def _aupro(curve: _Curve, overlap: DoubleArray) -> tuple[float | None, float]:
     """(AUPRO, bound on its error if the order within steps is unknown). overlap: (n,) each step's gain in mean overlap.
 
     The mean share of each region that is found, over the false-positive rate of all normal pixels, by trapezoids up to
@@ -275,14 +274,14 @@ def _aupro(curve: _Curve, overlap: FloatArray) -> tuple[float | None, float]:
     return float(area / FPR_LIMIT), float(error / FPR_LIMIT)
 
 
-def _curve_of(values: FloatArray, truth: BoolArray) -> _Curve:
+def _curve_of(values: DoubleArray, truth: BoolArray) -> _Curve:
     distinct, which = np.unique(values, return_inverse=True)
     total = np.bincount(which, minlength=distinct.size).astype(np.float64)
     positive = np.bincount(which[truth], minlength=distinct.size).astype(np.float64)
     return _Curve((total - positive)[::-1], positive[::-1])
 
 
-def _check(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[FloatArray, BoolArray]:
+def _check(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[DoubleArray, BoolArray]:
     values, truth = np.asarray(scores, np.float64), np.asarray(labels)
     if values.ndim != 1 or values.shape != truth.shape:
         raise ValueError(f"expected one score and one label an item; got shapes {values.shape} and {truth.shape}")

@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, ByteArray, DoubleArray, FloatArray
 from patchbank.errors import ImageError
-from patchbank.imaging.images import Array
 from patchbank.imaging.roi import Roi
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float32]
 
 _TRIES = 20
 _LEAST_PIXELS = 12  # a smaller change is no defect
@@ -30,7 +26,7 @@ _VISIBLE = 6.0  # grey levels: a pixel that changed by less is not part of the m
 class Planted:
     """image: (H, W, C) uint8. mask: (H, W) bool, the pixels that changed visibly. kind: one of KINDS."""
 
-    image: npt.NDArray[np.uint8]
+    image: ByteArray
     mask: BoolArray
     kind: str
 
@@ -175,7 +171,7 @@ def _blob(image: FloatArray, at: tuple[float, float], radius: float, rng: np.ran
     return canvas.astype(np.float32) / np.float32(255)
 
 
-def _walk(at: tuple[float, float], length: float, wiggle: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _walk(at: tuple[float, float], length: float, wiggle: float, rng: np.random.Generator) -> DoubleArray:
     """(n, 2) points of a line of a length, in pixels, whose direction drifts."""
     steps = max(6, round(length / 3))
     turn, turns = 0.0, []
@@ -187,7 +183,7 @@ def _walk(at: tuple[float, float], length: float, wiggle: float, rng: np.random.
     return np.concatenate([[at], at + np.cumsum(moves, axis=0)])
 
 
-def _line(image: FloatArray, points: npt.NDArray[np.float64], thickness: float) -> FloatArray:
+def _line(image: FloatArray, points: DoubleArray, thickness: float) -> FloatArray:
     """(H, W) in 0..1: a line of any thickness, smooth at its edges; drawn at four times the size around it."""
     import cv2
 

@@ -1,4 +1,4 @@
-"""Which settings to use on this machine for these parts: cost and quality of a few candidates, measured.
+"""Tuning: measures cost and quality of a few settings on this machine, for these parts.
 
 Without labelled defects, quality is how well planted ones are found (planting.py): good for comparing settings, no
 forecast. Every candidate meets the same images: some good ones are learned, others are held out, and inspected with and
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
@@ -38,16 +38,16 @@ _SIZES = (192, 320, 448, 640)
 
 
 class Inspected(Protocol):
-    """What tuning needs of a result: `patchbank.Result` has it."""
+    """The part of a result that tuning needs. `patchbank.Result` has it."""
 
     @property
     def score(self) -> float: ...
     @property
-    def anomaly_map(self) -> npt.NDArray[np.float32]: ...
+    def anomaly_map(self) -> FloatArray: ...
 
 
 class Inspector(Protocol):
-    """What tuning needs of a model: `PatchCore` has it."""
+    """The part of a model that tuning needs. `PatchCore` has it."""
 
     def predict(self, image: Any, /) -> Inspected: ...
 
@@ -228,7 +228,7 @@ def _readable(path: Path, format: ImageFormat) -> bool:
     return True
 
 
-def _source(image: npt.NDArray[np.uint8], format: ImageFormat) -> ImageSource:
+def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
     """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
     own = image[:, :, : format.channels or 3]
     return own if format.white is None else own.astype(np.float32) * np.float32(format.white / 255)

@@ -18,13 +18,13 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.imaging.statistics import Look
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.wording import brief
 
-FloatArray = npt.NDArray[np.float32]
 _ROWS = 24  # rows of patches that a thread embeds together
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -38,7 +38,7 @@ class Patches:
     """
 
     features: FloatArray
-    place: npt.NDArray[np.int32]
+    place: IntArray
     grid: tuple[int, int]
     input_size: tuple[int, int]
     look: Look
@@ -52,7 +52,7 @@ class Patches:
         return full.reshape(self.grid)  # (P,) -> (h, w)
 
     @property
-    def counted(self) -> npt.NDArray[np.bool_] | None:
+    def counted(self) -> BoolArray | None:
         """(h, w) bool, where a patch counts; None where all do."""
         if len(self.place) == self.grid[0] * self.grid[1]:
             return None
@@ -227,7 +227,7 @@ def _band(size: int, patch_size: int, patch_stride: int, target: int, start: int
 
 
 @functools.lru_cache(maxsize=64)
-def _pool_windows(n: int, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pool_windows(n: int, size: int) -> tuple[IndexArray, IndexArray]:
     j = np.arange(size, dtype=np.int64)
     return j * n // size, -((-(j + 1) * n) // size)
 
@@ -241,7 +241,7 @@ def _align(layer: FloatArray, grid: tuple[int, int]) -> FloatArray:
     return bilinear_matrix(width, grid[1]) @ tall.reshape(batch, grid[0], width, dims)  # (B, h, w, E)
 
 
-def _frozen(matrix: npt.NDArray[np.float64]) -> FloatArray:
+def _frozen(matrix: DoubleArray) -> FloatArray:
     """The cached matrices are shared: nobody may write to them."""
     result = matrix.astype(np.float32)
     result.flags.writeable = False

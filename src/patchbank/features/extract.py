@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.config import Config
 from patchbank.errors import ImageError, PatchbankError
 from patchbank.features.embedding import Patches, embed
 from patchbank.features.tiling import layer_maps
 from patchbank.imaging.images import (
-    Array,
     ImageSource,
     Skipped,
     blank,

@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, FloatArray
 from patchbank.backbones.base import Backbone
 from patchbank.errors import BackboneError
-from patchbank.imaging.images import SIDE_MULTIPLE, Array, normalise
-
-FloatArray = npt.NDArray[np.float32]
+from patchbank.imaging.images import SIDE_MULTIPLE, normalise
 
 
 @dataclass(frozen=True)

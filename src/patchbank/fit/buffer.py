@@ -11,21 +11,17 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, FloatArray, IndexArray, IntArray
 from patchbank.bank import coreset
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.imaging.statistics import Look
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import Progress
 
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-IndexArray = npt.NDArray[np.int64]
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, Array]
 
 _BLOCK_ROWS, _SEARCHED_ROWS = 4096, 8192
 
@@ -70,7 +66,7 @@ class PatchBuffer:
                 each[start : start + len(some)] = each[some]
         self.used = len(rows)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs, without copies."""
         return {name: getattr(self, name)[: self.used] for name in self._names}
 
@@ -112,7 +108,7 @@ class Net:
             buffer.keep(np.sort(thin.indices))
         self.size = buffer.used
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs."""
         return {"net": np.array([self.size, self.spacing, self.radius])}
 
@@ -198,7 +194,7 @@ class ImageFacts:
         widths = np.array([width for _, width in self.grids], np.int32)[image]
         return buffer.features[rows], image, place // widths, place % widths
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs."""
         return {
             "grids": np.array(self.grids, np.int64).reshape(-1, 2),
@@ -244,11 +240,9 @@ class CalibrationPool:
         elif (place := int(self._rng.integers(self.offered))) < self.size:
             self.images[place] = _copied(held)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs."""
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "pool": np.array([self.offered, *(held.image for held in self.images)], np.int64)
-        }
+        arrays: dict[str, Array] = {"pool": np.array([self.offered, *(held.image for held in self.images)], np.int64)}
         for number, held in enumerate(self.images):
             arrays[f"pool_{number}"] = held.patches.features
             arrays[f"pool_{number}_place"] = held.patches.place

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, ByteArray
 from patchbank.backbones import Backbone
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, OutputError
@@ -31,7 +31,7 @@ from patchbank.util.log import logger
 from patchbank.util.progress import Progress
 from patchbank.version import __version__
 
-State = dict[str, npt.NDArray[Any]]
+State = dict[str, Array]
 
 _MAGIC = b"patchbank fit state 3\n"
 _DTYPES = {np.dtype(each).str for each in (np.float32, np.float64, np.int32, np.int64, np.uint8)}
@@ -156,12 +156,12 @@ def digest_of(image: Any) -> bytes:
     return digest.digest()
 
 
-def json_array(value: Any) -> npt.NDArray[np.uint8]:
+def json_array(value: Any) -> ByteArray:
     """Any JSON value -> its text's bytes."""
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
-def json_value(array: npt.NDArray[Any]) -> Any:
+def json_value(array: Array) -> Any:
     """The inverse of `json_array`."""
     return json.loads(array.tobytes())
 
@@ -230,7 +230,7 @@ def _read(path: Path, fingerprint: str, largest: int) -> State:
     return state
 
 
-def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
+def _bytes_of(array: Array) -> memoryview:
     """A contiguous array's bytes, where they lie."""
     return array.reshape(-1).view(np.uint8).data
 

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import calibrate
@@ -26,14 +26,12 @@ from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import born
-from patchbank.imaging.images import Array, ImageSource, Skipped, is_path, name_of
+from patchbank.imaging.images import ImageSource, Skipped, is_path, name_of
 from patchbank.imaging.roi import Roi
 from patchbank.scoring.expected_distance import Sample, expected_distance
 from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.util.progress import Progress
 from patchbank.validation import memory_budget
-
-FloatArray = npt.NDArray[np.float32]
 
 
 def fit(

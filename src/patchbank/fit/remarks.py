@@ -17,6 +17,8 @@ def remarks(model: FittedModel) -> Iterator[str]:
     calibration, scene = model.calibration, model.scene
     if calibration and not calibration.support.kept:
         yield f"{calibration.support}; the threshold is their largest score"
+    if calibration and calibration.bounds.suspects:
+        yield calibration.bounds.sentence
     if scene and not scene.support.kept:
         yield f"scene: {scene.support}; its ranges are widened"
     elif calibration and model.config.scene_false_alarms and not scene:

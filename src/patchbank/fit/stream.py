@@ -12,11 +12,10 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.bank import coreset
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.config import Config
@@ -167,12 +166,12 @@ class PatchStream:
             calibration = self.facts.split(self.buffer)
         return bank, Reserve(*self.facts.located(self.buffer, chosen.spares)), calibration
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs to go on from here, as plain arrays; those of the buffer and pool are no copies."""
         if not len(self.facts):
             return {}
         rng = json.dumps(self._rng.bit_generator.state).encode()
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, Array] = {
             "stream": np.array([*self._first, self.seen, self.chunks], np.int64),
             "rng": np.frombuffer(rng, np.uint8),
         }

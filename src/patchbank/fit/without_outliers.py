@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from patchbank.arrays import Array
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.outliers import Suspect, screen
 from patchbank.errors import ImageError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import Described, described, usable
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import Array, ImageSource
+from patchbank.imaging.images import ImageSource
 from patchbank.util.progress import Progress
 
 ROUNDS = 2  # of dropping: what is odd only among what is left after them stays

@@ -10,7 +10,7 @@ import numpy as np
 from patchbank.backbones import Backbone
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import Scene
-from patchbank.calibration.outliers import Suspect, suspects_of
+from patchbank.calibration.outliers import Suspect
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError
@@ -61,8 +61,9 @@ class FittedModel:
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:
-        """Training images that look defective, the oddest first: their left-out scores stand out (docs/audit.md)."""
-        return suspects_of(self.calibration)
+        """Training images that look defective, the oddest first: their left-out scores stand out
+        (docs/operate/audit.md)."""
+        return self.calibration.suspects if self.calibration else ()
 
     @property
     def unpictured(self) -> tuple[str, ...]:

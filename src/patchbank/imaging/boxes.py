@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
+from patchbank.arrays import ByteArray
 
-ByteArray = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # (x, y, width, height): in shares (0..1) of an image's width and height
 
 

@@ -1,7 +1,7 @@
 """From an image file's bytes to an array. Files are untrusted: what a file is, its bytes say and not its name; its size
 is checked before anything is decoded; and one that is cut off or damaged is an error, not a picture with grey blocks.
 
-`docs/image-formats.md` says what is promised of each format.
+`docs/reference/image-formats.md` says what is promised of each format.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.exif import orientation, turned
 from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels
 from patchbank.imaging.jpeg import decode_jpeg
 from patchbank.imaging.tiff import decode_tiff
-
-Array = npt.NDArray[Any]
 
 MAX_CHUNKS = 200_000
 

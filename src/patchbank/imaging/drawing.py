@@ -5,10 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from patchbank.arrays import ByteArray
 
-ByteArray = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 DARK: Colour = (25, 25, 25)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from patchbank.arrays import Array
 
 _ORIENTATION = 0x0112
 

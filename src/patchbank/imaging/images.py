@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray
 from patchbank.config import ImageFormat
 from patchbank.errors import ImageError, OutputError, PatchbankError
 from patchbank.imaging.decoding import check_pixels, decode_picture, read_file
@@ -45,8 +45,6 @@ SUFFIXES = frozenset(
 TWELVE_BITS = 4095
 LEAST_CONTRAST = 64  # of a lossy mask, of 255: below, noise is as bright as a mark
 
-Array: TypeAlias = npt.NDArray[Any]
-FloatArray: TypeAlias = npt.NDArray[np.float32]
 # A path, a NumPy array (H, W[, C]), or anything that NumPy can turn into one (a PIL image).
 ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Array, Any]
 
@@ -147,8 +145,9 @@ def _hint_at_depth(name: str, values: Array, format: ImageFormat) -> None:
         )
 
 
-def read_mask(path: str | os.PathLike[str], *, ground_truth: bool) -> npt.NDArray[np.bool_]:
-    """A mask's file -> (H, W) bool: the pixels that it marks, whatever numbers it marks them with (docs/datasets.md).
+def read_mask(path: str | os.PathLike[str], *, ground_truth: bool) -> BoolArray:
+    """A mask's file -> (H, W) bool: the pixels that it marks, whatever numbers it marks them with
+    (docs/operate/datasets.md).
 
     Marked is what is brighter: of two values the higher, be they 0 and 1 or 0 and 255; in lossy files, whose values
     are not exact, what is over half of the brightest. Of more than two values, those over half of the brightest are
@@ -165,7 +164,7 @@ def read_mask(path: str | os.PathLike[str], *, ground_truth: bool) -> npt.NDArra
         raise ImageError(f"{os.fspath(path)}: {error}") from error
 
 
-def _marked(values: Array, lossy: bool, ground_truth: bool) -> npt.NDArray[np.bool_]:
+def _marked(values: Array, lossy: bool, ground_truth: bool) -> BoolArray:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ImageError("expected a mask of finite numbers")
     alpha = values[:, :, -1] if values.shape[2] in (2, 4) else None
@@ -241,14 +240,14 @@ def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
     return batch
 
 
-def blank(image: Array, inside: npt.NDArray[np.bool_], mean: tuple[float, ...]) -> Array:
+def blank(image: Array, inside: BoolArray, mean: tuple[float, ...]) -> Array:
     """A copy of (H, W, 3 G) whose pixels that are not `inside`, (H, W), hold the network's mean: they tell nothing."""
     blanked = image.copy()
     blanked[~inside] = np.tile(np.asarray(mean, np.float32), image.shape[2] // 3).astype(image.dtype)
     return blanked
 
 
-def shown(image: Array) -> npt.NDArray[np.uint8]:
+def shown(image: Array) -> ByteArray:
     """(H, W, 3 G) in 0..255 of any dtype -> (H, W, 3) uint8, rounded: the first group, for people to look at."""
     return to_8bit(image[:, :, :3])
 
@@ -269,7 +268,7 @@ def thumbnail(image: Array, longest: int) -> bytes:
     return data.tobytes()
 
 
-def to_8bit(image: Array) -> npt.NDArray[np.uint8]:
+def to_8bit(image: Array) -> ByteArray:
     """(H, W, 3) in 0..255 of any dtype -> uint8, rounded."""
     return image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
 

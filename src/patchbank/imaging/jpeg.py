@@ -6,16 +6,13 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ImageError
 from patchbank.imaging.exif import orientation
 from patchbank.imaging.formats import check_size, max_pixels
-
-Array = npt.NDArray[Any]
 
 MAX_SCANS = 100
 MAX_SEGMENTS = 10_000  # before the first scan

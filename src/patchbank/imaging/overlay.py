@@ -16,10 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray, IntArray
 from patchbank.errors import ConfigError
-
-FloatArray = npt.NDArray[np.float32]
-ByteArray = npt.NDArray[np.uint8]
 
 _TOP = 2.0  # multiples of the threshold at which the scale ends
 # Each: (multiple of the threshold, red, green, blue, opacity)
@@ -48,7 +46,7 @@ class Outlined(Protocol):
     """What drawing needs of a region: `patchbank.Region` has it."""
 
     @property
-    def contour(self) -> npt.NDArray[np.int32]: ...
+    def contour(self) -> IntArray: ...
 
 
 def heatmap(anomaly_map: FloatArray, threshold: float | None, low: float = 0.0, colours: str = "orange") -> ByteArray:

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.decoding import decode
@@ -21,8 +21,6 @@ from patchbank.imaging.formats import HEAD, format_of
 from patchbank.imaging.images import read_mask
 from patchbank.util.wording import brief
 from patchbank.validation import parse_polygons
-
-BoolArray = npt.NDArray[np.bool_]
 
 RESOLUTION = 1024  # of polygons, which have no size of their own
 _LARGEST = 4096  # of a mask's side

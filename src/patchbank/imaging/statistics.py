@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from patchbank.arrays import Array, BoolArray
 
 _COARSER = 4  # sharpness compares the image's gradients with those of its reduction by this factor
 _SIDE = 96  # the median of brightness is taken on a reduction to about this size, which is as good and quicker
@@ -21,7 +22,7 @@ class Look(NamedTuple):
     width: int
 
 
-def look_at(image: npt.NDArray[Any], size: tuple[int, int], inside: npt.NDArray[np.bool_] | None = None) -> Look:
+def look_at(image: Array, size: tuple[int, int], inside: BoolArray | None = None) -> Look:
     """image: (H, W, C) in 0..255, as the network gets it; `size`: (height, width) before it was resized. inside: (H, W)
     bool, the pixels that count; None = all."""
     import cv2

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ImageError
 from patchbank.imaging.exif import turned, upright
 from patchbank.imaging.formats import check_size
 from patchbank.imaging.jpeg import check_scans, decoded, read_header, with_tables
-
-Array = npt.NDArray[Any]
 
 MAX_PAGES = 256
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # the integers that the tags below may have

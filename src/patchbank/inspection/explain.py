@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray, IntArray
 from patchbank.errors import ConfigError, ImageError
 from patchbank.features.embedding import Patches
 from patchbank.fitted.model import FittedModel
@@ -23,9 +23,6 @@ from patchbank.scoring.anomaly_map import Region
 from patchbank.scoring.scoring import mean_distances, patch_scores
 from patchbank.util.files import check_writable
 from patchbank.util.wording import counted
-
-FloatArray = npt.NDArray[np.float32]
-ByteArray = npt.NDArray[np.uint8]
 
 PICTURE_SIDE = 1200  # pixels, the longer side of the whole image, however large it was
 CROP_SIDE = 480
@@ -77,7 +74,7 @@ def explain(
         image_size=result.image_size,
         regions=result.regions,
         findings=findings,
-        good_scores=model.calibration.scores if model.calibration else None,
+        good_scores=model.calibration.counted_scores if model.calibration else None,
         notes=tuple(_notes(model, result, len(shown))),
         picture=picture,
         overlay=with_heat,
@@ -233,7 +230,7 @@ def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:
 
 @dataclass(frozen=True, eq=False)
 class _Outline:
-    contour: npt.NDArray[np.int32]
+    contour: IntArray
 
 
 def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import partial
 
+from patchbank.arrays import Array
 from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import Array, ImageSource, fingerprint
+from patchbank.imaging.images import ImageSource, fingerprint
 from patchbank.results.result import Inspector, Result
 from patchbank.scoring import scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image
@@ -35,6 +36,7 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         threshold=calibration.threshold if calibration else None,
         pixel_threshold=calibration.pixel_threshold if calibration else None,
         p_value=calibration.p_value(score) if calibration else None,
+        review_rate=model.config.review_rate,
         patch_scores=patches.on_grid(scores),
         distances=patches.on_grid(plain),
         nearest=patches.on_grid(nearest[:, 0]),

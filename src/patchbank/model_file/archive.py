@@ -1,4 +1,4 @@
-"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/model-file.md`.
+"""The .patchbank file: a stored (uncompressed) zip. Its specification is `docs/reference/model-file.md`.
 
 This module knows bytes, names, checksums and tensors; what they mean is the business of `schema.py` and `contents.py`.
 Files are untrusted input: every size, name and offset is checked before it is used, and nothing in a file can run code.
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array
 from patchbank.errors import ModelFileError, OutputError
 from patchbank.util.files import atomic_write
 
@@ -47,8 +47,6 @@ _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30
 _END, _END_64, _LOCATOR_64 = 22, 56, 20  # bytes of the records at the end of a zip
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # same model, same bytes: no clock in the file
-
-Tensor = npt.NDArray[Any]
 
 
 def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> None:
@@ -129,7 +127,7 @@ class ModelFile:
         except KeyError:
             raise self._bad(f"lacks its entry {name}") from None
 
-    def tensors(self, name: str, expected: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
+    def tensors(self, name: str, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
         """The arrays of a safetensors entry: exactly the `expected` names, each with its (dtype, number of
         dimensions)."""
         try:
@@ -250,14 +248,14 @@ def _check_values(manifest: Any) -> None:
         layer, depth = below, depth + 1
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+def tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
     """Arrays -> the bytes of a safetensors file."""
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
 
 
-def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> dict[str, Tensor]:
+def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
     """Views of the arrays in a safetensors file's bytes, without copying (the library's own reader copies).
 
     Raises ValueError unless the file holds exactly the `expected` names with their dtypes and numbers of dimensions,
@@ -278,7 +276,7 @@ def read_tensors(data: memoryview, expected: Mapping[str, tuple[str, int]]) -> d
     return {name: _tensor(name, header[name], body, *about) for name, about in expected.items()}
 
 
-def _tensor(name: str, about: Any, body: memoryview, dtype_name: str, dimensions: int) -> Tensor:
+def _tensor(name: str, about: Any, body: memoryview, dtype_name: str, dimensions: int) -> Array:
     if not isinstance(about, dict) or about.get("dtype") != dtype_name:
         raise ValueError(f"tensor {name}: expected dtype {dtype_name}")
     shape, offsets = _naturals(about.get("shape"), dimensions), _naturals(about.get("data_offsets"), 2)

@@ -1,5 +1,5 @@
 """What a model file's manifest and entries mean: a model as bytes, and back. Each part of the model has a pair of
-functions here; `model_file/archive.py` knows the bytes, `docs/model-file.md` specifies both.
+functions here; `model_file/archive.py` knows the bytes, `docs/reference/model-file.md` specifies both.
 
 Everything that is read is checked: a file that passes gives a model that predicts.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import IntArray
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.backbones.onnx_safety import check_plain
 from patchbank.bank.memory_bank import MemoryBank
@@ -44,7 +44,8 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
-_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0}  # what scores were before there were these options
+# What scores and thresholds were before there were these options.
+_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0, "calibrate_on_suspects": True}
 _STEEPEST = 1e10
 _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
@@ -277,7 +278,7 @@ def _bank(file: archive.ModelFile, config: Config, info: BackboneInfo) -> Memory
     )
 
 
-def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> npt.NDArray[np.int32]:
+def _grid_of_version_1(tensors: Mapping[str, Any], config: Config, info: BackboneInfo) -> IntArray:
     """(2,) the patch grid that all training images have: version 1 resized them to one size, and did not store it."""
     least = [max(int(tensors[name].max(initial=0)) + 1, 1) for name in ("row", "column")]
     if len(config.image_size) == 2:
@@ -299,7 +300,7 @@ def _put_calibration(calibration: Calibration | None, manifest: Manifest, entrie
 
 def _described(calibration: Calibration) -> Manifest:
     """Method and images are read again; the rest, for other readers, follows from the scores and the options."""
-    support = calibration.support
+    support, bounds = calibration.support, calibration.bounds
     return {
         "method": calibration.method,
         "max_false_alarms": calibration.max_false_alarms,
@@ -310,6 +311,10 @@ def _described(calibration: Calibration) -> Manifest:
         "threshold": calibration.threshold,
         "pixel_threshold": calibration.pixel_threshold,
         "images": list(calibration.images),
+        "review_rate": calibration.review_rate,
+        "review_above": calibration.review_above,
+        "with_suspects": calibration.with_suspects,
+        **dataclasses.asdict(bounds),
     }
 
 
@@ -324,6 +329,8 @@ def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
         method=about["method"],
         max_false_alarms=config.max_false_alarms,
         confidence=config.confidence,
+        review_rate=config.review_rate,
+        with_suspects=config.calibrate_on_suspects,
     )
 
 

@@ -1,8 +1,8 @@
 """What a manifest may say: one description of every key, its type and its range, and what must agree with what.
 
-`docs/model-file.md` says the same in words. The options have their own description, in `config.py`; whatever a model
-asks for beyond it is held to the limits here. Pure functions over JSON values; each raises ValueError that says what
-was expected and what was got.
+`docs/reference/model-file.md` says the same in words. The options have their own description, in `config.py`;
+whatever a model asks for beyond it is held to the limits here. Pure functions over JSON values; each raises
+ValueError that says what was expected and what was got.
 """
 
 from __future__ import annotations
@@ -58,6 +58,12 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
             raise _wrong(f"a number from {low:g} to {high:g}", value)
 
     return check
+
+
+def truth(value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _wrong("true or false", value)
 
 
 def one_of(*words: str) -> Check:
@@ -157,6 +163,12 @@ _calibration = record(
         "images_needed": nullable(whole(high=10**308)),
         "threshold": number(),
         "pixel_threshold": number(),
+        "review_rate": _share,
+        "review_above": nullable(number()),
+        "with_suspects": truth,
+        "suspects": whole(),
+        "if_bad": _share,
+        "if_good": _share,
     },
     closed=False,
 )
@@ -192,7 +204,8 @@ _version = record(
         "calibration_images": whole(),
         "normal_images": whole(),
         "scene": one_of("own", "next", "none"),
-    }
+    },
+    {"review_rate": nullable(_share), "with_suspects": nullable(truth)},
 )
 _manifest = record(
     {

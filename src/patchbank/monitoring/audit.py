@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import DoubleArray, FloatArray, IndexArray
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.image_check import (
     MEASURES,
@@ -43,8 +44,6 @@ from patchbank.search.searcher import search_excluding
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import counted
 
-FloatArray = npt.NDArray[np.float32]
-
 DUPLICATE = 0.2  # of the median distance to the nearest image: closer ones are nearly the same
 _GREY = 64  # pixels a side, in which pictures are compared
 _SMALL = 128  # of the thumbnails that this is made from, where images are read
@@ -62,12 +61,12 @@ class Audit(AuditFacts):
 
 @dataclass(frozen=True, eq=False)
 class Portraits:
-    """What is known of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
+    """Known facts of n images. scores: (n,), NaN if unknown. measures: (n, 6) in the order of scene.MEASURES; None if
     unknown. thumbnails: JPEG bytes, empty if there is none. mark, picture: of the image with a number, when asked
     for."""
 
     names: tuple[str, ...]
-    scores: npt.NDArray[np.float64]
+    scores: DoubleArray
     measures: npt.NDArray[np.floating] | None
     thumbnails: Sequence[bytes]
     mark: Callable[[int], Box | None]
@@ -250,7 +249,7 @@ def _sound(jpeg: bytes) -> bytes:
     return jpeg
 
 
-def _nearest_pictures(pictures: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _nearest_pictures(pictures: FloatArray) -> tuple[IndexArray, DoubleArray]:
     """(n, P) grey levels -> each picture's nearest one, and how far it is: the root of the mean squared difference."""
     nearest, distances = np.zeros(len(pictures), np.int64), np.zeros(len(pictures))
     for i, own in enumerate(pictures):
@@ -298,7 +297,7 @@ def _mark(place: tuple[int, int], grid: tuple[int, int], config: Config) -> Box:
 
 
 def _odd_vector(model: FittedModel, image: int) -> Box | None:
-    """Where the image's bank vector lies that is farthest from all other images' vectors; None if it has none."""
+    """Returns the place of the image's bank vector that is farthest from all others' vectors; None without one."""
     bank = model.bank
     own = np.flatnonzero(bank.image == image)
     if len(own) == 0 or len(own) == len(bank):

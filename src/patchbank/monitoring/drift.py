@@ -20,15 +20,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Scene, widening
-from patchbank.calibration.thresholds import Calibration, binomial_cdf
+from patchbank.calibration.thresholds import Calibration, upper_bound
 from patchbank.errors import ConfigError
 from patchbank.util.wording import brief
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 
 _LEAST_REFERENCE = 20  # images of the stream to compare with
 _ODDS = 16  # alternatives above the bound
@@ -38,7 +35,7 @@ _PLACES = 2.12  # more than the sum of 1 / (k ln(k)^2) over k >= 2
 
 @dataclass(frozen=True)
 class Shift:
-    """What one test found. Numbers of images count from 0.
+    """The finding of one test. Numbers of images count from 0.
 
     test: 'level', 'flagged' or 'scene'. direction: 'up' or 'down' (level only). reference: compared with the
     'calibration' or with the stream's 'start' (level only). found: whether it gave an alarm.
@@ -71,7 +68,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Drift:
-    """What all tests found, and what to do. found: whether the level or the scene has shifted; more flagged images
+    """The findings of all tests, and advice. found: whether the level or the scene has shifted; more flagged images
     alone are no drift, but may be defects."""
 
     images: int
@@ -84,7 +81,7 @@ class Drift:
 
     @property
     def found(self) -> bool:
-        """Whether normal images have changed."""
+        """True if normal images have changed."""
         return self.level.found or (self.scene is not None and self.scene.found)
 
     @property
@@ -94,7 +91,7 @@ class Drift:
 
 
 def find_drift(
-    scores: Sequence[float] | npt.NDArray[Any],
+    scores: Sequence[float] | Array,
     calibration: Calibration,
     *,
     in_scene: Sequence[bool | None] = (),
@@ -122,6 +119,7 @@ def find_drift(
     if in_scene and len(in_scene) != len(values):
         raise ConfigError(f"drift: expected in_scene for {len(values)} images; got {len(in_scene)}")
     error = 1 - confidence
+    # All scores, those of suspects too: should these be good, they are good images over the threshold.
     level = _level(values, calibration, error, defects, reference)
     limit = exceedance_bound(calibration.scores, calibration.threshold, error / 2)
     flagged = _shift("flagged", [_Side("up", "calibration", values > calibration.threshold, limit)], error)
@@ -134,15 +132,10 @@ def find_drift(
     return Drift(len(values), level, flagged, strange, _advice(level, flagged, strange))
 
 
-def exceedance_bound(scores: npt.NDArray[Any], cut: float, error: float) -> float:
+def exceedance_bound(scores: Array, cut: float, error: float) -> float:
     """The share of all normal images that lie over `cut` is at most this, but for a probability of `error` over the
     draw of the (n,) normal scores: the upper limit of Clopper and Pearson (1934). cut: one of the scores, or larger."""
-    n, over = len(scores), int(np.count_nonzero(scores > np.float32(cut)))
-    low, high = over / n, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if binomial_cdf(n, middle)[over] > error else (low, middle)
-    return high
+    return upper_bound(len(scores), int(np.count_nonzero(scores > np.float32(cut))), 1 - error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,13 +148,11 @@ class _Side:
     bound: float
     begins: int = 0
 
-    def log_capital(self) -> FloatArray:
+    def log_capital(self) -> DoubleArray:
         return np.concatenate([np.zeros(self.begins), log_capital(self.answers[self.begins :], self.bound)])
 
 
-def _level(
-    scores: npt.NDArray[np.float32], calibration: Calibration, error: float, defects: float, reference: int
-) -> Shift:
+def _level(scores: FloatArray, calibration: Calibration, error: float, defects: float, reference: int) -> Shift:
     """Over and under the median of the calibration scores, and of the stream's first images.
 
     A left-out image's own vectors, which its oddest patches put into the bank, are missing when it is scored: its score
@@ -213,7 +204,7 @@ def _shift(test: str, sides: Sequence[_Side], error: float) -> Shift:
     )
 
 
-def log_capital(answers: BoolArray, bound: float) -> FloatArray:
+def log_capital(answers: BoolArray, bound: float) -> DoubleArray:
     """(N,) logarithm of the capital after each image. A bet that begins before image k (from 0) is one of the weights
     1 / ((k + 2) ln(k + 2)^2), which sum to less than 1 over all k; the rest is never bet."""
     k = np.arange(len(answers)) + 2.0
@@ -244,12 +235,12 @@ def _alternatives(bound: float) -> list[float]:
     return list((1 / (1 + np.exp(-logit))).tolist())
 
 
-def _gains(answers: BoolArray, bound: float, q: float) -> FloatArray:
+def _gains(answers: BoolArray, bound: float, q: float) -> DoubleArray:
     """(N,) log of what the capital that bets on q is multiplied by after each image."""
     return np.where(answers, math.log(q / bound), math.log((1 - q) / (1 - bound)))
 
 
-def _renumbered(shift: Shift, numbers: npt.NDArray[np.int64]) -> Shift:
+def _renumbered(shift: Shift, numbers: IndexArray) -> Shift:
     """The shift of a selection of images, with their numbers in the whole stream."""
     if shift.detected is None or shift.start is None or shift.stop is None:
         return shift
@@ -263,7 +254,7 @@ def _renumbered(shift: Shift, numbers: npt.NDArray[np.int64]) -> Shift:
 
 
 def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...]:
-    """What to look at and what to do, in words."""
+    """Returns advice in words: what to look at and what to do."""
     said = []
     if scene and scene.found:
         said.append(

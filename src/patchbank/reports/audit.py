@@ -8,17 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from patchbank.arrays import ByteArray
 from patchbank.imaging.boxes import Box, fitted, pixels_of
 from patchbank.imaging.drawing import MARK, rectangle
 from patchbank.reports.explanation_pictures import decoded, enlarged
 from patchbank.reports.html import picture, small_jpeg
 from patchbank.reports.html import write_page as write
 from patchbank.results.audit import AuditedImage, AuditFacts
-
-ByteArray = npt.NDArray[np.uint8]
 
 CROP, WHOLE = 300, 300  # pixels
 _AROUND = 8  # a crop's side, in sides of the marked patch

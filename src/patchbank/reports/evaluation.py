@@ -77,7 +77,7 @@ class EvaluationReport(InspectionReport):
 
 def _kind(name: str, rows: Sequence[Seen], area: float | None) -> dict[str, Any]:
     n = len(rows)
-    states = [sum(row.state is state for row in rows) for state in (Verdict.OK, Verdict.REVIEW, Verdict.NG)]
+    states = [sum(row.word == state for row in rows) for state in (Verdict.OK, Verdict.REVIEW, Verdict.NG)]
     return {
         "name": name,
         "n": n,

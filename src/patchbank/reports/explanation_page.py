@@ -7,16 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from patchbank.arrays import ByteArray
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
 from patchbank.reports.html import Picture, picture, small_jpeg
 from patchbank.reports.html import write_page as write
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
-
-ByteArray = npt.NDArray[np.uint8]
 
 PICTURE_BYTES = 60_000
 OVERVIEW_SIDE, OVERVIEW_BYTES = 900, 160_000

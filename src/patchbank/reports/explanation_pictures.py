@@ -7,14 +7,12 @@ glance.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, DoubleArray
 from patchbank.errors import ImageError
 from patchbank.imaging.boxes import Box, fitted, pixels_of
 from patchbank.imaging.drawing import DARK, MARK, badge, rectangle
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
-
-ByteArray = npt.NDArray[np.uint8]
 
 CROP = 400  # pixels, the longer side of a crop
 WHOLE = 220  # of a whole picture that shows where the crop is
@@ -120,7 +118,7 @@ def _located(image: ByteArray, crop: Box, mark: Box) -> ByteArray:
     return picture
 
 
-def _marked(picture: ByteArray, corners: npt.NDArray[np.float64], line: int = 2) -> None:
+def _marked(picture: ByteArray, corners: DoubleArray, line: int = 2) -> None:
     (x0, y0), (x1, y1) = corners
     rectangle(picture, _grown((x0, y0, x1, y1), _LEAST_MARK), MARK, line)
 

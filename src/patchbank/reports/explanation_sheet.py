@@ -7,16 +7,14 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray
 from patchbank.imaging.drawing import BOLD, DARK, MARK, Colour, shortened, text, text_width, wrapped
 from patchbank.reports import distributions
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
 from patchbank.reports.html import verdict_of, when
 from patchbank.results.explanation import ExplanationFacts, Finding
-
-ByteArray = npt.NDArray[np.uint8]
 
 WIDTH = 1600
 _LEFT = 48

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray
 from patchbank.util.files import atomic_write
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-ByteArray = npt.NDArray[np.uint8]
 
 _JOINERS = "\u200c\u200d"  # without width, and part of words in many languages and of emoji
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,22 +19,23 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import ByteArray
+from patchbank.calibration.thresholds import Calibration, percent
 from patchbank.reports import distributions
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
 from patchbank.reports.distributions import Band, Chart, Mark
-from patchbank.reports.html import picture, small_jpeg, write_page
+from patchbank.reports.html import picture, small_jpeg, verdict_of, write_page
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.result import MadeBy, Result
-from patchbank.results.verdict import Decision, Verdict, decide
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.anomaly_map import Region
 from patchbank.util.files import output_errors
-
-ByteArray = npt.NDArray[np.uint8]
 
 PICTURE_SIDE = 360  # pixels, the longer side
 PICTURE_BYTES = 20_000  # two pictures a row, in base64: 500 rows stay under 27 MB
 MAX_REGIONS = 3
+WORDS = ("ng", "review", "ok", "anomalous", "normal")  # a row's verdict, the worst first
 _MOST = 1e300
 
 
@@ -58,16 +60,11 @@ class Why:
         return cls((said.title(1, finding), said.distance(finding), *said.comparisons(finding)), pictures)
 
 
-def decided(result: Result) -> Decision:
-    """The verdict that the report shows."""
-    return decide(result.score, result.threshold, result.p_value, review_rate=0.0, unlike=result.scene_reasons)
-
-
 @dataclass(frozen=True)
 class ReportRow:
     """One inspected image, its pictures already small. Scores are distances; higher = more anomalous.
 
-    verdict, reason: what was decided, and why; None derives it from is_anomalous and scene. p_value: as in `Result`.
+    verdict, reason, p_value: as in `Result`; the verdict is None where only `is_anomalous` is known.
     picture, overlay: JPEG bytes, empty where there is none, with the reason in `bare`. label: what the image really is,
     in the user's word; defective: the same as a truth value; None where it is not known. scene: why it is out of
     distribution. Build one with `of` or `from_arrays`, which shrink the pictures. made_by, time, pixel_threshold: as in
@@ -123,7 +120,6 @@ class ReportRow:
     ) -> ReportRow:
         """The row of a result without pictures, because its image is gone or no longer the one that was inspected (the
         verdict stands), or because nobody asked for them."""
-        decision = decided(result)
         return cls(
             name=result.path if name is None else name,
             score=result.score,
@@ -135,8 +131,8 @@ class ReportRow:
             scene=result.scene_reasons,
             made_by=result.made_by,
             time=result.time,
-            verdict=decision.verdict,
-            reason=decision.reason,
+            verdict=result.verdict,
+            reason=result.reason,
             p_value=result.p_value,
             pixel_threshold=result.pixel_threshold,
             bare=because,
@@ -183,15 +179,6 @@ class ReportRow:
             pixel_threshold=pixel_threshold,
         )
 
-    @property
-    def state(self) -> Verdict:
-        """The verdict. Nothing is OK that was not proven to be."""
-        if self.verdict is not None:
-            return self.verdict
-        if self.is_anomalous:
-            return Verdict.NG
-        return Verdict.REVIEW if self.is_anomalous is None or self.scene else Verdict.OK
-
     def labelled(self, label: str, defective: bool) -> ReportRow:
         """The row with what the image really is."""
         return replace(self, label=label, defective=defective)
@@ -202,12 +189,17 @@ class ReportRow:
         return self.score / self.threshold if self.threshold else None
 
     @property
+    def word(self) -> str:
+        """The verdict in a word: ok, review or ng; anomalous, normal or unjudged where only `is_anomalous` is known."""
+        return verdict_of(self.is_anomalous) if self.verdict is None else str(self.verdict)
+
+    @property
     def mistake(self) -> str | None:
-        """ "false alarm" for a good image that is NG, "missed" for a defective one that is OK; else None."""
+        """ "false alarm" or "missed" where the verdict contradicts the label."""
         if self.defective is None:
             return None
-        found = {Verdict.NG: "false alarm"} if not self.defective else {Verdict.OK: "missed"}
-        return found.get(self.state)
+        wrong = ("ok", "normal") if self.defective else ("ng", "anomalous")
+        return ("missed" if self.defective else "false alarm") if self.word in wrong else None
 
 
 def _defective(label: str | None, defective: bool | None) -> bool | None:
@@ -253,7 +245,7 @@ class InspectionReport:
                 row.score,
                 row.threshold,
                 row.pixel_threshold,
-                row.state,
+                row.word,
                 bool(row.scene),
                 row.defective,
                 row.mistake,
@@ -271,26 +263,27 @@ class InspectionReport:
         title: str,
         summary: Mapping[str, str] | None = None,
         calibration_scores: npt.ArrayLike | None = None,
+        calibration: Calibration | None = None,
         skipped: Sequence[str] = (),
         created: datetime | None = None,
-        promise: str = "",
         colours: str = "orange",
     ) -> None:
         """Writes the page, highest score first. The arguments and errors are those of `write_report`."""
-        calibration = [] if calibration_scores is None else [float(s) for s in np.ravel(np.asarray(calibration_scores))]
+        scores = calibration.counted_scores if calibration and calibration_scores is None else calibration_scores
+        held_out = [] if scores is None else [float(s) for s in np.ravel(np.asarray(scores))]
         write_page(
             self._path,
             "inspection.html",
             title,
             created,
             figures={**_figures(self._seen), **(summary or {})},
-            chart=chart_of(self._seen, calibration),
+            chart=chart_of(self._seen, held_out, calibration.review_above if calibration else None),
+            promise=_promise(calibration) if calibration else "",
+            words=[word for word in WORDS if any(row.word == word for row in self._seen)],
             skipped=skipped,
             makers=[{"images": count, **vars(maker)} for maker, count in self._makers.items()],
             labelled=any(row.defective is not None for row in self._seen),
             strange=any(row.strange for row in self._seen),
-            promise=promise,
-            judged=_threshold(self._seen) is not None,
             pixel_threshold=pixel_threshold_of(self._seen),
             colours=colours,
             rows=self._rows(self._seen),
@@ -311,16 +304,17 @@ def write_report(
     title: str,
     summary: Mapping[str, str] | None = None,
     calibration_scores: npt.ArrayLike | None = None,
+    calibration: Calibration | None = None,
     skipped: Sequence[str] = (),
     created: datetime | None = None,
-    promise: str = "",
     colours: str = "orange",
 ) -> None:
     """Writes the report, highest score first. Rows may come from a generator: they are not kept in memory.
 
     summary: further headline figures, {name: value}. calibration_scores: held-out scores of good images, for the
-    histogram. skipped: images that could not be read, with the reason. promise: what the threshold promises, in words.
-    colours: the scale of the overlays, for the legend. Raises OutputError; then an older file is kept.
+    histogram. calibration: the model's, which has these scores, the limit of review and the promise. skipped: images
+    that could not be read, with the reason. colours: the scale of the overlays, for the legend. Raises OutputError;
+    then an older file is kept.
     """
     with InspectionReport(path) as report:
         for row in results:
@@ -329,9 +323,9 @@ def write_report(
             title=title,
             summary=summary,
             calibration_scores=calibration_scores,
+            calibration=calibration,
             skipped=skipped,
             created=created,
-            promise=promise,
             colours=colours,
         )
 
@@ -343,7 +337,7 @@ class Seen:
     score: float
     threshold: float | None
     pixel_threshold: float | None
-    state: Verdict
+    word: str
     strange: bool
     defective: bool | None
     mistake: str | None
@@ -362,7 +356,7 @@ def _shown(number: int, row: ReportRow) -> dict[str, Any]:
         "time": row.time.replace("T", " ").replace("+00:00", " UTC"),
         "label": row.label,
         "mistake": row.mistake,
-        "state": row.state.value,
+        "word": row.word,
         "reason": row.reason or ("unjudged: the model has no threshold" if row.is_anomalous is None else ""),
         "p_value": None if row.p_value is None else float(row.p_value),
         "bare": row.bare,
@@ -415,12 +409,14 @@ def pixel_threshold_of(rows: Sequence[Seen]) -> str:
 
 def _figures(rows: Sequence[Seen]) -> dict[str, str]:
     figures = {"images inspected": f"{len(rows):,}"}
-    for state in (Verdict.OK, Verdict.REVIEW, Verdict.NG):
-        figures[state.upper()] = f"{sum(row.state is state for row in rows):,}"
+    judged = [row for row in rows if row.word != "unjudged"]
+    words = Counter(row.word for row in judged)
+    for shown in (("ng", "review", "ok"), ("anomalous", "normal")):
+        if any(words[word] for word in shown):
+            figures |= {word.upper() if "ok" in shown else word: f"{words[word]:,}" for word in shown}
     if strange := sum(row.strange for row in rows):
         figures["out of distribution"] = f"{strange:,}"
     for mistake, plural, of in (("false alarm", "false alarms", False), ("missed", "missed defects", True)):
-        judged = [row for row in rows if row.threshold is not None]
         labelled = sum(row.defective is of for row in judged)
         if labelled:
             figures[plural] = f"{sum(row.mistake == mistake for row in judged):,} of {labelled:,}"
@@ -432,7 +428,20 @@ def _figures(rows: Sequence[Seen]) -> dict[str, str]:
     return figures
 
 
-def chart_of(rows: Sequence[Seen], calibration: Sequence[float]) -> Chart | None:
+def _promise(calibration: Calibration) -> str:
+    """What the verdicts rest on, in words."""
+    said = f"NG: over the threshold, which promises {calibration.support.promise}"
+    if calibration.suspects and not calibration.with_suspects:
+        said += f" ({calibration.bounds})"
+    if calibration.review_rate:
+        said += (
+            f". REVIEW: as odd as the oddest {percent(calibration.review_rate)} of good images, or not the part or the "
+            "picture that the model knows"
+        )
+    return f"{said}."
+
+
+def chart_of(rows: Sequence[Seen], calibration: Sequence[float], review: float | None = None) -> Chart | None:
     """The scores, in bands by what is known of the images."""
     bands = [Band("Calibration: held-out good images", "calibration", [s for s in calibration if math.isfinite(s)])]
     for name, kind, truth in (
@@ -447,4 +456,8 @@ def chart_of(rows: Sequence[Seen], calibration: Sequence[float]) -> Chart | None
     if threshold is not None:
         described += f". Threshold: {threshold:.4g}."
     mark = None if threshold is None else Mark("threshold", "threshold", threshold)
-    return distributions.chart(bands, mark, described)
+    further: tuple[Mark, ...] = ()
+    if review is not None and threshold is not None and review < threshold:
+        described += f" Review: over {review:.4g}."
+        further = (Mark("review", "review", review),)
+    return distributions.chart(bands, mark, described, further=further)

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import ByteArray, FloatArray
 from patchbank.imaging.boxes import Box
 from patchbank.scoring.anomaly_map import Region
 from patchbank.scoring.normal_distances import Distribution
 from patchbank.util.wording import brief
-
-FloatArray = npt.NDArray[np.float32]
-ByteArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,17 +9,18 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, Array, ImageSource, fingerprint, read_image, shown
+from patchbank.imaging.images import COLOUR, ImageSource, fingerprint, read_image, shown
 from patchbank.imaging.overlay import check_colours, overlay
 from patchbank.imaging.roi import Roi
 from patchbank.results.explanation import ExplanationFacts
+from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring import anomaly_map as maps
-from patchbank.scoring.anomaly_map import BoolArray, FloatArray, Region
+from patchbank.scoring.anomaly_map import Region
 from patchbank.util.wording import brief, finite
 
 
@@ -56,14 +57,15 @@ class Result:
 
     path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
     whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
-    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). patch_scores: (h, w)
-    float32, row-major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w)
-    int64, each patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by
-    stage. counted: (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all.
-    scene: measurements of the whole image, each with its normal range; None if the model does not check them. time:
-    when it was inspected, UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to
-    another process is without it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image
-    as it was given, for `read_again`; fingerprint: `images.fingerprint` of what was inspected, None = not known.
+    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). review_rate: the largest
+    p-value that a person should look at. patch_scores: (h, w) float32, row-major as on the image. distances: (h, w)
+    float32, the same before they were scaled. nearest: (h, w) int64, each patch's nearest vector in the bank.
+    image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the
+    region of interest `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its
+    normal range; None if the model does not check them. time: when it was inspected, UTC, ISO 8601. model: what
+    inspected it, for `explain`; a copy that is pickled or sent to another process is without it (see `detached`).
+    maker: what such a copy knows, for `made_by`. source: the image as it was given, for `read_again`; fingerprint:
+    `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -73,9 +75,10 @@ class Result:
     threshold: float | None
     pixel_threshold: float | None
     p_value: float | None
+    review_rate: float
     patch_scores: FloatArray
     distances: FloatArray
-    nearest: npt.NDArray[np.int64]
+    nearest: IndexArray
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     smoothing_sigma: float
@@ -102,6 +105,21 @@ class Result:
         """Whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
         threshold."""
         return None if self.threshold is None else not self.score <= self.threshold
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The verdict and its reason (`decide`)."""
+        return decide(self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.scene_reasons)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do with the part: OK, REVIEW or NG. NG where `is_anomalous`; OK only for what was proven ordinary."""
+        return self.decision.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is as it is, in words."""
+        return self.decision.reason
 
     @property
     def in_scene(self) -> bool | None:
@@ -143,7 +161,8 @@ class Result:
         return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time,
+        verdict, reason."""
         return {
             "path": self.path,
             "score": finite(self.score),
@@ -155,9 +174,11 @@ class Result:
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
             "model": self.made_by.to_dict() if self.made_by else None,
             "time": self.time,
+            "verdict": str(self.verdict),
+            "reason": self.reason,
         }
 
-    def overlay(self, colours: str = "orange") -> npt.NDArray[np.uint8]:
+    def overlay(self, colours: str = "orange") -> ByteArray:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
         a file. colours: the heat map's scale, 'orange' or 'blue'.
 

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray, IntArray
 from patchbank.features.embedding import bilinear_matrix
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.wording import brief, finite
-
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +24,7 @@ class Region:
     """
 
     box: tuple[int, int, int, int]
-    contour: npt.NDArray[np.int32]
+    contour: IntArray
     area: int
     peak: tuple[int, int]
     peak_score: float

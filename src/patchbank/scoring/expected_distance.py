@@ -1,4 +1,4 @@
-"""How far a normal patch that looks like this one is from the bank: what a patch's distance is held against.
+"""The expected distance: how far normal patches similar to a patch are from the bank. It scales a patch's distance.
 
 Not all normal patches are equally close to the bank: those of a rough, varied surface are farther from it than those of
 a smooth one, whatever the coreset. The plain distance therefore finds rough normal patches odder than small defects on
@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray, IntArray
 from patchbank.search.searcher import Searcher, search_excluding
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.wording import brief
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
 
 RIDGE = 0.1  # penalty, as a share of the features' variances
 SAMPLE = 20_000  # training patches that it is learned from
@@ -84,7 +81,7 @@ class Reservoir:
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.seed = size, seed
         self._limit, self._held = np.inf, 0
-        self._arrays: tuple[FloatArray, IntArray, npt.NDArray[np.float64]] | None = None  # features, image, key
+        self._arrays: tuple[FloatArray, IntArray, DoubleArray] | None = None  # features, image, key
 
     def add(self, image: int, features: FloatArray) -> None:
         """Takes an image's patches, (n, D)."""
@@ -100,17 +97,17 @@ class Reservoir:
         features, image, _ = self._thinned()
         return Sample(features, image)
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """All that `restore` needs, as plain arrays."""
         if self._arrays is None:
             return {}
         return dict(zip(("sample_features", "sample_image", "sample_key"), self._thinned(), strict=True))
 
-    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def restore(self, state: Mapping[str, Array]) -> None:
         """Goes on from a state."""
         self._keep(state["sample_features"], state["sample_image"], state["sample_key"])
 
-    def _keep(self, features: FloatArray, image: IntArray, key: npt.NDArray[np.float64]) -> None:
+    def _keep(self, features: FloatArray, image: IntArray, key: DoubleArray) -> None:
         """Takes at most `size` patches. Room for twice as many is got once: small arrays that come and go would leave
         holes in the memory, of which a fit of many images makes too many."""
         if self._arrays is None:
@@ -123,8 +120,8 @@ class Reservoir:
         own_features[rows], own_image[rows], own_key[rows] = features, image, key
         self._held = rows.stop
 
-    def _thinned(self) -> tuple[FloatArray, IntArray, npt.NDArray[np.float64]]:
-        """What is held, no more than `size` of it."""
+    def _thinned(self) -> tuple[FloatArray, IntArray, DoubleArray]:
+        """Returns the held patches, at most `size` of them."""
         assert self._arrays is not None
         features, image, key = self._arrays
         if self._held > self.size:
@@ -185,7 +182,7 @@ def _regressed(distances: FloatArray, features: FloatArray, power: float) -> Exp
 
 def _left_out(
     vectors: FloatArray, groups: npt.NDArray[np.integer], searcher: Searcher, sample: Sample
-) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+) -> tuple[FloatArray, BoolArray]:
     """The sample's distances to the nearest vector of another image, and of which patches there are any."""
     found, index = searcher.search(sample.features, 1)
     distances, nearest = found[:, 0], index[:, 0]

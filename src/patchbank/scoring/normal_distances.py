@@ -1,4 +1,5 @@
-"""How far normal patches are from the bank: the yardstick for one patch's distance, overall and by place.
+"""Normal distances: how far normal patches are from the bank, overall and by place. One patch's distance is compared
+with them.
 
 The distances are those of left-out images (the bank does not know the patch's own image), so a new good image's are
 like them. What is kept is small whatever the number of images: quantiles, overall and in each cell of a coarse grid.
@@ -10,13 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray, IndexArray, IntArray
 from patchbank.util.wording import brief
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-BoolArray = npt.NDArray[np.bool_]
 
 MOST_CELLS = 16  # along an axis
 # The shares of the distances that are at most the stored ones: dense where it matters, near the largest.
@@ -126,9 +123,7 @@ class NormalDistances:
         return cls._of_values(len(maps), np.concatenate(values), np.concatenate(cells), (rows, columns))
 
     @classmethod
-    def _of_values(
-        cls, images: int, values: FloatArray, cells: npt.NDArray[np.int64], shape: tuple[int, int]
-    ) -> NormalDistances:
+    def _of_values(cls, images: int, values: FloatArray, cells: IndexArray, shape: tuple[int, int]) -> NormalDistances:
         levels = np.array(LEVELS, np.float32)
         order = np.lexsort((values, cells))  # cell by cell, ascending in each
         counts = np.bincount(cells, minlength=shape[0] * shape[1])
@@ -140,7 +135,7 @@ class NormalDistances:
         return cls(images, levels, overall, quantiles.reshape(*shape, -1), counts.reshape(shape).astype(np.int32))
 
 
-def _ranks(count: int) -> npt.NDArray[np.int64]:
+def _ranks(count: int) -> IndexArray:
     """(L,) where the quantiles are among so many ascending values: the smallest that a share of the level does not
     exceed (the inverse of the empirical distribution function)."""
     ranks = np.ceil(np.array(LEVELS) * count - 1e-9).astype(np.int64) - 1  # 1e-9: 0.3 x 10 must not become 4

@@ -4,17 +4,14 @@ anomalous."""
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.config import Config
 from patchbank.features.embedding import Patches
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.search.searcher import Searcher
 from patchbank.validation import without_code
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 
 def mean_distances(distances: FloatArray) -> FloatArray:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.util.parallel import scratch
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 
 def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:

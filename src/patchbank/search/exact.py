@@ -21,8 +21,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.errors import ConfigError
 from patchbank.search import native
 from patchbank.search.distances import pair_distances, take
@@ -30,9 +30,6 @@ from patchbank.search.native.nearest import NativeBank, coded, in_panels, panels
 from patchbank.search.projections import ROUNDING, TINY, Shadows, in_cells, squares_of
 from patchbank.util.parallel import one_blas_thread, scratch, share_of_workers, spread
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
 Neighbours = tuple[FloatArray, IndexArray]
 Pairs = tuple[IndexArray, IndexArray, FloatArray]  # queries, bank vectors, squared distances
 Block = tuple[

@@ -1,4 +1,4 @@
-"""Where the bank's vectors cast their shadows, and the cells that these lie in.                    (n, D) -> (n, S)
+"""Projections of the bank's vectors (shadows), and the cells that they lie in.                     (n, D) -> (n, S)
 
 A vector's shadow is its coordinates along the bank's leading principal axes, and the length of the rest. Shadows are
 never farther apart than their vectors (the reverse triangle inequality, on the rests).
@@ -7,12 +7,9 @@ never farther apart than their vectors (the reverse triangle inequality, on the 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.util.parallel import spread
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 _AXES = 79  # more make comparisons dearer, fewer leave more candidates to be measured
 _ONE_CELL = 256  # banks up to this size are one cell
@@ -24,7 +21,8 @@ TINY = np.float32(1e-16)  # a distance: squares of smaller ones leave float32's 
 
 
 class Shadows:
-    """Where vectors cast their shadows: the bank's leading principal axes, or all of space if it has few dimensions.
+    """The projection (PCA) of vectors: onto the bank's leading principal axes, or onto all of space if it has few
+    dimensions.
 
     The axes are mixed, so that all coordinates of shadows are about as large: distances stay, and one step suits all
     of them where they are rounded to codes (`native.nearest`). rest: what lengths of rests are counted from.

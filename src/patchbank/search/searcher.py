@@ -11,16 +11,14 @@ import importlib
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.search.distances import pair_distances
 from patchbank.search.exact import ExactSearcher, checked, checked_queries, k_smallest
 from patchbank.validation import without_code
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 Neighbours = tuple[FloatArray, IndexArray]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.bank import coreset
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.thresholds import Calibration
@@ -22,9 +22,6 @@ from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.scoring import patch_scores
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import Progress, silent
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +131,7 @@ def fill(candidates: Reserve, centres: FloatArray, count: int, config: Config, l
     return Filled(picked.indices, max(picked.covering_radius, left_out))
 
 
-def _rows(number: int, patches: Patches, which: npt.NDArray[np.bool_]) -> Reserve:
+def _rows(number: int, patches: Patches, which: BoolArray) -> Reserve:
     """Some of an image's patches, with their provenance."""
     row, column = np.divmod(patches.place[which], np.int32(patches.grid[1]))
     return Reserve(patches.features[which], np.full(len(row), number, np.int32), row, column)

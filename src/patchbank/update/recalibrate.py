@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from patchbank.arrays import Array
 from patchbank.bank.memory_bank import Reserve
 from patchbank.calibration.held_out import score_one
 from patchbank.errors import DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import images_of, rows_of
-from patchbank.imaging.images import Array, ImageSource, read_image
+from patchbank.imaging.images import ImageSource, read_image
 from patchbank.validation import memory_budget
 
 Describe = Callable[[Array], Patches]

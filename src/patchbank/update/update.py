@@ -3,7 +3,7 @@
 Learning continues greedy k-center from the bank, until every patch of the new images is as close to it as a typical
 good image's oddest patches are. Forgetting takes an image's vectors out, and continues greedy k-center, among the spare
 vectors and the patches of the training images where these are at hand, until the bank has its size again. Then the
-threshold is certified again (docs/update.md).
+threshold is certified again (docs/operate/updates.md).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import Array, BoolArray, FloatArray, IndexArray
 from patchbank.bank.memory_bank import MemoryBank, Reserve
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.image_check import Scene
-from patchbank.calibration.thresholds import Calibration
+from patchbank.calibration.thresholds import Calibration, promising
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
-from patchbank.imaging.images import Array, ImageSource, Skipped, name_of
+from patchbank.imaging.images import ImageSource, Skipped, name_of
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
@@ -35,8 +36,6 @@ from patchbank.update.learning import Learned, NewImage, farthest, fill, learn, 
 from patchbank.update.recalibrate import TrainingImages, read_again
 from patchbank.util.progress import Progress
 
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
 Describe = Callable[[Array], Patches]
 M = TypeVar("M", bound=FittedModel)  # whoever calls with a PatchCore gets a PatchCore
 
@@ -87,7 +86,8 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Certified:
-    """What is known of normal images by the next bank, and how far the threshold's guarantee holds (docs/update.md)."""
+    """What the next bank knows of normal images, and how far the threshold's guarantee holds
+    (docs/operate/updates.md)."""
 
     calibration: Calibration | None
     normal: NormalDistances | None
@@ -151,7 +151,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     version = _followed(then, present + 1, reason, action="rollback", restored=number)
     promise: dict[str, Any] = {}
     if state.calibration:
-        promise = {"max_false_alarms": then.max_false_alarms, "confidence": then.confidence}
+        promise = _options_of(state.calibration)
     return dataclasses.replace(
         model,
         config=dataclasses.replace(model.config, **promise),
@@ -164,23 +164,28 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     )
 
 
-def repromised(model: M, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> M:
-    """The model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+def _options_of(calibration: Calibration) -> dict[str, Any]:
+    """The options that say what a calibration promises."""
+    return {
+        "max_false_alarms": calibration.max_false_alarms,
+        "confidence": calibration.confidence,
+        "review_rate": calibration.review_rate,
+        "calibrate_on_suspects": calibration.with_suspects,
+    }
+
+
+def repromised(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
+    """The model with thresholds for another promise, from the same held-out scores. changes: of the options that say
+    what is promised, by name; None keeps what it is.
 
     Raises ConfigError for an impossible value, or if the model was fitted without calibration.
     """
     if model.calibration is None:
         raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
-    promise: dict[str, Any] = {
-        "max_false_alarms": model.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
-        "confidence": model.config.confidence if confidence is None else confidence,
-    }
-    config = dataclasses.replace(model.config, **promise)
+    config = dataclasses.replace(model.config, **{name: each for name, each in changes.items() if each is not None})
     if config == model.config:
         return model
-    calibration = dataclasses.replace(
-        model.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
-    )
+    calibration = promising(model.calibration, config)
     _, reserve, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
     last = model.life.versions[-1]
     version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
@@ -402,7 +407,7 @@ def _added(
     )
 
 
-def _removed(image: int, bank: MemoryBank, own: npt.NDArray[np.bool_], hole: FloatArray) -> Removed:
+def _removed(image: int, bank: MemoryBank, own: BoolArray, hole: FloatArray) -> Removed:
     """own: which of the vectors that have left are the image's. hole: how far each is from the new bank."""
     return Removed(image, bank.images[image], int(own.sum()), int((hole[own] > bank.covering_radius).sum()))
 

@@ -1,1 +1,1 @@
-"""What everything may use: files, threads, progress, words."""
+"""Helpers that every module may use: files, threads, progress, words."""

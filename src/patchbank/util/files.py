@@ -72,7 +72,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def is_replaceable(path: str | os.PathLike[str]) -> bool:
-    """Whether `atomic_write(path)` makes a file, or replaces one; False for a pipe, a device or /dev/stdout."""
+    """True if `atomic_write(path)` makes a file, or replaces one; False for a pipe, a device or /dev/stdout."""
     return _replaceable(_followed(Path(path)))
 
 
@@ -127,7 +127,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _followed(path: Path) -> Path:
-    """Where the links of a file's name lead; descriptors of this process (/dev/stdout) stay as they are named."""
+    """Follows the links of a file's name to the end. Descriptors of this process (/dev/stdout) stay as named."""
     target = path
     for _ in range(_MOST_LINKS):
         if _DESCRIPTOR.fullmatch(str(target)) or not target.is_symlink():
@@ -222,8 +222,8 @@ def _aside(target: Path, number: int) -> Path:
 
 
 def _close_first_on_windows(file: IO[bytes]) -> None:
-    """Which neither renames nor removes an open file. Elsewhere it stays open, and so locked, until its name is gone:
-    what has no lock, another process takes for left behind."""
+    """Closes a file on Windows, which neither renames nor removes an open file. Elsewhere the file stays open, and so
+    locked, until its name is gone: another process takes a file without a lock for one that was left behind."""
     if os.name == "nt":
         file.close()
 

@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import Array
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -138,7 +140,7 @@ def one_image() -> Iterator[None]:
             _images -= 1
 
 
-def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+def scratch(name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
     """Uninitialised memory of this thread, the same for the same name: valid until the thread asks for it again.
 
     Fresh memory is mapped page by page as it is written and unmapped when it is freed, for which all threads must stop;

@@ -1,4 +1,4 @@
-"""How long work reports that it advances: a callable (stage, done, total), called often and cheap to ignore."""
+"""Progress: long work reports that it advances, by calling (stage, done, total) often; it is cheap to ignore."""
 
 from __future__ import annotations
 

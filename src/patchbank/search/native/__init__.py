@@ -45,17 +45,18 @@ class Library:
 
 
 def available() -> bool:
-    """Whether it is used: it was built of these sources, it loads, and the environment does not forbid it."""
+    """True if the library is used: it was built of these sources, it loads, and the environment does not forbid it."""
     return os.environ.get("PATCHBANK_NATIVE", "") in _LEVELS and library() is not None
 
 
 def level() -> int:
-    """Which instructions it may use, as native.c counts them."""
+    """Returns the set of instructions that the library may use, as native.c counts them."""
     return _LEVELS[os.environ.get("PATCHBANK_NATIVE", "")]
 
 
 def instructions() -> str:
-    """What does the work now: 'avx512', 'avxvnni', 'avx2', 'neon' or 'any' (baseline instructions) in C, or 'numpy'."""
+    """Names the code that does the work now: 'numpy', or in C 'avx512', 'avxvnni', 'avx2', 'neon' or 'any' (baseline
+    instructions)."""
     used = library() if available() else None
     return used.instructions(level()).decode("ascii") if used else "numpy"
 

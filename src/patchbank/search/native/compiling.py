@@ -22,7 +22,7 @@ SOURCES = ("native.c", "structs.h", "set.h", "tile.h", "nearest.h", "measure.h")
 
 
 def digest(folder: Path = FOLDER) -> str | None:
-    """What the sources in a folder are, in 32 letters and digits; None where they are not all there."""
+    """Returns a digest of the sources in a folder: 32 letters and digits, or None if a source is missing."""
     made = hashlib.sha256()
     try:
         for name in SOURCES:

@@ -8,12 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.search.native import MOST_DIM, level, library, refused
 from patchbank.search.native.layout import Struct
-
-FloatArray = npt.NDArray[np.float32]
-IndexArray = npt.NDArray[np.int64]
-IntArray = npt.NDArray[np.int32]
 
 _LISTED = ("numbers", "distances")  # of a cell's list
 _ROOM = 16  # pairs a point: points that have more are measured in NumPy

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from patchbank.arrays import BoolArray, CodeArray, FloatArray, IndexArray, IntArray
 from patchbank.errors import ConfigError
 from patchbank.search.native import HIDDEN, KEPT, MIDDLE, PANEL, level, library, refused
 from patchbank.search.native.layout import check_array
-
-FloatArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int32]
-CodeArray = npt.NDArray[np.int8]
 
 _LARGEST = 127  # of a code
 _LEAST_STEP = 1e-16  # of a bank whose vectors are all the same
@@ -32,7 +28,7 @@ class NativeBank:
     fields: Mapping[str, Any]
     starts: IntArray
 
-    def starts_without(self, hidden: npt.NDArray[np.bool_] | None) -> IntArray:
+    def starts_without(self, hidden: BoolArray | None) -> IntArray:
         """The starts for a search to which some of the vectors, (M,) bool, do not count."""
         if hidden is None:
             return self.starts
@@ -75,8 +71,9 @@ def wider(columns: FloatArray, value: float) -> FloatArray:
     return np.pad(columns, ((0, 0), (0, -columns.shape[1] % PANEL)), constant_values=np.float32(value))
 
 
-def in_panels(cuts: npt.NDArray[np.int64]) -> tuple[IntArray, npt.NDArray[np.int64]]:
-    """Where vectors go, cell by cell, if each cell starts a panel: the panels of each cell, and each vector's place.
+def in_panels(cuts: IndexArray) -> tuple[IntArray, IndexArray]:
+    """Places vectors cell by cell, so that each cell starts a panel. Returns the panels of each cell, and each vector's
+    place.
 
     cuts: (cells + 1,) where each cell starts in the order of the vectors.
     """
@@ -85,9 +82,7 @@ def in_panels(cuts: npt.NDArray[np.int64]) -> tuple[IntArray, npt.NDArray[np.int
     return first.astype(np.int32), np.repeat(first[:-1] * PANEL - cuts[:-1], counts) + np.arange(cuts[-1])
 
 
-def coded(
-    shadows: FloatArray, slots: npt.NDArray[np.int64], places: int
-) -> tuple[CodeArray, IntArray, float, FloatArray]:
+def coded(shadows: FloatArray, slots: IndexArray, places: int) -> tuple[CodeArray, IntArray, float, FloatArray]:
     """Shadows, (M, S), as whole multiples of a step, one byte each, at their places in panels.
 
     Returns codes, (panels, groups, PANEL, 4); starts, (places,), what their products with queries' codes start from;
