@@ -83,12 +83,21 @@ def _shows_colours(stream: TextIO) -> bool:
     return True
 
 
-def width_of(stream: TextIO, otherwise: int = 80) -> int:
-    """The columns of a terminal; `otherwise` for what is none."""
+def line_width(otherwise: int = 80) -> int:
+    """The columns of the terminal that stdout is; `otherwise` where it is none."""
     try:
-        return max(20, os.get_terminal_size(stream.fileno()).columns)
+        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns)
     except (OSError, ValueError):
         return otherwise
+
+
+def can_show(text: str) -> bool:
+    """Whether the encoding of stdout has all of these signs."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 class Notes(logging.Handler):
