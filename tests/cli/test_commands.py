@@ -434,3 +434,19 @@ def test_evaluate_shows_what_it_misses(fitted, category, tmp_path):
     assert "test/faint/a.png" in page.text["figcaption"]
     assert "test/scratch/" not in page.text["figcaption"]
     assert len(page.all("img")) == 2
+
+
+def test_fit_does_not_replace_a_history_unasked(category, tmp_path):
+    path = tmp_path / "m.patchbank"
+    run("fit", category, "-o", path, *SMALL)
+    assert (
+        "only 8 training images" in run("fit", category, "-o", path, *SMALL).stderr
+    )  # without one, it may be replaced
+    run("threshold", path, "--max-false-alarms", "0.3", "-o", path)
+    before = path.read_bytes()
+    said = failure("fit", category, "-o", path, *SMALL, code=2)
+    assert "has 2 versions (the last: threshold of " in said
+    assert "--force" in said
+    assert path.read_bytes() == before
+    run("fit", category, "-o", path, *SMALL, "--force")
+    assert len(PatchCore.load(path).versions) == 1

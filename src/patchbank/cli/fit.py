@@ -13,7 +13,7 @@ from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import note, say
 from patchbank.cli.threshold import PLANTED, say_both_sides, say_threshold
 from patchbank.config import Config, Runtime
-from patchbank.errors import ImageError
+from patchbank.errors import ConfigError, ImageError, PatchbankError
 from patchbank.util.wording import counted, plural
 
 if TYPE_CHECKING:
@@ -47,15 +47,21 @@ def register(app: typer.Typer) -> None:
                 "none.",
             ),
         ] = PLANTED,
+        force: Annotated[
+            bool, typer.Option("--force", help="Replace MODEL although it has a history, which is lost then.")
+        ] = False,
     ) -> None:
         """Learn what good parts look like from a folder of images of good parts."""
         from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
+        from patchbank.fit.remarks import doubts
         from patchbank.model import PatchCore
         from patchbank.model_file.contents import needs_trust
         from patchbank.util.files import check_writable, is_replaceable
 
         check_writable(output)
+        if not force:
+            _check_history(output)
         partial = f"{output}.partial" if is_replaceable(output) else None
         paths = read_dataset(data).train_paths
         start = time.perf_counter()
@@ -69,6 +75,8 @@ def register(app: typer.Typer) -> None:
             f"{output}: {counted(len(model.bank.images), 'image')}, {counted(len(model.bank), 'bank vector')}, "
             f"fitted in {seconds:.1f} s"
         )
+        for text in doubts(model):
+            note(text, "yellow")
         if model.calibration:
             say_threshold(model.calibration)
             _say_both_sides(model, paths, planted)
@@ -90,6 +98,24 @@ def register(app: typer.Typer) -> None:
             note(f"whoever loads this model must vouch for it (--trusted): {why}")
         report_skipped([(s.name, s.reason) for s in model.skipped])
         _report_suspects(model, data)
+
+
+def _check_history(output: str) -> None:
+    """Raises ConfigError where a fit would replace a model that people have taught and corrected."""
+    from patchbank.model_file.contents import read
+
+    if not Path(output).is_file():
+        return
+    try:
+        versions = read(output).life.versions
+    except PatchbankError:  # no model, or one that is of no use any more
+        return
+    if len(versions) > 1:
+        last = versions[-1]
+        raise ConfigError(
+            f"{output} has {len(versions)} versions (the last: {last.action} of {last.time}); a new fit has none of "
+            "what was taught, removed or decided in them: name another file, or replace it with --force"
+        )
 
 
 def _say_both_sides(model: PatchCore, paths: Sequence[Path], count: int) -> None:

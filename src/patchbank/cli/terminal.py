@@ -86,7 +86,7 @@ def _shows_colours(stream: TextIO) -> bool:
 def line_width(otherwise: int = 80) -> int:
     """The columns of the terminal that stdout is; `otherwise` where it is none."""
     try:
-        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns)
+        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns or otherwise)
     except (OSError, ValueError):
         return otherwise
 

@@ -15,7 +15,7 @@ from patchbank.reports.html import write_page
 BLOCKS = "▁▂▃▄▅▆▇█"
 PLAIN = "_.-=+*#@"  # for terminals whose encoding has no blocks
 WIDTH, HEIGHT = 800, 220  # of the page's chart, in its own units
-_LEFT, _TOP, _BOTTOM = 46, 12, 26
+_LEFT, _TOP, _BOTTOM = 100, 12, 26
 _MOST_POINTS = 1500
 
 
