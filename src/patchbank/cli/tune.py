@@ -81,6 +81,9 @@ def _table(report: TuneReport) -> list[str]:
             f"{100 * trial.standard_error:>7.1f}{over}"
         )
     lines += [f"  {name:<12}not tried: {reason}" for name, reason in report.missing.items()]
+    if len(report.tied) > 1:
+        why = "the options that were given stay" if report.chosen.name == report.default else "the cheapest is taken"
+        lines.append(f"{', '.join(report.tied)}: these images cannot tell them apart (95 %); {why}")
     return [*lines, f"* chosen: {report.chosen.name}"]
 
 
