@@ -160,7 +160,7 @@ class Calibration:
         """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(int(self.counted.sum()), self.max_false_alarms, self.confidence)
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         """What the threshold is worth: the share of good images that may be over it at most, whatever the suspects
         are."""
