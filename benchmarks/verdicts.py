@@ -95,9 +95,7 @@ def shares(counts: dict[str, int]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Prints the verdicts by set, and their means, which it returns."""
-    print(
-        f"{'set':<8} {'good: OK':>9} {'REVIEW':>7} {'NG':>7}   {'defects: OK':>11} {'REVIEW':>7} {'NG':>7}   % of images"
-    )
+    print(f"{'set':<8} {'good: OK':>9} {'REVIEW':>7} {'NG':>7}   {'defects: OK':>11} {'REVIEW':>7} {'NG':>7}   %")
     found = [(row["set"], shares(row["verdicts"]["good"]), shares(row["verdicts"]["defective"])) for row in rows]
     means = tuple(
         {verdict: float(np.mean([each[side][verdict] for each in found])) for verdict in ("ok", "review", "ng")}

@@ -291,7 +291,7 @@ def test_names_that_the_terminal_cannot_show_end_nothing(fitted, named, tmp_path
     lines = done.stdout.decode(encoding).splitlines()
     assert len(lines) == len(NAMES)
     assert not any(char in "".join(lines) for char in "\x1b\x07\u202e")
-    assert all(line.startswith("ok ") for line in lines)
+    assert all(line.startswith("OK ") for line in lines)
     shown = ["\\x1b[2J\\x1b]0;x\\x07.png", "a\\nANOMALOUS.png", "r\\u202egnp.png", "gr\\udcfcn.png"]
     assert all(any(line.endswith(name) for line in lines) for name in shown)
     japanese = "部品.png" if encoding.startswith("utf") else "\\u90e8\\u54c1.png"

@@ -160,7 +160,7 @@ class Calibration:
         """Says whether there are enough images for the guarantee, and which rate they support."""
         return support(int(self.counted.sum()), self.max_false_alarms, self.confidence)
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         """What the threshold is worth: the share of good images that may be over it at most, whatever the suspects
         are."""
@@ -240,7 +240,9 @@ def upper_bound(n: int, over: int, confidence: float) -> float:
     (1934), one-sided. 0 draws say nothing: 1. confidence = 0: the share on average, (over + 1) / (n + 1)."""
     if confidence == 0:
         return (over + 1) / (n + 1)
-    low, high = (over / n if n else 0.0), 1.0
+    if over >= n:
+        return 1.0
+    low, high = over / n, 1.0
     for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if binomial_cdf(n, middle)[over] > 1 - confidence else (low, middle)

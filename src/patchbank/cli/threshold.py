@@ -227,7 +227,7 @@ def _labelled(model: PatchCore, folder: str) -> FloatArray:
 
 def _planted(model: PatchCore, folder: str) -> FloatArray:
     """(m,) image scores of planted defects on training images, which the folder holds."""
-    from patchbank.cli.update import training_files
+    from patchbank.evaluation.datasets import training_files
     from patchbank.evaluation.tradeoff import planted_scores
     from patchbank.update.image_names import files_by_name
 
