@@ -194,9 +194,9 @@ def test_predict_says_what_is_not_of_the_scene(fitted, good, tmp_path):
     assert "; NOT THE SCENE: darker (brightness 0, normal " in second
     notes = text.stderr.splitlines()
     assert notes[2:] == [
-        "1 image is not of the scene that the model knows",
         "2 images: 1 OK, 0 REVIEW, 1 NG, 0 refused",
         f"report: {tmp_path / 'out/report.html'}",
+        "1 image is not of the scene that the model knows",
     ]
     model = PatchCore.load(fitted)
     assert notes[0] == f"threshold {model.calibration.threshold:.4f}; 1.00x = a score that equals it"

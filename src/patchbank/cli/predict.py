@@ -119,9 +119,9 @@ def register(app: typer.Typer) -> None:
                     refused.append(Skipped.of(result.path, error))
         if output:
             unwritten += output.finish(Path(model).name, detector.calibration, refused)
-        _conclude(refused, unwritten, strange)
         if show is _as_text or output:
             _summarise(words, len(images), output.report if output and output.is_written else None)
+        _conclude(refused, unwritten, strange)
         if (fail_on or fail_on_anomaly) and (words["NG"] or (fail_on == "review" and words["REVIEW"])):
             raise typer.Exit(FOUND_ANOMALY)
         if codes := [_code(each) for each in refused] + [OutputError.exit_code] * bool(unwritten):

@@ -78,6 +78,8 @@ def explain(
         notes=tuple(_notes(model, result, len(shown))),
         picture=picture,
         overlay=with_heat,
+        verdict=result.verdict,
+        unlike=result.scene_reasons,
     )
 
 
@@ -235,6 +237,11 @@ class _Outline:
 
 def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:
     notes = []
+    if result.scene_reasons:
+        notes.append(
+            f"Out of distribution, so its score means little: {'; '.join(result.scene_reasons)}. Look at the picture "
+            "first."
+        )
     if not model.calibration:
         notes.append(
             "The model was fitted without calibration: it has no threshold, marks no regions, and knows no normal "

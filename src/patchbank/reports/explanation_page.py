@@ -10,7 +10,7 @@ from typing import Any
 from patchbank.arrays import ByteArray
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
-from patchbank.reports.html import Picture, picture, small_jpeg
+from patchbank.reports.html import Picture, picture, small_jpeg, verdict_of
 from patchbank.reports.html import write_page as write
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 
@@ -29,7 +29,8 @@ def write_page(
         "explanation.html",
         f"Explanation of {name}",
         created,
-        is_anomalous=explanation.is_anomalous,
+        word=verdict_of(explanation.is_anomalous) if explanation.verdict is None else str(explanation.verdict),
+        strange=bool(explanation.unlike),
         verdict=said.verdict(explanation),
         model=model,
         figures=_figures(explanation),

@@ -9,6 +9,7 @@ from patchbank.imaging.boxes import Box
 from patchbank.reports import distributions
 from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.results.explanation import ExplanationFacts, Finding
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.normal_distances import Distribution
 from patchbank.util.wording import plural
 
@@ -27,6 +28,8 @@ def verdict(explanation: ExplanationFacts) -> str:
     ratio = f" ({score / threshold:.2f} times)" if threshold > 0 else ""
     if explanation.is_anomalous:
         said = f"Judged anomalous: its score {score:.4g} is over the threshold {threshold:.4g}{ratio}."
+    elif explanation.verdict is Verdict.REVIEW:
+        said = f"For review, a person decides: its score {score:.4g} is not over the threshold {threshold:.4g}{ratio}."
     else:
         said = f"Judged normal: its score {score:.4g} is not over the threshold {threshold:.4g}{ratio}."
     return f"{said} {_among_good(explanation)}".strip()

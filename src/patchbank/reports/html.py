@@ -59,7 +59,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"pieces": pieces, "sha256": _sha256, "verdict": verdict_of, "heat_scale": heat_scale}
+    found.filters |= {"pieces": pieces, "sha256": _sha256, "heat_scale": heat_scale}
     found.globals |= {"version": __version__}
     return found
 
