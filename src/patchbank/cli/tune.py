@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Try the presets and a few image sizes on your parts and this machine; show what each costs and finds, and
         choose the best within a time budget. Defects are the labelled ones of test/KIND or, without any, planted on
-        good images: good enough to compare settings, no forecast of what will be found."""
+        good images: good enough to compare settings, no forecast of what will be found. Settings that these images
+        cannot tell apart are named; then the options that were given stay, or else the cheapest is taken."""
         if not budget_ms > 0:
             raise ConfigError(f"--budget-ms: expected more than 0; got {budget_ms:g}")
         if plot:
