@@ -190,4 +190,4 @@ def test_results_for_machines_have_no_colours(fitted, good, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     for kind in ("--json", "--csv"):
         assert "\x1b" not in run("predict", fitted, good, kind).stdout
-    assert "\x1b[32mok" in run("predict", fitted, good).stdout
+    assert "\x1b[32mOK" in run("predict", fitted, good).stdout
