@@ -10,7 +10,8 @@ Then the good images alone, of training and test together, dealt out at random, 
 calibrate it by leave-one-out, as `fit` does; the others are new to it. The share of them that is NG is the actual
 false-alarm rate, which the default promises to be at most 5 % with 95 % confidence. Beside the rule stand two others:
 suspects that count like all images, and left-out scores that may also use the spare vectors (`spare_ratio`). Images
-are 128 px wide there, so that hundreds of fits take minutes.
+are 128 px wide there, so that hundreds of fits take minutes. A split has only some hundred new images, among which a
+valid promise is exceeded by chance, too: how often is counted exactly, for scores that are exchangeable.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, evaluate, read_dataset
 from patchbank.bank.memory_bank import Reserve
 from patchbank.calibration.held_out import score_held_out
-from patchbank.calibration.thresholds import Calibration
+from patchbank.calibration.thresholds import Calibration, rank
 from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fit.fit import with_expected
@@ -37,14 +38,14 @@ from patchbank.fitted.versions import rows_of
 from patchbank.search.searcher import build_searcher
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import silent
-from thresholds import Scores, at_hand, features_of, good_images, synthetic
+from thresholds import Scores, at_hand, exchangeable_exceeded, features_of, good_images, synthetic
 
 SETS = ("bottle", "screw", "mtd", "elpv")
 GOAL = {"defects OK": 8.0, "good REVIEW": 6.0, "good NG": 2.5}  # per cent, on average over the sets
 SMALL = Config(image_size=128, thumbnail_size=0)
 LEARN = (40, 80, 160)  # images a bank
 NEW = 100
-SPLITS = 8
+SPLITS = 12
 MOST = 360  # images of a set
 
 
@@ -129,7 +130,7 @@ def scored(learn: list[Patches], new: list[Patches], config: Config) -> dict[str
 
 def simulated(name: str, pool: list[Patches], config: Config, learn: int, splits: int) -> list[dict[str, Any]]:
     """Random splits of one set's good images: a row for each way to calibrate."""
-    found: dict[tuple[str, bool], list[tuple[float, float, float, float, float, int]]] = {}
+    found: dict[tuple[str, bool], list[tuple[float, ...]]] = {}
     for number in range(splits):
         order = np.random.default_rng([learn, number]).permutation(len(pool))
         known, new = order[:learn], order[learn : learn + NEW]
@@ -144,14 +145,18 @@ def simulated(name: str, pool: list[Patches], config: Config, learn: int, splits
                 )
                 p = np.array([made.p_value(float(score)) for score in values])
                 flagged = values > made.threshold
+                counted, bounds, m = int(made.counted.sum()), made.bounds, len(values)
+                k = rank(counted, 0.05, 0.95) or counted
                 row = (
                     *(float(flagged.mean()), float(((p <= 0.1) & ~flagged).mean()), float((p <= 0.1).mean())),
-                    *(made.bounds.if_bad, made.bounds.if_good, made.bounds.suspects),
+                    *(bounds.if_bad, bounds.if_good, bounds.suspects),
+                    exchangeable_exceeded(counted, k, m, bounds.if_bad),
+                    exchangeable_exceeded(learn, k, m, bounds.if_good),
                 )
                 found.setdefault((source, with_suspects), []).append(row)
     rows = []
     for (source, with_suspects), each in found.items():
-        ng, review, small, bad, good, suspects = np.array(each).T
+        ng, review, small, bad, good, suspects, chance_bad, chance_good = np.array(each).T
         rows.append(
             {
                 "set": name,
@@ -167,6 +172,8 @@ def simulated(name: str, pool: list[Patches], config: Config, learn: int, splits
                 "suspects": round(float(suspects.mean()), 3),
                 "over_if_bad": int((ng > bad + 1e-9).sum()),
                 "over_if_good": int((ng > good + 1e-9).sum()),
+                "expected_over_if_bad": round(float(chance_bad.sum()), 2),
+                "expected_over_if_good": round(float(chance_good.sum()), 2),
             }
         )
         print(rows[-1], flush=True)
