@@ -82,7 +82,7 @@ def test_unknown_names_are_attribute_errors():
     [
         ("PatchCore.fit", "images config= * runtime= backbone= skip_unreadable= checkpoint= progress="),
         ("PatchCore.predict", "self images"),
-        ("PatchCore.explain", "self result * regions= neighbours="),
+        ("PatchCore.explain", "self result * regions= neighbours= colours="),
         (
             "PatchCore.update",
             "self add= remove= * images= representative= certify= note= author= time= skip_unreadable= progress=",
@@ -91,7 +91,7 @@ def test_unknown_names_are_attribute_errors():
         ("PatchCore.diff", "self before= after="),
         ("PatchCore.save", "self path"),
         ("PatchCore.load", "path * runtime="),
-        ("Result.explain", "self * regions= neighbours="),
+        ("Result.explain", "self * regions= neighbours= colours="),
         ("Explanation.save", "self path * model="),
         ("evaluate", "model dataset progress= * each="),
         ("benchmark", "root config= runtime= progress= * fit="),

@@ -22,6 +22,7 @@ from patchbank.features.extract import own, patches_of, taken
 from patchbank.fit import fit as fitting
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import ImageSource, Skipped, name_of, read_image, shown
+from patchbank.imaging.overlay import check_colours
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
@@ -130,15 +131,18 @@ class PatchCore(FittedModel):
     def _made_by(self, digest: str) -> MadeBy:
         return MadeBy(digest, self.versions[-1].number, __version__)
 
-    def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3) -> Explanation:
+    def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3, colours: str = "orange") -> Explanation:
         """Why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
         anomalous patch, if there are none) the nearest normal patches, and how far normal patches are from the bank.
+        colours: the heat map's scale, 'orange' or 'blue'.
 
         Raises ImageError if the image is gone or no longer the one that was inspected.
         """
         check_numbers(regions, neighbours)
+        check_colours(colours)
         image = result.read_again()
-        return explain(self, result, shown(image), self._describe(image), regions=regions, neighbours=neighbours)
+        patches = self._describe(image)
+        return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours, colours=colours)
 
     def with_threshold(
         self,

@@ -30,6 +30,7 @@ def write_page(
         f"Explanation of {name}",
         created,
         word=verdict_of(explanation.is_anomalous) if explanation.verdict is None else str(explanation.verdict),
+        colours=explanation.colours,
         strange=bool(explanation.unlike),
         verdict=said.verdict(explanation),
         model=model,

@@ -106,7 +106,7 @@ class ExplanationFacts(ABC):
     findings: the regions explained, or the most anomalous patch if there are none. good_scores: (n,) image scores of
     left-out good images; None without calibration. notes: what cannot be told, and why. picture, overlay: the image
     without and with its heat map, (h, w, 3) uint8 RGB, shrunk if it is large. verdict: as in `Result`. unlike: why the
-    image is out of distribution, in words.
+    image is out of distribution, in words. colours: the scale of the heat map.
     """
 
     path: str
@@ -123,6 +123,7 @@ class ExplanationFacts(ABC):
     overlay: ByteArray
     verdict: Verdict | None = None
     unlike: tuple[str, ...] = ()
+    colours: str = "orange"
 
     __repr__ = brief
 

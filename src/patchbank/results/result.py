@@ -46,7 +46,7 @@ class Inspector(Protocol):
         """What its results say of it."""
         ...
 
-    def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
+    def explain(self, result: Any, *, regions: int, neighbours: int, colours: str) -> ExplanationFacts:
         """Why one of its results is as it is."""
         ...
 
@@ -188,7 +188,7 @@ class Result:
         image = shown(self.read_again())
         return overlay(image, self.anomaly_map, self.pixel_threshold, self.regions, colours=colours)
 
-    def explain(self, *, regions: int = 5, neighbours: int = 3) -> ExplanationFacts:
+    def explain(self, *, regions: int = 5, neighbours: int = 3, colours: str = "orange") -> ExplanationFacts:
         """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
         if it came from a file.
 
@@ -199,7 +199,7 @@ class Result:
                 f"{self.path}: expected a result as predict returned it; got a copy without its model: "
                 "use model.explain(result)"
             )
-        return self.model.explain(self, regions=regions, neighbours=neighbours)
+        return self.model.explain(self, regions=regions, neighbours=neighbours, colours=colours)
 
     def read_again(self) -> Array:
         """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone, or if the file or
