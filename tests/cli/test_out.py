@@ -42,10 +42,10 @@ def test_an_image_that_was_rewritten_keeps_its_verdict_and_shows_no_other(fitted
 
     monkeypatch.setattr(Result, "overlay", late)
     done = run("predict", fitted, tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out", code=3)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ANOMALOUS", "ANOMALOUS"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["NG", "NG"]
     assert "a.png: is another picture now than the one that was inspected" in done.stderr
     report = (tmp_path / "out/report.html").read_text("utf-8")
-    assert report.count('data-verdict="anomalous"') == 2
+    assert report.count('data-verdict="ng"') == 2
     assert report.count("<img ") == 2
     assert "Could not be read: 1" in report
     assert not (tmp_path / "out/a.png.overlay.png").exists()

@@ -245,10 +245,11 @@ def described(calibration: Calibration) -> str:
 
 
 def say_threshold(calibration: Calibration) -> None:
-    """The threshold and its promise on stdout; on stderr what is missing for the promise, if anything is."""
+    """The threshold and its promise on stdout; on stderr what it is worth if suspects do not count, and what is
+    missing for the promise, if anything is."""
     say(f"threshold {described(calibration)}")
     if calibration.bounds.suspects:
-        say(calibration.bounds.sentence)
+        note(calibration.bounds.sentence)
     if not calibration.support.kept:
         note(f"{calibration.support}; the threshold is their largest score")
 
