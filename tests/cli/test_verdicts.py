@@ -216,12 +216,12 @@ def test_a_threshold_by_misses_or_by_cost(model, parts, tmp_path):
     assert ">" in text
     run("threshold", model, "--defects", parts / "bad", "--max-misses", "0.5", "-o", tmp_path / "m")
     chosen = PatchCore.load(tmp_path / "m").calibration
-    assert chosen.support.kept
+    assert chosen.support.satisfied
     assert chosen.max_false_alarms == PatchCore.load(model).calibration.support.rate  # the fewest that is supported
     costs = ("--cost-miss", "100", "--cost-false-alarm", "1")
     result = run("threshold", model, "--defects", parts / "bad", *costs, "-o", tmp_path / "n")
     assert "if 1 % of the parts are defective (--defect-rate)" in result.stderr
-    assert PatchCore.load(tmp_path / "n").calibration.support.kept
+    assert PatchCore.load(tmp_path / "n").calibration.support.satisfied
 
 
 @pytest.mark.parametrize(
