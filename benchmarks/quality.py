@@ -39,7 +39,7 @@ from patchbank.features.embedding import Patches, bilinear_matrix, embed
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging import images
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring import scoring
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.search.searcher import build_searcher
@@ -270,7 +270,7 @@ def embedded(maps: list[FloatArray], setting: Setting) -> Patches:
     features = embed(chosen, config)[0]  # (h, w, D)
     grid = (features.shape[0], features.shape[1])
     place = np.arange(grid[0] * grid[1], dtype=np.int32)
-    return Patches(features.reshape(len(place), -1), place, grid, grid, Look(1.0, 1.0, *grid))
+    return Patches(features.reshape(len(place), -1), place, grid, grid, ImageStatistics(1.0, 1.0, *grid))
 
 
 def transformed(patches: list[Patches], setting: Setting) -> Callable[[Patches], Patches]:

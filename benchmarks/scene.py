@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore
-from patchbank.calibration.image_check import MEASURES, Scene, layout_distances, leave_one_out_deviations
+from patchbank.calibration.image_check import MEASURES, ImageCheck, layout_distances, leave_one_out_deviations
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.imaging.images import read_image, to_8bit
 
@@ -118,7 +118,7 @@ def row(model: PatchCore, images: Iterator[Any]) -> dict[str, Any]:
     }
 
 
-def false_alarms(scene: Scene, sizes: tuple[int, ...], repetitions: int) -> list[dict[str, Any]]:
+def false_alarms(scene: ImageCheck, sizes: tuple[int, ...], repetitions: int) -> list[dict[str, Any]]:
     """Over random splits: the share of the training images left over that a scene of `n` others calls out of scene."""
     rng, rows, total = np.random.default_rng(0), [], len(scene.measures)
     between = np.stack([layout_distances(own, scene.cells) for own in scene.cells])  # (total, total)
@@ -132,7 +132,7 @@ def false_alarms(scene: Scene, sizes: tuple[int, ...], repetitions: int) -> list
             known, new = order[:n], order[n:]
             measures = scene.measures.copy()
             measures[:, -1] = between[:, known].min(axis=1)
-            part = Scene(
+            part = ImageCheck(
                 measures[known],
                 leave_one_out_deviations(measures[known]),
                 scene.cells[known],

@@ -37,7 +37,7 @@ from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.searcher import build_searcher
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import silent
@@ -88,7 +88,7 @@ def features_of(images: Sequence[Any], config: Config) -> tuple[list[Patches], C
 def synthetic(n: int) -> list[Patches]:
     """Images of 12 x 12 patches in 16 dimensions, with a spread of their own each."""
     rng = np.random.default_rng(0)
-    place, look = np.arange(144, dtype=np.int32), Look(100.0, 0.5, 96, 96)
+    place, look = np.arange(144, dtype=np.int32), ImageStatistics(100.0, 0.5, 96, 96)
     scales = rng.lognormal(0, 0.3, n)
     return [Patches(s * rng.standard_normal((144, 16), np.float32), place, (12, 12), (96, 96), look) for s in scales]
 
@@ -248,7 +248,7 @@ def own_split(name: str, train: list[Patches], test: list[Patches], config: Conf
                     "test_images": len(test),
                     "max_false_alarms": rate,
                     "confidence": 0.95,
-                    "supported": made.support.kept,
+                    "supported": made.support.satisfied,
                     "flagged": int((found["new"].scores > made.threshold).sum()),
                     "with_a_flagged_pixel": int((found["new"].peaks > made.pixel_threshold).sum()),
                 }

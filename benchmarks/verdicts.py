@@ -27,7 +27,7 @@ import numpy as np
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, evaluate, read_dataset
-from patchbank.bank.memory_bank import Reserve
+from patchbank.bank.memory_bank import ArchivedVectors
 from patchbank.calibration.held_out import score_held_out
 from patchbank.calibration.thresholds import Calibration, rank
 from patchbank.evaluation.datasets import Dataset, Sample
@@ -80,7 +80,7 @@ def whole(name: str) -> dict[str, Any]:
         "set": name,
         "training_images": len(data.train),
         "suspects": [each.name for each in calibration.suspects],
-        "promise": calibration.support.promise,
+        "promise": calibration.support.guarantee,
         "bounds": dataclasses.asdict(calibration.bounds),
         "image_auroc": evaluation.image_auroc,
         "threshold": calibration.threshold,
@@ -118,7 +118,7 @@ def scored(learn: list[Patches], new: list[Patches], config: Config) -> dict[str
     bank, spares, images = stream.finish(tuple(map(str, range(len(learn)))))
     searcher = build_searcher(bank.vectors, config)
     bank = with_expected(bank, searcher, sample, config.distance_scaling)
-    both = Reserve.joined([rows_of(bank), spares])
+    both = ArchivedVectors.joined([rows_of(bank), spares])
     larger = dataclasses.replace(bank, **vars(both))
     unknown = [CalibrationPatches(-1, patches) for patches in new]  # no vector of the bank comes from image -1
     return {

@@ -51,7 +51,7 @@ def test_calibration_holds_both_thresholds():
         np.array([1, 3, 2], np.float32), np.array([30, 10, 20], np.float32), ("a", "b", "c"), "holdout", 0.25
     )
     assert (calibration.threshold, calibration.pixel_threshold) == (3.0, 30.0)
-    assert calibration.support.kept
+    assert calibration.support.satisfied
 
 
 def test_shapes_must_agree():
@@ -250,7 +250,7 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     folds' have. Each future image will score there, and the threshold must know it."""
     from patchbank.calibration import held_out as heldout
     from patchbank.features.embedding import CalibrationPatches, Patches
-    from patchbank.imaging.statistics import Look
+    from patchbank.imaging.statistics import ImageStatistics
     from patchbank.search.searcher import ExactSearcher
 
     rng = np.random.default_rng(0)
@@ -259,7 +259,7 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
         features = rng.normal(0, 0.1, (16, 2)).astype(np.float32)
         features[5] += 10
         place = np.arange(16, dtype=np.int32)
-        return CalibrationPatches(number, Patches(features, place, (4, 4), (32, 32), Look(1.0, 0.5, 32, 32)))
+        return CalibrationPatches(number, Patches(features, place, (4, 4), (32, 32), ImageStatistics(1.0, 0.5, 32, 32)))
 
     images = [image(number) for number in range(6)]
     vectors = images[0].patches.features[[0, 1]]  # not the sixth

@@ -23,7 +23,8 @@ from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.versions import CALIBRATED
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.images import read_image
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring import scoring
 from patchbank.search import searcher as search
 
@@ -79,13 +80,14 @@ def asked_for_the_unknown():
     """For each option: the functions that choose by it, called with a choice that has no code."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((12, 4)).astype(np.float32)
-    some = Patches(features, np.arange(12, dtype=np.int32), (3, 4), (24, 32), Look(1.0, 1.0, 3, 4))
+    some = Patches(features, np.arange(12, dtype=np.int32), (3, 4), (24, 32), ImageStatistics(1.0, 1.0, 3, 4))
     searcher = search.build_searcher(features, Config())
     maps = [rng.standard_normal((1, 3, 4, 4)).astype(np.float32)]
     scores, nearest, bank = np.ones(12, np.float32), np.zeros((12, 1), np.int64), object()
     held = [CalibrationPatches(0, some)]
     return {
         "image_score": [lambda config: scoring.image_score(scores, nearest, some, features, searcher, config)],
+        "channel_order": [lambda config: read_image(np.zeros((8, 8, 3), np.uint8), config.image_format)],
         "sampler": [
             lambda config: coreset.sample(features, config),
             lambda config: coreset.continued(features, 3, features[:2], config),
@@ -121,16 +123,16 @@ def test_an_unknown_choice_is_refused_with_the_known_ones():
 def test_a_file_cannot_name_a_calibration_that_there_is_not(images, tmp_path):
     """Drift and updates go by the method: an unknown one would be treated as none of those that they know."""
     from patchbank.model_file import archive
-    from patchbank.model_file.contents import load_calibration, packed
+    from patchbank.model_file.contents import packed, read
 
     model = PatchCore.fit(images, SMALL, backbone=FakeBackbone())
     manifest, entries = packed(model)
     for method in ("nothing", "none"):
         manifest["calibration"] = {**manifest["calibration"], "method": method}
         archive.write(tmp_path / "m", manifest, entries)
-        for read in (PatchCore.load, load_calibration):
-            with pytest.raises(ModelFileError, match=f"calibration: expected one of .*{method}"):
-                read(tmp_path / "m")
+        for reader in (PatchCore.load, read):
+            with pytest.raises(ModelFileError, match=f"calibration: method: expected one of .*{method}"):
+                reader(tmp_path / "m")
 
 
 def test_every_state_of_a_calibration_is_put_in_words():

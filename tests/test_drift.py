@@ -141,10 +141,10 @@ def test_the_share_of_defects_is_a_choice(rng):
 
 
 def test_the_scene_is_watched_where_the_results_have_it(rng):
-    from patchbank.calibration.image_check import MEASURES, Scene
+    from patchbank.calibration.image_check import MEASURES, ImageCheck
 
     n, scores = 120, rng.normal(10, 1, 400)
-    scene = Scene(
+    scene = ImageCheck(
         np.ones((n, len(MEASURES)), np.float32),
         np.linspace(0, 2, n, dtype=np.float32),
         np.zeros((n, 1, 1), np.float32),

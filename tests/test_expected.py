@@ -13,7 +13,7 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
 from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.model_file.archive import ModelFile, tensor_bytes, write
 from patchbank.model_file.contents import packed
 from patchbank.scoring.expected_distance import (
@@ -167,7 +167,7 @@ def test_what_is_learned_is_enough_however_it_is_scaled(rng):
     centres = rng.normal(0, 1, (50, 3)).astype(np.float32)
     features = rng.normal(0, 3, (80, 3)).astype(np.float32)
     place = np.arange(80, dtype=np.int32)
-    image = NewImage(1, "new", Patches(features, place, (8, 10), (64, 80), Look(1.0, 0.5, 64, 80)), b"")
+    image = NewImage(1, "new", Patches(features, place, (8, 10), (64, 80), ImageStatistics(1.0, 0.5, 64, 80)), b"")
     for level in (-0.25, 0.25):
         expected = ExpectedDistance(np.zeros(3, np.float32), level, -0.25, 0.25, 1.0)
         learned = learn([image], centres, 1.0, expected)

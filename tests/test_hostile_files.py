@@ -143,6 +143,7 @@ REFUSED: dict[str, Change] = {
     "slope of infinity": tensor("expected.safetensors", "slope", math.inf),
     "slope that overflows": tensor("expected.safetensors", "slope", 3e38),
     "vectors that overflow": tensor("bank.safetensors", "vectors", 1e20),
+    "a scene that overflows": tensor("scene.safetensors", "cells", 3e38),
     "a region of 14000": entry("roi.png", png(5000)),
     "a region that is no PNG": entry("roi.png", b"\x93NUMPY" + bytes(200)),
     "an empty region": entry("roi.png", bytes(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1])),

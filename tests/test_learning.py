@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbank.bank import coreset
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.exact import ExactSearcher
 from patchbank.update.learning import NewImage, farthest, fill, learn, learning_radius, staying
 
-LOOK = Look(1.0, 0.5, 32, 32)
+LOOK = ImageStatistics(1.0, 0.5, 32, 32)
 
 
 def line(*values: float) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_what_stays():
 
 def test_a_hole_is_filled_by_the_farthest_candidates():
     """0 and 1 are left; of 2, 19, 9, 0.5 the two that k-center takes are 19 and 9."""
-    candidates = Reserve(*rows(line(2, 19, 9, 0.5), [0, 2, 0, 2]))
+    candidates = ArchivedVectors(*rows(line(2, 19, 9, 0.5), [0, 2, 0, 2]))
     exact = Config(sampler="greedy_coreset")
     filled = fill(candidates, line(0, 1), 2, exact)
     assert (filled.picks.tolist(), filled.reach) == ([1, 2], 1.0)

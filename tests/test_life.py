@@ -70,7 +70,7 @@ def test_a_fit_is_version_1_and_holds_no_clock(model, good, tmp_path):
     assert (version.number, version.action, version.time, version.calibrated) == (1, "fit", "", "exact")
     assert (version.images, version.size) == (12, len(model.bank))
     assert version.threshold == model.calibration.threshold
-    assert len(model.life.reserve) == round(0.5 * len(model.bank))
+    assert len(model.history.archived) == round(0.5 * len(model.bank))
     model.save(tmp_path / "a")
     PatchCore.fit(good, SMALL, backbone=FakeBackbone()).save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -165,11 +165,11 @@ def test_the_scene_is_learned_again_where_its_images_change(model, by_name, rng)
     """Confirmed images alone do not change what the scene looks like; a sample of good parts does, and so does a
     removal; a rollback brings the old one back."""
     bright = [np.clip(striped(rng).astype(int) + 60, 0, 255).astype(np.uint8) for _ in range(4)]
-    assert not model.predict(bright[0]).in_scene
+    assert not model.predict(bright[0]).in_distribution
     assert model.update(bright, images=by_name).scene is model.scene
     sample = model.update(bright, images=by_name, representative=True)
     assert len(sample.scene.measures) == 16
-    assert sample.predict(bright[0]).in_scene
+    assert sample.predict(bright[0]).in_distribution
     assert sample.rollback().scene is model.scene
     assert len(model.update(remove=["image 3"], images=by_name).scene.measures) == 11
 
@@ -211,8 +211,8 @@ def test_forgetting_continues_the_k_center_of_a_fit_without_the_image(good):
 def test_the_place_is_filled_by_spares_of_the_images_that_stay(model):
     new = model.update(remove=["image 3", "image 5"], certify=False)
     came = {v.tobytes() for v in new.bank.vectors} - {v.tobytes() for v in model.bank.vectors}
-    reserve = model.life.reserve
-    spares = {v.tobytes() for v in reserve.vectors[~np.isin(reserve.image, (3, 5))]}
+    archived = model.history.archived
+    spares = {v.tobytes() for v in archived.vectors[~np.isin(archived.image, (3, 5))]}
     assert came
     assert came <= spares
     assert len(came) == new.versions[-1].refilled
@@ -248,7 +248,7 @@ def test_what_was_set_aside_does_not_fill_a_hole(good, by_name):
 
 def test_without_spares_and_images_the_bank_shrinks_and_says_so(good):
     model = PatchCore.fit(good, dataclasses.replace(SMALL, spare_ratio=0), backbone=FakeBackbone())
-    assert len(model.life.reserve) == 0
+    assert len(model.history.archived) == 0
     new = model.update(remove=["image 3"], certify=False)
     assert new.versions[-1].refilled == 0
     assert len(new.bank) == len(model.bank) - new.versions[-1].removed[0].vectors
@@ -451,7 +451,7 @@ def test_versions_that_there_are_not(model, rng):
 def test_nothing_to_do_and_nonsense(model, good, rng):
     with pytest.raises(ConfigError, match="images to add or to remove"):
         model.update()
-    with pytest.raises(ConfigError, match="representative"):
+    with pytest.raises(ConfigError, match="random_sample"):
         model.update(representative=True, remove=["image 1"], certify=False)
     with pytest.raises(DatasetError, match="no training image of this model is named 'image 99'"):
         model.update(remove=["image 99"])

@@ -44,10 +44,10 @@ def path(lived, tmp_path):
 
 def test_a_life_survives_the_file(lived, path, tmp_path):
     again = PatchCore.load(path)
-    assert again.versions == lived.versions == read(path).life.versions
+    assert again.versions == lived.versions == read(path).history.versions
     assert again.training_images == lived.training_images
-    np.testing.assert_array_equal(again.life.reserve.vectors, lived.life.reserve.vectors)
-    for a, b in zip(again.life.past, lived.life.past, strict=True):
+    np.testing.assert_array_equal(again.history.archived.vectors, lived.history.archived.vectors)
+    for a, b in zip(again.history.past, lived.history.past, strict=True):
         np.testing.assert_array_equal(a.normal.cells, b.normal.cells)
         np.testing.assert_array_equal(a.scene.measures, b.scene.measures)
         assert a.scene.max_false_alarms == b.scene.max_false_alarms
@@ -68,8 +68,8 @@ def test_a_scene_that_stays_is_in_the_file_once(lived, path):
         "own",
     ]
     again = PatchCore.load(path)
-    assert again.life.past[2].scene is again.life.past[3].scene is again.scene
-    assert again.life.past[1].scene is not again.scene
+    assert again.history.past[2].scene is again.history.past[3].scene is again.scene
+    assert again.history.past[1].scene is not again.scene
 
 
 def test_the_bank_in_the_file_is_the_present_one(lived, path):
@@ -93,7 +93,7 @@ def test_no_spares_no_history_no_entries(tmp_path):
     PatchCore.fit(images, dataclasses.replace(SMALL, spare_ratio=0), backbone=FakeBackbone()).save(tmp_path / "m")
     assert [name for name in ModelFile(tmp_path / "m").names() if name.startswith(("reserve", "versions"))] == []
     loaded = PatchCore.load(tmp_path / "m")
-    assert len(loaded.life.reserve) == 0
+    assert len(loaded.history.archived) == 0
     assert loaded.update([striped(rng, stain=True)]).versions[-1].number == 2
 
 

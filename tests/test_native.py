@@ -22,7 +22,7 @@ import pytest
 from patchbank.bank import k_center_bounds as bounds
 from patchbank.errors import ConfigError, PatchbankError
 from patchbank.search import exact, native
-from patchbank.search import projections as shadows
+from patchbank.search import projections as projections
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.native import compiling, layout
 from patchbank.search.native.measure import measure
@@ -338,7 +338,7 @@ def test_numbers_that_both_languages_need_are_the_same(library: native.Library) 
     for name in ("PANEL", "KEPT", "HIDDEN", "MIDDLE", "WIDEST", "MOST_DIM"):
         assert told.pop(name) == getattr(native, name)
     assert np.float32(told.pop("MARGIN")) == np.float32(bounds.MARGIN)
-    assert np.float32(told.pop("TINY")) == shadows.TINY
+    assert np.float32(told.pop("TINY")) == projections.TINY
     assert np.float32(told.pop("LARGEST")) == np.float32(exact._LARGEST)
     assert set(told) == set(library.codes)
 

@@ -23,7 +23,7 @@ from patchbank.reports.audit import write_page as write_audit
 from patchbank.reports.evaluation import EvaluationReport
 from patchbank.reports.explanation_page import write_page as write_explanation
 from patchbank.reports.inspection import InspectionReport, ReportRow, write_report
-from patchbank.results.audit import AuditedImage, Oddity
+from patchbank.results.audit import AuditedImage, Outlier
 from test_explain_page import explanation, finding, patch
 from test_report import row
 
@@ -46,7 +46,7 @@ def explanation_page(path: Path, text: str) -> None:
 
 
 def audit_page(path: Path, text: str) -> None:
-    odd = AuditedImage(text, 1.0, 9.0, (Oddity("defect", 9.0, 9.0, 3.0, text),), None, b"")
+    odd = AuditedImage(text, 1.0, 9.0, (Outlier("defect", 9.0, 9.0, 3.0, text),), None, b"")
     write_audit(path, Audit((odd,), ((text, text),), (text,)), text)
 
 

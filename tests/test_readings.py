@@ -96,3 +96,14 @@ def test_a_line_without_an_end_is_not_read_whole():
 
     with pytest.raises(DatasetError, match="line 1: is longer than"):
         list(text_lines(Endless(), "r"))
+
+
+def test_lines_of_another_model_are_refused_whatever_its_threshold():
+    """Two models may have the same threshold; one that was given another threshold is another file."""
+    line = json.dumps({"score": 1, "threshold": 2.0, "model": {"sha256": "ab" * 32, "version": 1}})
+    assert read_results([line], "r.jsonl", 3.0, "ab" * 32)[0].sha256 == "ab" * 32
+    with pytest.raises(DatasetError, match=r"line 1: .* SHA-256 cdcdcdcdcdcd\.\.\.; got those of abababababab"):
+        read_results([line], "r.jsonl", 2.0, "cd" * 32)
+    assert read_results([LINE], "r.jsonl", 2.0, "cd" * 32)  # an older version's line
+    with pytest.raises(DatasetError, match="sha256 is no text"):
+        read_results(['{"score": 1, "threshold": 2.0, "model": {"sha256": 5}}'], "r.jsonl", 2.0, "cd" * 32)

@@ -26,7 +26,9 @@ def evaluated(bottle):
     """The evaluation of the test bottles, and whether each is of the scene: those of good and of defective ones."""
     data, model = bottle
     in_scene = {False: [], True: []}
-    evaluation = evaluate(model, data, each=lambda sample, result: in_scene[sample.defective].append(result.in_scene))
+    evaluation = evaluate(
+        model, data, each=lambda sample, result: in_scene[sample.defective].append(result.in_distribution)
+    )
     return evaluation, in_scene[False], in_scene[True]
 
 
@@ -92,7 +94,7 @@ def test_the_scene_is_told_from_defects(bottle, evaluated, data_root):
     (data, model), (_, good, defective) = bottle, evaluated
 
     def share(images):
-        return np.mean([not result.in_scene for result in model.predict(list(images))])
+        return np.mean([not result.in_distribution for result in model.predict(list(images))])
 
     assert np.mean(good) >= 0.95
     assert np.mean(defective) >= 0.9
@@ -145,7 +147,7 @@ def test_thresholds_keep_their_promise_on_real_scores(small_bottles):
     learn, future = images[:105], images[105:]
     for method in ("leave_one_out", "cross_fit"):
         model = PatchCore.fit(learn, dataclasses.replace(small, calibration=method))
-        assert model.calibration.support.kept
+        assert model.calibration.support.satisfied
         results = model.predict(future)
         assert np.mean([result.is_anomalous for result in results]) <= 0.05
         assert np.mean([result.mask.any() for result in results]) <= 0.05

@@ -18,15 +18,15 @@ from patchbank.calibration.image_check import (
     LEAST_IMAGES,
     MEASURES,
     MOST_IMAGES,
-    Scene,
-    SceneLearner,
+    ImageCheck,
+    ImageCheckLearner,
     described,
     leave_one_out_deviations,
     widening,
 )
 from patchbank.errors import ModelFileError
 from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=0)
 NAMES = ["brightness", "sharpness", "aspect_ratio", "pixels", "patch_distance", "layout_distance"]
@@ -51,14 +51,14 @@ def patches_of(features, place=None):
     height, width, dims = features.shape
     place = np.arange(height * width) if place is None else place
     flat = features.reshape(-1, dims).astype(np.float32)
-    return Patches(flat[place], place.astype(np.int32), (height, width), (80, 80), Look(100.0, 0.5, 80, 80))
+    return Patches(flat[place], place.astype(np.int32), (height, width), (80, 80), ImageStatistics(100.0, 0.5, 80, 80))
 
 
 def scene_of(measures, rate=0.01):
     """A scene with these measures; its layout is of no interest."""
     measures = np.asarray(measures, np.float32)
     n = len(measures)
-    return Scene(
+    return ImageCheck(
         measures,
         leave_one_out_deviations(measures),
         np.zeros((n, 1, 1), np.float32),
@@ -177,7 +177,7 @@ def test_a_defect_does_not_move_the_patch_distance(seed, odd):
 
 
 def learned(images, distances=None, **options):
-    learner = SceneLearner(len(images), Config(**options))
+    learner = ImageCheckLearner(len(images), Config(**options))
     for patches in images:
         learner.add(patches, np.ones(len(patches.place), np.float32) if distances is None else distances)
     return learner.finish()
@@ -238,13 +238,13 @@ def names_outside(result):
 
 def test_good_parts_are_in_the_scene_and_reasons_name_what_is_not(model, rng):
     good = [model.predict(part(rng)) for _ in range(10)]
-    assert all(result.in_scene for result in good)
+    assert all(result.in_distribution for result in good)
     assert [each.name for each in good[0].scene] == NAMES
     assert all(each.low <= each.value <= each.high for each in good[0].scene)
     cap = model.predict(np.zeros((96, 128, 3), np.uint8))
-    assert cap.in_scene is False
+    assert cap.in_distribution is False
     assert {"brightness", "patch_distance", "layout_distance"} <= names_outside(cap)
-    assert any(reason.startswith("darker (brightness 0, normal ") for reason in cap.scene_reasons)
+    assert any(reason.startswith("darker (brightness 0, normal ") for reason in cap.distribution_reasons)
     image = part(rng)
     assert "sharpness" in names_outside(model.predict(cv2.GaussianBlur(image, (0, 0), 3)))
     assert "brightness" in names_outside(model.predict((image * 0.5).astype(np.uint8)))
@@ -258,7 +258,7 @@ def test_a_defect_is_anomalous_and_in_the_scene(model, rng):
     image[40:56, 50:78] = 0
     result = model.predict(image)
     assert result.is_anomalous is True
-    assert result.in_scene is True
+    assert result.in_distribution is True
 
 
 def test_the_result_as_json(model, rng):
@@ -275,7 +275,7 @@ def test_not_checked(rng, options):
     model = PatchCore.fit([part(rng) for _ in range(8)], config, backbone=FakeBackbone())
     result = model.predict(np.zeros((96, 128, 3), np.uint8))
     assert model.scene is None
-    assert (result.in_scene, result.scene, result.scene_reasons) == (None, None, ())
+    assert (result.in_distribution, result.scene, result.distribution_reasons) == (None, None, ())
     assert (result.to_dict()["in_scene"], result.to_dict()["scene"]) == (None, None)
 
 
@@ -288,7 +288,7 @@ def test_what_is_ignored_cannot_change_the_scene(rng):
     other[:, 100:] = 255
     assert [e.value for e in model.predict(image).scene] == [e.value for e in model.predict(other).scene]
     image[:, :60] = 255
-    assert model.predict(image).in_scene is False
+    assert model.predict(image).in_distribution is False
 
 
 def test_images_set_aside_are_what_the_scene_is_learned_from(rng):

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from patchbank.config import Config
 from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.scoring.anomaly_map import smoothed
 from patchbank.scoring.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
 from patchbank.search.searcher import build_searcher
@@ -67,7 +67,7 @@ def test_eq_7_with_duplicates_in_the_bank():
 
 def patches(features, grid, place=None):
     place = np.arange(len(features)) if place is None else place
-    return Patches(features, place.astype(np.int32), grid, (8 * grid[0], 8 * grid[1]), Look(1.0, 1.0, *grid))
+    return Patches(features, place.astype(np.int32), grid, (8 * grid[0], 8 * grid[1]), ImageStatistics(1.0, 1.0, *grid))
 
 
 def test_image_score_follows_the_config(rng):

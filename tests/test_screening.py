@@ -11,7 +11,7 @@ import pytest
 from parts import Counting, striped
 from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.calibration.outliers import LEAST_IMAGES, LIMIT, limit_for, oddness, score_oddness, screen
+from patchbank.calibration.outliers import LEAST_IMAGES, LIMIT, limit_for, oddness, oddness_of_scores, screen
 from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.fit.stream import PatchStream
 from patchbank.model_file.archive import ModelFile
@@ -43,7 +43,7 @@ def dropping(config=SMALL, **changes):
 def test_oddness_is_in_half_interquartile_ranges():
     np.testing.assert_allclose(oddness(np.array([1.0, 2, 3, 4, 5]), 0.01), [-2, -1, 0, 1, 2])
     np.testing.assert_allclose(oddness(np.array([3.0, 3, 3, 3, 5]), 0.5), [0, 0, 0, 0, 4])
-    np.testing.assert_allclose(score_oddness(np.exp(np.array([1.0, 2, 3, 4, 5]))), [-2, -1, 0, 1, 2])
+    np.testing.assert_allclose(oddness_of_scores(np.exp(np.array([1.0, 2, 3, 4, 5]))), [-2, -1, 0, 1, 2])
 
 
 def test_a_tenth_of_bad_images_does_not_hide_itself(rng):

@@ -22,11 +22,11 @@ from hypothesis.extra import numpy as hnp
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.search import exact, native
-from patchbank.search import projections as shadows
+from patchbank.search import projections as projections
 from patchbank.search.distances import squared_distances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.native.nearest import NativeBank, coded
-from patchbank.search.projections import Shadows
+from patchbank.search.projections import Projections
 from patchbank.search.searcher import FaissSearcher, build_searcher, measured_recall, search_excluding
 from patchbank.util import parallel
 
@@ -91,7 +91,7 @@ def test_exact_is_brute_force_bit_for_bit(m: int, d: int, k: int) -> None:
 @pytest.mark.parametrize("rank", [3, 70, 150])
 @pytest.mark.usefixtures("way")
 def test_exact_in_many_dimensions_whatever_their_share_in_the_variance(rank: int, k: int) -> None:
-    """More dimensions than a shadow has: bulk, nothing or noise beyond the leading axes; duplicates and an outlier."""
+    """More dimensions than a projection has: bulk, nothing or noise beyond the leading axes; duplicates, an outlier."""
     rng = np.random.default_rng(rank)
     basis = rng.standard_normal((rank, 150)) / np.sqrt(rank)
     bank = (clustered(4000, rank) @ basis + 20).astype(np.float32)
@@ -112,10 +112,10 @@ def test_numbers_of_any_size_are_searched_as_by_brute_force(d: int, scale: float
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_shadows_are_never_farther_apart_than_their_vectors(scale: float, offset: float) -> None:
-    """But for the stated errors; a shadow has fewer dimensions, and loses little of a distance along its axes."""
+    """But for the stated errors; a projection has fewer dimensions, and loses little of a distance along its axes."""
     vectors = ((clustered(300, 120) + offset) * scale).astype(np.float32)
     vectors[100:] = vectors[:1] + (vectors[100:] - vectors[:1]) * np.geomspace(1e-6, 1, 200, dtype=np.float32)[:, None]
-    shown_by = Shadows(vectors)
+    shown_by = Projections(vectors)
     cast, errors = shown_by.of(vectors)
     assert shown_by.axes is not None
     assert cast.shape == (300, shown_by.axes.shape[1] + 1)
@@ -173,8 +173,8 @@ def test_ties_go_to_the_smallest_index(bank: Array, queries: Array, data: st.Dat
     k = data.draw(st.integers(1, len(bank)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATCHBANK_NATIVE", data.draw(st.sampled_from(["", "avxvnni", "avx2", "any", "0"])))
-        patch.setattr(shadows, "_ONE_CELL", 8)
-        patch.setattr(shadows, "_PER_CELL", 4)
+        patch.setattr(projections, "_ONE_CELL", 8)
+        patch.setattr(projections, "_PER_CELL", 4)
         for name, value in {"_CROWD": 1, "_QUERIES": 5, "_FEW": 1}.items():
             patch.setattr(exact, name, value)
         assert_brute(bank, queries, k) if len(queries) else ExactSearcher(bank).search(queries, k)

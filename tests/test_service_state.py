@@ -56,7 +56,7 @@ def test_a_changed_model_has_another_identity(model, good):
 def test_representations_fit_a_few_lines(model, good):
     """A model's was a million characters: a debugger, a log or a notebook chokes on it."""
     result = model.predict(good[0])
-    things = [model, model.bank, model.calibration, model.normal, model.life, model.versions, model.roi, result]
+    things = [model, model.bank, model.calibration, model.normal, model.history, model.versions, model.roi, result]
     things += [result.regions, result.explain(), result.explain().findings, model.diff(1, 1)]
     for thing in things:
         assert len(repr(thing)) < 3000, type(thing)
@@ -152,3 +152,30 @@ def test_a_forked_child_predicts_and_ends(how, good, tmp_path):
     write_png(tmp_path / "a.png", good[0])
     command = [sys.executable, "-c", FORKED, str(tmp_path / "m.patchbank"), str(tmp_path / "a.png"), how]
     subprocess.run(command, check=True, timeout=120)
+
+
+def test_the_library_says_what_the_command_line_prints_and_is_silent_by_default(good, tmp_path, caplog, capsys):
+    """Too few images for the guarantee, an unreadable one: with `logging`, not on stderr."""
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    wanted = Config(image_size=64, coreset_ratio=0.3, max_false_alarms=0.01, confidence=0.95)
+    with caplog.at_level("WARNING", "patchbank"):
+        PatchCore.fit([*good, tmp_path / "bad.png"], wanted, backbone=FakeBackbone(), skip_unreadable=True)
+    said = [record.getMessage() for record in caplog.records if record.name == "patchbank"]
+    assert any("8 good images support 32 % at 95 %; 1 % needs 299" in each for each in said)
+    assert any("bad.png" in each for each in said)
+    assert capsys.readouterr().err == ""
+
+
+SILENT = """
+import numpy as np
+from patchbank import Config, PatchCore
+from patchbank.backbones.fake import FakeBackbone
+images = [np.full((64, 64, 3), value, np.uint8) for value in (90, 91, 92)]
+PatchCore.fit(images, Config(image_size=64), backbone=FakeBackbone())
+"""
+
+
+def test_who_has_set_up_no_logging_sees_nothing():
+    """Python itself prints warnings of loggers that nobody has set up."""
+    done = subprocess.run([sys.executable, "-c", SILENT], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""

@@ -14,7 +14,7 @@ from patchbank.features.embedding import Patches
 from patchbank.fit import fit as training
 from patchbank.fit import stream as streaming
 from patchbank.fit.stream import PatchStream
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import silent
 from patchbank.validation import memory_budget
@@ -36,7 +36,7 @@ def images(rng, n):
 def patches_of(features):
     height, width, dims = features.shape
     place = np.arange(height * width, dtype=np.int32)
-    return Patches(features.reshape(-1, dims), place, (height, width), (80, 80), Look(1.0, 0.5, 80, 80))
+    return Patches(features.reshape(-1, dims), place, (height, width), (80, 80), ImageStatistics(1.0, 0.5, 80, 80))
 
 
 def run(everything, budget, config=CONFIG, held_out=lambda image: False, known=True):

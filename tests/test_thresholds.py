@@ -13,7 +13,7 @@ import pytest
 
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.calibration.thresholds import rank
+from patchbank.calibration.thresholds import rank, support
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -79,3 +79,10 @@ def test_promises_on_random_splits_of_real_bottles(thresholds, data_root, monkey
         for level in rows[method]["p_values"]:
             assert level["share"] <= level["level"] + 0.03, (method, level)
     assert max(told["mean_rate"] for told in rows["cross_fit"]["promises"]) > 0.01
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.5, 0.95])
+def test_a_rate_next_to_nothing_needs_more_images_than_there_are(confidence):
+    """Found by the fuzzer: 1 / 1e-320 is infinite, and no number of images."""
+    assert support(10, 1e-320, confidence).needed is None
+    assert support(10, 1e-300, confidence).needed > 1e299

@@ -190,7 +190,7 @@ def test_without_suspects_the_bound_keeps_the_promise(n, rate, confidence):
     calibration = held(scores, rate=rate, confidence=confidence)
     bounds, promised = calibration.bounds, support(n, rate, confidence)
     assert bounds.if_bad == bounds.if_good
-    assert bounds.if_bad <= (rate if promised.kept else promised.rate) + 1e-9
+    assert bounds.if_bad <= (rate if promised.satisfied else promised.rate) + 1e-9
 
 
 def test_the_statement_holds_if_the_suspects_are_good():
@@ -261,7 +261,7 @@ def test_the_cheapest(sides):
 
 def test_what_the_images_do_not_support_is_not_chosen():
     few = choices(held(np.arange(1, 31)), [0.01, 0.05], labelled=np.array([100.0], np.float32))
-    assert [each.calibration.support.kept for each in few] == [False, True]
+    assert [each.calibration.support.satisfied for each in few] == [False, True]
     assert with_few_misses(few, 1.0).calibration.max_false_alarms == 0.05
     assert cheapest(few, 1, 1, 0.5).calibration.max_false_alarms == 0.05
 

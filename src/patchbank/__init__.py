@@ -31,20 +31,36 @@ from patchbank.version import __version__ as __version__
 if TYPE_CHECKING:
     from patchbank.backbones import Backbone, load_backbone
     from patchbank.bank.memory_bank import MemoryBank
-    from patchbank.calibration.image_check import Measurement, Scene
-    from patchbank.calibration.outliers import Suspect
+    from patchbank.calibration.image_check import ImageCheck, Measurement
+    from patchbank.calibration.outliers import SuspectedOutlier
     from patchbank.calibration.thresholds import Calibration
     from patchbank.evaluation.benchmark import benchmark
     from patchbank.evaluation.datasets import Dataset, find_images, read_dataset
     from patchbank.evaluation.evaluate import Evaluation, evaluate
+    from patchbank.evaluation.metrics import (
+        PixelMetrics,
+        PixelResult,
+        aupro,
+        auroc,
+        average_precision,
+        best_f1,
+        pixel_auroc,
+        pixel_average_precision,
+        pixel_metrics,
+    )
+    from patchbank.export.coco import export_coco
+    from patchbank.export.labelme import export_labelme
     from patchbank.fitted.versions import Version
+    from patchbank.imaging.images import Skipped
+    from patchbank.imaging.sources import Named
     from patchbank.inspection.explain import Explanation
     from patchbank.model import PatchCore
     from patchbank.monitoring.audit import Audit, audit_images, audit_model
     from patchbank.monitoring.drift import Drift, Shift, find_drift
-    from patchbank.results.audit import AuditedImage, Oddity
+    from patchbank.results.audit import AuditedImage, Outlier
     from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.results.result import Result
+    from patchbank.results.tables import to_frame
     from patchbank.scoring.anomaly_map import Region
     from patchbank.update.compare import Diff
 
@@ -55,30 +71,44 @@ _LAZY = {
     "Backbone": "patchbank.backbones",
     "Calibration": "patchbank.calibration.thresholds",
     "Dataset": "patchbank.evaluation.datasets",
-    "Drift": "patchbank.monitoring.drift",
     "Diff": "patchbank.update.compare",
+    "Drift": "patchbank.monitoring.drift",
     "Evaluation": "patchbank.evaluation.evaluate",
     "Explanation": "patchbank.inspection.explain",
     "Finding": "patchbank.results.explanation",
     "Measurement": "patchbank.calibration.image_check",
     "MemoryBank": "patchbank.bank.memory_bank",
+    "Named": "patchbank.imaging.sources",
     "NormalPatch": "patchbank.results.explanation",
-    "Oddity": "patchbank.results.audit",
+    "Outlier": "patchbank.results.audit",
     "PatchCore": "patchbank.model",
+    "PixelMetrics": "patchbank.evaluation.metrics",
+    "PixelResult": "patchbank.evaluation.metrics",
     "Region": "patchbank.scoring.anomaly_map",
     "Result": "patchbank.results.result",
-    "Scene": "patchbank.calibration.image_check",
+    "ImageCheck": "patchbank.calibration.image_check",
     "Shift": "patchbank.monitoring.drift",
-    "Suspect": "patchbank.calibration.outliers",
+    "Skipped": "patchbank.imaging.images",
+    "SuspectedOutlier": "patchbank.calibration.outliers",
     "Version": "patchbank.fitted.versions",
     "audit_images": "patchbank.monitoring.audit",
     "audit_model": "patchbank.monitoring.audit",
+    "aupro": "patchbank.evaluation.metrics",
+    "auroc": "patchbank.evaluation.metrics",
+    "average_precision": "patchbank.evaluation.metrics",
     "benchmark": "patchbank.evaluation.benchmark",
+    "best_f1": "patchbank.evaluation.metrics",
     "evaluate": "patchbank.evaluation.evaluate",
+    "export_coco": "patchbank.export.coco",
+    "export_labelme": "patchbank.export.labelme",
     "find_drift": "patchbank.monitoring.drift",
     "find_images": "patchbank.evaluation.datasets",
     "load_backbone": "patchbank.backbones",
+    "pixel_auroc": "patchbank.evaluation.metrics",
+    "pixel_average_precision": "patchbank.evaluation.metrics",
+    "pixel_metrics": "patchbank.evaluation.metrics",
     "read_dataset": "patchbank.evaluation.datasets",
+    "to_frame": "patchbank.results.tables",
 }
 
 __all__ = [
@@ -97,36 +127,59 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "Finding",
+    "ImageCheck",
     "ImageError",
     "Measurement",
     "MemoryBank",
     "MissingExtraError",
     "ModelFileError",
+    "Named",
     "NormalPatch",
     "Oddity",
+    "Outlier",
     "OutputError",
     "PatchCore",
     "PatchbankError",
+    "PixelMetrics",
+    "PixelResult",
     "Region",
     "Result",
     "Runtime",
     "Scene",
     "Shift",
+    "Skipped",
     "Suspect",
+    "SuspectedOutlier",
     "Version",
     "WeightsNotFoundError",
     "audit_images",
     "audit_model",
+    "aupro",
+    "auroc",
+    "average_precision",
     "benchmark",
+    "best_f1",
     "evaluate",
+    "export_coco",
+    "export_labelme",
     "find_drift",
     "find_images",
     "load_backbone",
+    "pixel_auroc",
+    "pixel_average_precision",
+    "pixel_metrics",
     "read_dataset",
+    "to_frame",
 ]
 
 
+# Former names, for one more version: each is the class that has a new name.
+_FORMER = {"Oddity": "Outlier", "Scene": "ImageCheck", "Suspect": "SuspectedOutlier"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        return __getattr__(_FORMER[name])
     if name not in _LAZY:
         raise AttributeError(f"module 'patchbank' has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)

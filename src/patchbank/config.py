@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from patchbank.errors import ConfigError
-from patchbank.validation import Area, ImageSize, check_names, check_tiles, memory_budget, validate
+from patchbank.validation import Area, ImageSize, check_names, check_tiles, memory_budget, names_checked, validate
 
 _T = TypeVar("_T", "Config", "Runtime")
 
@@ -44,13 +44,15 @@ def option(
 class ImageFormat:
     """What an image's numbers mean. channels: 0 = colour or grey, n = that many channels of equal standing, none of
     them alpha. white: the value of full brightness, None = the type's own. accept_damaged: take what a decoder warns
-    about."""
+    about. channel_order: "rgb" or "bgr", of arrays and NPY files, which do not say it themselves."""
 
     channels: int = 0
     white: float | None = None
     accept_damaged: bool = False
+    channel_order: str = "rgb"
 
 
+@names_checked
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What a model is made of. Immutable; `dataclasses.replace` makes a changed copy.
@@ -97,6 +99,13 @@ class Config:
         group="image",
         low=0.0,
         low_open=True,
+    )
+    channel_order: str = option(
+        "rgb",
+        "Order of the channels in arrays and NPY files: 'bgr' for frames of OpenCV. Files of other formats, and PIL "
+        "images, say it themselves: nothing changes for them",
+        group="image",
+        choices=("rgb", "bgr"),
     )
     accept_damaged: bool = option(
         False,
@@ -282,11 +291,13 @@ class Config:
     def __post_init__(self) -> None:
         validate(self)
         check_tiles(self.tile_size, self.tile_overlap)
+        if self.channels and self.channel_order != "rgb":
+            raise ConfigError("channel_order: expected rgb, because channels says that the channels are no colours")
 
     @property
     def image_format(self) -> ImageFormat:
         """What the images' numbers mean."""
-        return ImageFormat(self.channels, self.white, self.accept_damaged)
+        return ImageFormat(self.channels, self.white, self.accept_damaged, self.channel_order)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and TOML values; `from_dict` takes them back."""
@@ -301,7 +312,7 @@ class Config:
         return _from_mapping(cls, with_preset(values))
 
     @classmethod
-    def preset(cls, name: str, **changes: Any) -> Config:
+    def preset(cls, name: str, **changes: object) -> Config:
         """The options of a preset ('fast', 'balanced' or 'accurate'), changed as the keywords say."""
         return cls.from_dict({"preset": name, **changes})
 
@@ -311,6 +322,7 @@ class Config:
         return cls.from_dict(read_toml(path))
 
 
+@names_checked
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """How this machine runs a model: never stored in the model file, and of no influence on which options it has."""

@@ -3,33 +3,38 @@ inspection/inspect.py, is a step of the paper and a module here."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.backbones import Backbone
+from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
+from patchbank.errors import BackboneError
 from patchbank.features.embedding import Patches
-from patchbank.features.extract import own, patches_of, taken
+from patchbank.features.extract import patches_of, taken
 from patchbank.fit import fit as fitting
+from patchbank.fit.remarks import remarks
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource, Skipped, name_of, read_image, shown
+from patchbank.imaging.images import Skipped, read_image, shown
 from patchbank.imaging.overlay import check_colours
+from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
 from patchbank.model_file import contents
+from patchbank.reports.notebook import model_view, result_view
 from patchbank.results.result import MadeBy, Result
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
-from patchbank.update.update import Reason, repromised, rolled_back, updated
+from patchbank.update.update import Reason, rolled_back, updated, with_guarantee
+from patchbank.util.log import logger
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.version import __version__
@@ -53,10 +58,11 @@ class PatchCore(FittedModel):
         checkpoint: str | Path | None = None,
         progress: Progress = silent,
     ) -> PatchCore:
-        """Learns what good parts look like from images of good parts: paths, arrays or PIL images, of any sizes.
+        """Learns what good parts look like from images of good parts, of any sizes and kinds (see `predict`).
 
         `backbone` takes the place of the one that the config names. Unreadable images raise ImageError, or are left out
-        and listed in `skipped`. checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
+        and listed in `skipped`. What is missing for a guarantee, and which images look wrong, is logged (`logging`,
+        "patchbank"). checkpoint: a file for the state of a fit that is interrupted; the same fit goes on
         from it, if neither its images (a list of paths) nor its options have changed, and says so (`logging`,
         "patchbank"). What an iterator hands out is copied at once (see `predict_each`). Raises ConfigError,
         BackboneError, ImageError or DatasetError.
@@ -70,30 +76,34 @@ class PatchCore(FittedModel):
             checkpoint=checkpoint,
             progress=progress,
         )
+        for remark in remarks(model):
+            logger.warning("%s", remark, extra={"remark": True})  # the command line says it after the summary
         return cls(**vars(model))
 
+    @overload  # for mypy, a text is a sequence too
+    def predict(self, images: ImageSource) -> Result: ...  # type: ignore[overload-overlap]
     @overload
-    def predict(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Result]: ...
+    def predict(self, images: Sequence[ImageSource]) -> list[Result]: ...
     @overload
     def predict(self, images: Iterator[ImageSource]) -> Iterator[Result]: ...
-    @overload
-    def predict(self, images: str | os.PathLike[str] | Array) -> Result: ...
-    @overload
-    def predict(self, images: Any) -> Any: ...
 
-    def predict(self, images: Any) -> Any:
+    def predict(
+        self, images: ImageSource | Sequence[ImageSource] | Iterator[ImageSource]
+    ) -> Result | list[Result] | Iterator[Result]:
         """Inspects one image (-> Result), a list or tuple (-> list of Results) or an iterator (-> iterator of Results,
         as they come).
 
-        An image is a path, an array (H, W[, C]) or a PIL image. An image alone gives the same numbers as among others.
-        What an iterator hands out is copied at once, so a camera's buffer may be used again (see `predict_each`).
-        Raises ImageError for an unusable image.
+        An image is a path, a file's bytes, a file open for reading bytes, an array (H, W[, C]) of NumPy, PyTorch, JAX
+        or CuPy, a PIL image, or one of these with a name (`Named`). An image alone gives the same numbers as among
+        others. What an iterator hands out is copied at once, so a camera's buffer may be used again (see
+        `predict_each`). Raises ImageError for an unusable image.
         """
-        if isinstance(images, (list, tuple)):
-            return list(self._stream(images))
-        if isinstance(images, Iterator):
-            return self._stream(images)
-        image = own(images)  # what the result shows later is what was inspected
+        if not is_one_image(images):
+            if isinstance(images, Sequence):
+                return list(self._stream(cast(Sequence[ImageSource], images)))
+            if isinstance(images, Iterator):
+                return self._stream(images)
+        image = own(cast(ImageSource, images))  # what the result shows later is what was inspected
         return self._inspect(image, name_of(image, 0))
 
     def predict_each(self, images: Iterable[ImageSource]) -> Iterator[Result | Skipped]:
@@ -167,7 +177,7 @@ class PatchCore(FittedModel):
             "review_rate": review_rate,
             "calibrate_on_suspects": calibrate_on_suspects,
         }
-        return repromised(self, changes, Reason(time or _now(), author, note))
+        return with_guarantee(self, changes, Reason(time or _now(), author, note))
 
     def update(
         self,
@@ -175,30 +185,33 @@ class PatchCore(FittedModel):
         remove: Iterable[str] = (),
         *,
         images: Mapping[str, ImageSource] | None = None,
-        representative: bool = False,
-        certify: bool = True,
+        random_sample: bool = False,
+        recalibrate: bool = True,
         note: str = "",
         author: str = "",
         time: str | None = None,
         skip_unreadable: bool = False,
         progress: Progress = silent,
+        representative: bool | None = None,
+        certify: bool | None = None,
     ) -> PatchCore:
-        """The model's next version, which has learned more images of good parts and forgotten training images.
+        """The model's next version, with images of good parts added and training images removed.
 
         add: images that were flagged although they are good. remove: names of training images (of `bank.images`).
         images: the training images by name, to measure the calibration scores again; needed to remove an image, unless
-        `certify` is False. representative: the added images are a sample of good parts that was not chosen by its
-        scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]` and
-        `diff()`. Raises ConfigError, DatasetError or ImageError.
+        `recalibrate` is False. random_sample: the added images are a random sample of good parts, which was not chosen
+        by its scores, so they join the calibration. time: ISO 8601, default now. What has changed is in `versions[-1]`
+        and `diff()`. `representative` and `certify` are the former names of `random_sample` and `recalibrate`. Raises
+        ConfigError, DatasetError or ImageError.
         """
         return updated(
             self,
             self._describe,
             list(taken(fitting.listed(add))),
             list(remove),
-            images=images,
-            representative=representative,
-            certify=certify,
+            images=None if images is None else {name: held(image) for name, image in images.items()},
+            random_sample=random_sample if representative is None else representative,
+            recalibrate=recalibrate if certify is None else certify,
             skip_unreadable=skip_unreadable,
             reason=Reason(time or _now(), author, note),
             progress=progress,
@@ -246,6 +259,35 @@ class PatchCore(FittedModel):
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
         return model
+
+    def _view_of(self, result: Result) -> str:
+        return result_view(result)
+
+    def _repr_html_(self) -> str:
+        return model_view(self)
+
+    def __copy__(self) -> PatchCore:
+        return self  # it does not change
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of the file's bytes: the other process, or the later version, starts its own
+        session. They hold what the file does not, too: device and threads, `skipped`, whose file they came from."""
+        if not isinstance(self.backbone, OnnxBackbone):
+            raise BackboneError(
+                f"expected a network that patchbank runs in ONNX Runtime; got {type(self.backbone).__name__}, which "
+                "cannot be copied or pickled with its model: save the model, and load its file"
+            )
+        known = vars(self).get("made_by")
+        return _copied, (type(self), contents.file_bytes(self), self.backbone.runtime, self.skipped, known)
+
+
+def _copied(
+    cls: type[PatchCore], data: bytes, runtime: Runtime, skipped: tuple[Skipped, ...], made_by: MadeBy | None
+) -> PatchCore:
+    model = cls(**contents.copied(data, runtime), skipped=skipped)
+    if made_by is not None:
+        vars(model)["made_by"] = made_by
+    return model
 
 
 def _now() -> str:

@@ -6,16 +6,19 @@ The limits of an option are beside it, in `config.py`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import math
 import os
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from patchbank.errors import ConfigError
 
+_T = TypeVar("_T")
 ImageSize = tuple[int, ...]  # (N,) or (height, width)
 Area = str  # polygons, or the path of a mask
 Polygon = tuple[tuple[float, float], ...]
@@ -30,8 +33,24 @@ def check_names(values: Mapping[str, Any], known: Collection[str], where: str = 
     for name in values:
         if name not in known:
             now = RENAMED.get(name)
-            advice = f"it is called {now} now" if now else f"valid options: {', '.join(sorted(known))}"
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            advice = f"it is called {now} now" if now else f"{hint}valid options: {', '.join(sorted(known))}"
             raise ConfigError(f"unknown option {name!r}{where}; {advice}")
+
+
+def names_checked(cls: type[_T]) -> type[_T]:
+    """A dataclass of options whose constructor raises ConfigError for an unknown name, as everything else that reads
+    options does, and not Python's TypeError."""
+    make, known = cls.__init__, {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    @functools.wraps(make)  # so that help() and editors show the names and defaults
+    def checked(self: _T, *args: Any, **values: Any) -> None:
+        check_names(values, known)
+        make(self, *args, **values)
+
+    cls.__init__ = checked  # type: ignore[assignment, method-assign]
+    return cls
 
 
 def validate(options: Any) -> None:

@@ -107,6 +107,13 @@ def test_an_operator_that_reads_a_value_twice_is_counted() -> None:
     check_plain(network(node("Clip", "image image", "a"), node("Add", "a a")), 64)
 
 
+def test_an_operator_that_lacks_its_inputs_is_refused() -> None:
+    """Found by the fuzzer."""
+    for broken in (node("Conv", "image", "a"), node("QLinearConv", "image", "a"), node("MatMul", "", "a")):
+        with pytest.raises(BackboneError):
+            check_plain(network(broken, node("Sigmoid", "a")), 64)
+
+
 def test_a_tensor_that_its_values_do_not_fill_is_refused() -> None:
     """The runtime would make room for all of it."""
     model = onnx.load_model_from_string(WEIGHTS)

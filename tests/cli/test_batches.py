@@ -330,7 +330,7 @@ def test_every_command_takes_such_names(category, named, tmp_path, monkeypatch):
     outputs.append(run("history", "m").output)
     outputs.append(run("diff", "m").output)
     assert not any(char in "".join(outputs) for char in "\x1b\x07\u202e\udcfc")
-    assert "forgot     \\x1b[2J" in outputs[4]
+    assert "removed    \\x1b[2J" in outputs[4]
     assert '"x\\" [a] 9 forged"' in outputs[6]
     assert len(outputs[6].splitlines()) == 3  # versions: a note makes no line
     assert json.loads(run("history", "m", "--json").stdout)["versions"][1]["author"] == "\x1b[1mme"

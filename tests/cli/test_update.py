@@ -51,9 +51,9 @@ def test_learn_look_back_and_roll_back(model, confirmed, scratched):
     result = run("update", model, "--add", confirmed, "--note", "labels are fine", "--author", "ana")
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{model}: version 2, 10 images, ")
-    assert lines[1].startswith("learned    confirmed/000.png: ")  # 000.png is a training image's name
+    assert lines[1].startswith("added      confirmed/000.png: ")  # 000.png is a training image's name
     assert "joined the bank, score " in lines[1]
-    assert "with room to spare" in result.stdout
+    assert "conservative: " in result.stdout
     assert "0 calibration images changed sides" in result.stdout
     after = predicted(model, confirmed, scratched)
     assert [each["is_anomalous"] for each in after] == [False, False, True]
@@ -61,7 +61,7 @@ def test_learn_look_back_and_roll_back(model, confirmed, scratched):
     history = run("history", model).stdout.splitlines()
     assert len(history) == 2
     assert history[0].startswith("   1  8 images, 40 vectors, threshold ")
-    assert "learned 2 images (+" in history[1]
+    assert "added 2 images (+" in history[1]
     assert '"labels are fine"' in history[1]
     assert "ana]" in history[1]
 
@@ -79,8 +79,8 @@ def test_one_image_is_not_several(model, confirmed):
     run("update", model, "--add", confirmed / "000.png")
     run("update", model, "--remove", "confirmed/000.png", "--no-certify")
     learned, forgot = run("history", model).stdout.splitlines()[1:]
-    assert "learned 1 image (+" in learned
-    assert "forgot 1 image (-" in forgot
+    assert "added 1 image (+" in learned
+    assert "removed 1 image (-" in forgot
 
 
 def test_json(model, confirmed):
@@ -102,9 +102,9 @@ def test_json(model, confirmed):
 
 def test_forget_with_the_training_images(model, category):
     result = run("update", model, "--remove", "003.png", "--images", category)
-    assert "forgot     003.png: " in result.stdout
+    assert "removed    003.png: " in result.stdout
     assert "refilled " in result.stdout
-    assert "confidence, measured with this bank)" in result.stdout
+    assert "confidence, valid: measured with this bank)" in result.stdout
     names = PatchCore.load(model).training_images
     assert "003.png" not in names
     assert len(names) == 7
@@ -131,21 +131,21 @@ def test_a_path_of_another_folder_is_noticed(model, category, tmp_path):
 
 
 def test_forget_without_them_takes_a_word(model):
-    assert "--no-certify" in failure("update", model, "--remove", "003.png", code=2)
+    assert "--no-recalibrate" in failure("update", model, "--remove", "003.png", code=2)
     result = run("update", model, "--remove", "003.png", "--no-certify")
-    assert "NOT certified" in result.stdout
+    assert "INVALID" in result.stdout
     assert "lost its guarantee" in result.stderr
-    assert "(stale)" in run("history", model).stdout.splitlines()[-1]
+    assert "(invalid)" in run("history", model).stdout.splitlines()[-1]
     info = run("info", model).stdout
     assert "vectors of 7 images" in info
     assert "version      2, update of 20" in info
-    assert "scores       NOT certified" in info
+    assert "scores       INVALID" in info
 
 
 def test_certify_again(model, category):
     run("update", model, "--remove", "003.png", "--no-certify")
     result = run("update", model, "--images", category / "train/good")
-    assert "confidence, measured with this bank)" in result.stdout
+    assert "confidence, valid: measured with this bank)" in result.stdout
     assert "certified again" in run("history", model).stdout.splitlines()[-1]
 
 
@@ -182,7 +182,7 @@ def test_what_cannot_be_leaves_the_file_as_it_is(model, category, confirmed, tmp
         (("update", model, "--add", tmp_path / "empty"), 3, "found none"),
         (("update", model, "--remove", "03.png"), 3, "did you mean 003.png"),
         (("update", model, "--remove", "003.png", "--images", confirmed), 3, "calibration images are missing"),
-        (("update", model, "--representative", "--remove", "003.png", "--no-certify"), 2, "representative"),
+        (("update", model, "--representative", "--remove", "003.png", "--no-certify"), 2, "random_sample"),
         (("update", tmp_path / "none", "--add", confirmed), 5, "no such file"),
         (("update", model, "--add", confirmed, "-o", tmp_path / "no" / "m"), 7, "folder does not exist"),
         (("rollback", model), 2, "expected 1 to 1"),
@@ -203,7 +203,7 @@ def test_another_threshold_says_whether_the_scores_are_still_the_banks(model):
     run("update", model, "--remove", "003.png", "--no-certify")
     for flags in ((), ("--json",), ("--max-false-alarms", "0.3", "-o", model, "--note", "too strict")):
         result = run("threshold", model, *flags)
-        assert "NOT certified" in result.stderr
+        assert "INVALID" in result.stderr
         if flags == ("--json",):
             assert json.loads(result.stdout)["calibrated"] == "stale"
     last = PatchCore.load(model).versions[-1]

@@ -388,3 +388,106 @@ def test_the_documentation_names_every_suffix_and_every_refused_word() -> None:
         assert re.search(rf"{re.escape(suffix)}\b", text), suffix
     for word in (*AMBIGUOUS, *COLUMNS, *GOOD_WORDS, *filter(None, MASK_ENDINGS)):
         assert f"`{word}`" in text, word
+
+
+# --- VisA, BTAD ---
+
+
+def visa(root: Path, split: str = "split_csv/1cls.csv") -> Path:
+    rows = ["object,split,label,image,mask"]
+    for name in ("candle", "pcb1"):
+        for number, part in ((0, "train"), (1, "train"), (2, "test")):
+            rows.append(f"{name},{part},normal,{name}/Data/Images/Normal/{number:04d}.JPG,")
+        image, mask = f"{name}/Data/Images/Anomaly/000.JPG", f"{name}/Data/Masks/Anomaly/000.png"
+        rows.append(f"{name},test,anomaly,{image},{mask}")
+        touch(root, *(row.split(",")[3] for row in rows[1:]), mask)
+    touch(root, split)
+    (root / split).write_text("\n".join(rows))
+    return root
+
+
+def test_visa_as_it_is_published(tmp_path: Path) -> None:
+    root = visa(tmp_path / "VisA")
+    dataset = read_dataset(root / "pcb1")
+    assert (dataset.root, dataset.layout, dataset.kinds) == (root / "pcb1", "visa", ("good", "anomaly"))
+    images = root / "pcb1/Data/Images"
+    assert dataset.train_paths == (images / "Normal/0000.JPG", images / "Normal/0001.JPG")
+    assert dataset.test == (
+        Sample(images / "Normal/0002.JPG", False, "good", None, "test"),
+        Sample(images / "Anomaly/000.JPG", True, "anomaly", root / "pcb1/Data/Masks/Anomaly/000.png", "test"),
+    )
+    assert read_categories(root) == {"candle": root / "candle", "pcb1": root / "pcb1"}
+    assert read_categories(root / "candle") == {"candle": root / "candle"}
+
+
+def test_visa_from_within_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = visa(tmp_path / "VisA")
+    monkeypatch.chdir(root / "candle")
+    assert len(read_dataset(".").train) == 2
+
+
+def test_all_of_visa_is_no_data_set(tmp_path: Path) -> None:
+    """Candles and circuit boards must not become one model."""
+    root = visa(tmp_path / "VisA")
+    with pytest.raises(DatasetError, match=r"one category, got all of VisA; give one of its folders: candle, pcb1"):
+        read_dataset(root)
+    with pytest.raises(DatasetError, match=r"got the objects candle, pcb1; give one's folder, such as .*candle"):
+        read_dataset(root / "split_csv/1cls.csv")
+
+
+def test_visa_without_its_list_is_refused(tmp_path: Path) -> None:
+    root = visa(tmp_path / "VisA", split="elsewhere/1cls.csv")
+    with pytest.raises(DatasetError, match=r"split_csv/1cls.csv.*is not there"):
+        read_dataset(root / "candle")
+
+
+def test_a_category_that_the_list_does_not_name_is_refused(tmp_path: Path) -> None:
+    root = visa(tmp_path / "VisA")
+    touch(root, "macaroni/Data/Images/Normal/0000.JPG")
+    with pytest.raises(DatasetError, match=r"found none of macaroni; it has candle, pcb1"):
+        read_dataset(root / "macaroni")
+
+
+def test_a_list_with_defects_for_training_is_refused(tmp_path: Path) -> None:
+    """VisA has such lists too (2cls_*): its one-class list is the one for us."""
+    root = visa(tmp_path / "VisA")
+    file = root / "split_csv/1cls.csv"
+    file.write_text(file.read_text().replace("candle,test,anomaly", "candle,train,anomaly"))
+    with pytest.raises(DatasetError, match=r"line 5: expected only good images for training"):
+        read_dataset(root / "candle")
+
+
+def test_visa_as_it_is_converted(tmp_path: Path) -> None:
+    touch(tmp_path, "train/good/0000.JPG", "test/good/0001.JPG", "test/bad/000.JPG", "ground_truth/bad/000.png")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.layout, dataset.kinds, dataset.has_masks) == ("mvtec", ("good", "bad"), True)
+
+
+def test_btad(tmp_path: Path) -> None:
+    touch(tmp_path, "01/train/ok/0000.bmp", "01/test/ok/0001.bmp", "01/test/ko/0000.bmp", "01/ground_truth/ko/0000.png")
+    dataset = read_dataset(tmp_path / "01")
+    assert [(sample.kind, sample.defective) for sample in dataset.test] == [("ko", True), ("good", False)]
+    assert len(dataset.train) == 1
+    assert dataset.test[0].mask == tmp_path / "01/ground_truth/ko/0000.png"
+    assert read_categories(tmp_path) == {"01": tmp_path / "01"}
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("filename,label", "a.png,ok"),
+        ("label,file", "OK,a.png"),
+        ("image_path;class", "a.png;Normal"),
+        ("Image,Label,Mask_Path,Subset", "a.png,good,,train"),
+    ],
+)
+def test_columns_by_their_other_names(tmp_path: Path, header: str, row: str) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "list.csv").write_text(f"{header}\n{row}\n")
+    assert read_dataset(tmp_path / "list.csv").train_paths == (tmp_path / "a.png",)
+
+
+def test_one_column_by_two_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,filename,label\na.png,b.png,ok\n")
+    with pytest.raises(DatasetError, match="expected the columns path,label"):
+        read_dataset(tmp_path / "list.csv")

@@ -73,7 +73,7 @@ class Target:
         with suppress(PatchbankError):
             stored = read(path)
             json.dumps(stored.manifest, allow_nan=False)
-            json.dumps([version.to_dict() for version in stored.life.versions], allow_nan=False)
+            json.dumps([version.to_dict() for version in stored.history.versions], allow_nan=False)
         try:
             model = PatchCore.load(path)
         except PatchbankError:

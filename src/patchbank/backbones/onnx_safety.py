@@ -251,7 +251,10 @@ def check_plain(onnx: bytes, side: int) -> None:
     else:
         shapes, wide = _shapes(nodes, {**sizes, **tensors}), frozenset()
     shapes = {**shapes, **tensors}
-    _check_cost(nodes, sizes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
+    try:
+        _check_cost(nodes, sizes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
+    except IndexError as error:  # an operator without the inputs that it needs
+        raise BackboneError("damaged ONNX file: an operator lacks inputs") from error
 
 
 def _refused(why: str) -> BackboneError:

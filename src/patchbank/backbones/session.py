@@ -67,6 +67,9 @@ class OnnxBackbone:
         # Not every provider runs one session from several threads (DirectML does not), and a GPU gains nothing by it.
         self._turn: AbstractContextManager[Any] = nullcontext() if self._provider == CPU else threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnnxBackbone, (self._onnx, self._info, self._runtime)  # a session cannot be copied: it is made again
+
     @property
     def info(self) -> BackboneInfo:
         """The network's name, layers, input statistics, licence."""

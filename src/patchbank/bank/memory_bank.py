@@ -14,7 +14,7 @@ from patchbank.util.wording import brief
 
 
 @dataclass(frozen=True, eq=False)
-class Reserve:
+class ArchivedVectors:
     """S patch features that the model keeps beside its bank, and their provenance: spares that can fill a hole, and
     vectors of earlier versions of the bank.
 
@@ -31,12 +31,12 @@ class Reserve:
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def take(self, numbers: npt.NDArray[np.integer]) -> Reserve:
+    def take(self, numbers: npt.NDArray[np.integer]) -> ArchivedVectors:
         """Some of the vectors, in the order of their numbers."""
-        return Reserve(self.vectors[numbers], self.image[numbers], self.row[numbers], self.column[numbers])
+        return ArchivedVectors(self.vectors[numbers], self.image[numbers], self.row[numbers], self.column[numbers])
 
     @classmethod
-    def joined(cls, parts: Sequence[Reserve]) -> Reserve:
+    def joined(cls, parts: Sequence[ArchivedVectors]) -> ArchivedVectors:
         """At least one part's vectors, one after the other."""
         names = ("vectors", "image", "row", "column")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

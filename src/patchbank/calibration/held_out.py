@@ -15,7 +15,7 @@ import numpy as np
 from patchbank.arrays import FloatArray, IndexArray
 from patchbank.bank import coreset
 from patchbank.bank.memory_bank import MemoryBank
-from patchbank.calibration.image_check import Scene, SceneLearner
+from patchbank.calibration.image_check import ImageCheck, ImageCheckLearner
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import DatasetError
@@ -50,7 +50,7 @@ class HeldOut:
 @one_blas_thread()
 def calibrate(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
-) -> tuple[Calibration | None, NormalDistances | None, Scene | None]:
+) -> tuple[Calibration | None, NormalDistances | None, ImageCheck | None]:
     """Returns all that a fit learns from normal images that the bank does not know: the images set aside, or each image
     against the others' vectors. Raises DatasetError if there are none."""
     if config.calibration == "none":
@@ -62,11 +62,11 @@ def calibrate(
 
 def summarised(
     images: Sequence[CalibrationPatches], bank: MemoryBank, searcher: Searcher, config: Config, progress: Progress
-) -> tuple[Calibration, NormalDistances, Scene | None]:
+) -> tuple[Calibration, NormalDistances, ImageCheck | None]:
     """Returns all that follows from held-out images (at least one): the thresholds, the distribution of normal
     distances, and how the images look as a whole."""
     score = _scored_by(config.calibration)
-    scene = SceneLearner(len(images), config)
+    scene = ImageCheckLearner(len(images), config)
     scores, peaks, names, distances = [], [], [], []
     for held in score(images, bank, searcher, config, progress):
         scores.append(held.score)

@@ -23,7 +23,7 @@ from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, averaging_matrix
 from patchbank.util.parallel import one_blas_thread
-from patchbank.util.wording import brief
+from patchbank.util.wording import brief, finite
 
 _Ranges = DoubleArray
 
@@ -33,6 +33,7 @@ LEAST_IMAGES = 5  # fewer say nothing about what is normal
 MOST_IMAGES = 500  # a random sample of more: bounds the file and the time of a check
 _ORDINARY_PATCHES = 0.10  # this share of the patches is at most as far from the bank as `patch_distance`
 _ORDINARY_CELLS = 0.25
+_LARGEST_VALUE = 1e15  # the squares of its distances stay within float32
 _LARGER = 5  # images whose deviations exceed the unit, or a tenth of them if they are few: close to the limit, so that
 # no measure's long tail widens the others' ranges much
 
@@ -106,11 +107,11 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: value, low, high, reason."""
-        return {"value": self.value, "low": self.low, "high": self.high, "reason": self.reason}
+        return {"value": finite(self.value), "low": self.low, "high": self.high, "reason": self.reason}
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ImageCheck:
     """The statistics of the training images as a whole, and the normal range of each.
 
     measures: (n, 6) float32, of n training images, in the order of MEASURES; distances are to the other images.
@@ -136,8 +137,9 @@ class Scene:
             raise ValueError(f"scene: expected {n} images of {v} cells of {d} numbers; got {self.cells.shape}")
         if np.any(np.diff(self.kept) <= 0) or self.kept[0] < 0 or self.kept[-1] >= GRID * GRID:
             raise ValueError("scene: expected ascending cells of the grid")
-        if not all(np.isfinite(x).all() for x in (self.measures, self.deviations, self.cells, self.projection)):
-            raise ValueError("scene: holds values that are not finite")
+        values = (self.measures, self.deviations, self.cells, self.projection)
+        if not all((np.abs(x) <= _LARGEST_VALUE).all() for x in values):  # False for NaN
+            raise ValueError(f"scene: expected finite values of at most {_LARGEST_VALUE:g}")
         if not 0 < self.max_false_alarms <= 0.5:
             raise ValueError(f"scene: expected a false-alarm rate in (0, 0.5]; got {self.max_false_alarms!r}")
 
@@ -168,8 +170,8 @@ class Scene:
 
 
 @dataclass(eq=False)
-class SceneLearner:
-    """Takes left-out normal images one by one; ends as a Scene. Keeps little of each: GRID * GRID * DIMS numbers.
+class ImageCheckLearner:
+    """Takes left-out normal images one by one; ends as a ImageCheck. Keeps little of each: GRID * GRID * DIMS numbers.
 
     total: how many there will be, of which at most MOST_IMAGES are used.
     """
@@ -196,7 +198,7 @@ class SceneLearner:
             self._cells.append(cells)
         self.count += 1
 
-    def finish(self) -> Scene | None:
+    def finish(self) -> ImageCheck | None:
         """The scene; None if it is not wanted, or there are too few images."""
         n = len(self._values)
         if n < LEAST_IMAGES:
@@ -205,7 +207,7 @@ class SceneLearner:
         if len(kept) == 0:
             return None
         measures = np.column_stack([self._values, left_out_layouts(cells)]).astype(np.float32)
-        return Scene(
+        return ImageCheck(
             measures,
             leave_one_out_deviations(measures),
             cells,

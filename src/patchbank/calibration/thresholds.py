@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray
-from patchbank.calibration.outliers import Suspect, screen
+from patchbank.calibration.outliers import SuspectedOutlier, screen
 from patchbank.config import Config
 from patchbank.util.wording import brief, counted
 
@@ -33,11 +33,12 @@ MOST_NAMED = 3  # images that set the threshold
 
 @dataclass(frozen=True)
 class Support:
-    """The rates that n normal images support. kept: whether the wanted rate is one of them. rate: the smallest share of
-    false alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is enough."""
+    """The rates that n normal images support. satisfied: whether the wanted rate is one of them. rate: the smallest
+    share of false alarms that they support (0..1). needed: how many images the wanted rate needs; None = no number is
+    enough."""
 
     n: int
-    kept: bool
+    satisfied: bool
     rate: float
     needed: int | None
     max_false_alarms: float
@@ -47,18 +48,28 @@ class Support:
         at = f" at {percent(self.confidence)}" if self.confidence else " on average"
         wanted = percent(self.max_false_alarms)
         these = counted(self.n, "good image supports", "good images support")
-        if self.kept:
+        if self.satisfied:
             return f"{these} {wanted}{at}"
         needs = f"{wanted} needs {self.needed:,}" if self.needed else f"{wanted} cannot be promised by any number"
         return f"{these} {percent_up(self.rate)}{at}; {needs}"
 
     @property
-    def promise(self) -> str:
+    def guarantee(self) -> str:
         """The guarantee of the threshold in words: the wanted rate, or the smallest supported one."""
-        rate = percent(self.max_false_alarms) if self.kept else percent_up(self.rate)
+        rate = percent(self.max_false_alarms) if self.satisfied else percent_up(self.rate)
         return f"at most {rate} false alarms " + (
             f"with {percent(self.confidence)} confidence" if self.confidence else "on average"
         )
+
+    @property
+    def kept(self) -> bool:
+        """The former name of `satisfied`."""
+        return self.satisfied
+
+    @property
+    def promise(self) -> str:
+        """The former name of `guarantee`."""
+        return self.guarantee
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Calibration:
             raise ValueError(f"expected shares between 0 and 1; got {shares}")
 
     @cached_property
-    def suspects(self) -> tuple[Suspect, ...]:
+    def suspects(self) -> tuple[SuspectedOutlier, ...]:
         """Images that look defective, the oddest first, whether they count or not."""
         return screen(self.scores, self.images)
 
@@ -227,12 +238,13 @@ def support(n: int, max_false_alarms: float, confidence: float) -> Support:
     """Returns the rate that n normal images support, beside the wanted one."""
     if confidence == 0:
         rate = 1 / (n + 1)
-        needed = math.ceil(1 / max_false_alarms - 1 - 1e-9) if max_false_alarms > 0 else None
+        wanted = 1 / max_false_alarms - 1 - 1e-9 if max_false_alarms > 0 else math.inf
     else:  # (1 - rate)^n <= 1 - c: the largest of n exceeds the quantile
         rate = 1 - (1 - confidence) ** (1 / n)
-        needed = math.ceil(math.log(1 - confidence) / math.log1p(-max_false_alarms)) if max_false_alarms > 0 else None
-    kept = rank(n, max_false_alarms, confidence) is not None
-    return Support(n, kept, rate, needed, max_false_alarms, confidence)
+        wanted = math.log(1 - confidence) / math.log1p(-max_false_alarms) if max_false_alarms > 0 else math.inf
+    needed = math.ceil(wanted) if math.isfinite(wanted) else None  # infinite: of a rate of 0, or almost
+    satisfied = rank(n, max_false_alarms, confidence) is not None
+    return Support(n, satisfied, rate, needed, max_false_alarms, confidence)
 
 
 def upper_bound(n: int, over: int, confidence: float) -> float:

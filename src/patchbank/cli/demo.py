@@ -14,6 +14,7 @@ from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import say
 from patchbank.config import Config, Runtime
 from patchbank.errors import MissingExtraError
+from patchbank.util.log import quiet
 
 if TYPE_CHECKING:
     from patchbank.results.result import Result
@@ -45,7 +46,7 @@ def register(app: typer.Typer) -> None:
         folder = make_folder(out)
         say(f"learning {len(train)} functional solar cells (ELPV dataset, monocrystalline)")
         start = time.perf_counter()
-        with progress_bar() as progress:
+        with progress_bar() as progress, quiet():
             model = PatchCore.fit(train, config, runtime=runtime, progress=progress)
         fit_s = time.perf_counter() - start
         model.save(folder / "solar.patchbank")
@@ -71,7 +72,7 @@ def register(app: typer.Typer) -> None:
         for name, part in (("functional, unseen", unseen), ("defective", broken)):
             counts = "".join(f"  {_count(part, verdict):>6}" for verdict in (Verdict.OK, Verdict.REVIEW, Verdict.NG))
             say(f"{name:<18} {len(part):>6}{counts}  {np.median([r.score for r in part]):>12.3f}")
-        threshold = f"threshold {held.threshold:.3f} ({held.support.promise}); " if held else ""
+        threshold = f"threshold {held.threshold:.3f} ({held.support.guarantee}); " if held else ""
         say(threshold + ", ".join(f"{name} {value}" for name, value in summary.items()))
         if passed := sorted(Path(result.path).name for result in broken if result.verdict == Verdict.OK):
             say(f"defective, but OK: {', '.join(passed)}")

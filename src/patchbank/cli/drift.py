@@ -76,7 +76,8 @@ def register(app: typer.Typer) -> None:
             )
         try:
             with contextlib.nullcontext(sys.stdin.buffer) if results == "-" else Path(results).open("rb") as file:
-                readings = read_results(text_lines(file, results), results, calibration.threshold)
+                lines = text_lines(file, results)
+                readings = read_results(lines, results, calibration.threshold, stored.file.sha256())
         except OSError as error:
             raise DatasetError(f"cannot read the results {results}: {error.strerror}") from error
         found = find_drift(

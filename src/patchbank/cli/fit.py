@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from patchbank.cli.options import command, progress_bar
-from patchbank.cli.terminal import note, say
+from patchbank.cli.terminal import note, remarks_held, say
 from patchbank.cli.threshold import PLANTED, say_both_sides, say_threshold
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, ImageError, PatchbankError
-from patchbank.util.wording import counted, plural
+from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.calibration.outliers import Suspect
     from patchbank.model import PatchCore
-
-_MOST_NAMED = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -52,9 +49,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
     ) -> None:
         """Learn what good parts look like from a folder of images of good parts."""
-        from patchbank.calibration.image_check import LEAST_IMAGES
         from patchbank.evaluation.datasets import read_dataset
-        from patchbank.fit.remarks import doubts
         from patchbank.model import PatchCore
         from patchbank.model_file.contents import needs_trust
         from patchbank.util.files import check_writable, is_replaceable
@@ -65,7 +60,7 @@ def register(app: typer.Typer) -> None:
         partial = f"{output}.partial" if is_replaceable(output) else None
         paths = read_dataset(data).train_paths
         start = time.perf_counter()
-        with progress_bar() as progress:
+        with progress_bar() as progress, remarks_held() as remarks:
             model = PatchCore.fit(
                 paths, config, runtime=runtime, skip_unreadable=True, checkpoint=partial, progress=progress
             )
@@ -75,29 +70,22 @@ def register(app: typer.Typer) -> None:
             f"{output}: {counted(len(model.bank.images), 'image')}, {counted(len(model.bank), 'bank vector')}, "
             f"fitted in {seconds:.1f} s"
         )
-        for text in doubts(model):
-            note(text, "yellow")
         if model.calibration:
             say_threshold(model.calibration)
             _say_both_sides(model, paths, planted)
-        if model.scene and not model.scene.support.kept:
-            note(f"scene: {model.scene.support}; its ranges are widened")
-        elif model.calibration and model.config.scene_false_alarms and not model.scene:
-            note(f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with")
-        if bare := len(model.unpictured):
-            images, them = counted(bare, "training image"), plural(bare, "it", "them")
-            note(
-                f"thumbnails of {images} did not fit their share of the memory, so explanations name {them} without a "
-                "picture; raise --memory, or lower --thumbnail-size"
-            )
+        for remark in remarks:
+            note(remark)
         if model.config.search != "exact":
             unusable = {skipped.name for skipped in model.skipped}
             recall = model.search_recall([path for path in paths if str(path) not in unusable][:5])
             say(f"search {model.config.search} finds {100 * recall:.1f} % of the true neighbours (5 training images)")
         if why := needs_trust(model):
             note(f"whoever loads this model must vouch for it (--trusted): {why}")
-        report_skipped([(s.name, s.reason) for s in model.skipped])
-        _report_suspects(model, data)
+        if model.suspects:
+            note(
+                f"look at them with 'patchbank audit {data} -o audit.html'; leave them out with --drop-outliers, or "
+                "later with 'patchbank update --remove'"
+            )
 
 
 def _check_history(output: str) -> None:
@@ -107,7 +95,7 @@ def _check_history(output: str) -> None:
     if not Path(output).is_file():
         return
     try:
-        versions = read(output).life.versions
+        versions = read(output).history.versions
     except PatchbankError:  # no model, or one that is of no use any more
         return
     if len(versions) > 1:
@@ -135,33 +123,6 @@ def _say_both_sides(model: PatchCore, paths: Sequence[Path], count: int) -> None
             except ImageError as error:  # an image has gone since: the model is there all the same
                 note(f"no defects were planted: {error}")
     say_both_sides(model.calibration, planted=scores)
-
-
-def _report_suspects(model: PatchCore, data: str) -> None:
-    """Which training images were left out because they looked defective, and which look so and are in the model, on
-    stderr."""
-    images = len(model.bank.images) + len(model.dropped)
-    if model.dropped:
-        look = plural(len(model.dropped), "looks", "look")
-        note(f"left out {len(model.dropped)} of {images} training images, which {look} defective:")
-        _list(model.dropped)
-    if suspects := model.suspects:
-        look = plural(len(suspects), "looks", "look")
-        note(f"{len(suspects)} of {images} training images {look} defective and taught that this is normal:")
-        _list(suspects)
-        note(
-            f"look at them with 'patchbank audit {data} -o audit.html'; leave them out with --drop-outliers, or later "
-            "with 'patchbank update --remove'"
-        )
-
-
-def _list(suspects: tuple[Suspect, ...]) -> None:
-    for each in suspects[:_MOST_NAMED]:
-        note(
-            f"  {each.name}: score {each.score:.4g}, {each.oddness:.1f} units over the median (limit {each.limit:.1f})"
-        )
-    if len(suspects) > _MOST_NAMED:
-        note(f"  ... and {len(suspects) - _MOST_NAMED} more")
 
 
 def report_skipped(skipped: list[tuple[str, str]]) -> None:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from patchbank.update.compare import Diff
 
 MEANING = {
-    "exact": "measured with this bank",
-    "bound": "with room to spare: the bank has grown since the scores were measured",
-    "stale": "NOT certified: the bank has lost vectors since the scores were measured",
+    "exact": "valid: measured with this bank",
+    "bound": "conservative: the bank has grown since the scores were measured",
+    "stale": "INVALID: the bank has lost vectors since the scores were measured",
     "none": "fitted without calibration",
 }
+STATES = {"exact": "valid", "bound": "conservative", "stale": "invalid", "none": "none"}  # of the calibration scores
 _MODEL = typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")
 
 
@@ -35,7 +36,7 @@ def register(app: typer.Typer) -> None:
         """List the versions of a model's bank: when, who, why, and what changed."""
         from patchbank.model_file.contents import read
 
-        versions = read(model).life.versions
+        versions = read(model).history.versions
         if as_json:
             say_json({"versions": [version.to_dict() for version in versions]})
             return
@@ -93,10 +94,10 @@ def _line(version: Version) -> str:
     parts = [what[version.action]] if version.action in what else []
     if version.added:
         gained = counted(sum(each.vectors for each in version.added), "vector")
-        parts.append(f"learned {counted(len(version.added), 'image')} (+{gained})")
+        parts.append(f"added {counted(len(version.added), 'image')} (+{gained})")
     if version.removed:
         lost = counted(sum(each.vectors for each in version.removed), "vector")
-        parts.append(f"forgot {counted(len(version.removed), 'image')} (-{lost}, +{version.refilled} in their place)")
+        parts.append(f"removed {counted(len(version.removed), 'image')} (-{lost}, +{version.refilled} in their place)")
     if not parts:
         parts.append("certified again")
     images, vectors = counted(version.images, "image"), counted(version.size, "vector")
@@ -105,7 +106,7 @@ def _line(version: Version) -> str:
     note = f": {_quoted(version.note)}" if version.note else ""
     return (
         f"{version.number:>4}  {images}, {vectors}, threshold {threshold} "
-        f"({version.calibrated})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
+        f"({STATES[version.calibrated]})  {', '.join(parts)}{note}" + (f"  [{about}]" if about else "")
     )
 
 

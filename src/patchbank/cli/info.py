@@ -15,7 +15,7 @@ from patchbank.cli.threshold import described
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
-    from patchbank.calibration.image_check import Scene
+    from patchbank.calibration.image_check import ImageCheck
     from patchbank.calibration.thresholds import Calibration
 
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
             say_json(manifest, indent=1)
             return
         backbone, bank, calibration = manifest["backbone"], manifest["bank"], stored.state.calibration
-        last = stored.life.versions[-1]
+        last = stored.history.versions[-1]
         layers = [
             f"{each['name']} ({each['channels']} channels, stride {each['stride']})" for each in backbone["layers"]
         ]
@@ -75,7 +75,7 @@ def _review(calibration: Calibration) -> str:
     return f"{rate}, over {above:.4f}" if above is not None else f"{rate}; too few images support it"
 
 
-def _scene(scene: Scene | None) -> str:
+def _scene(scene: ImageCheck | None) -> str:
     if scene is None:
         return "not checked"
     from patchbank.calibration.image_check import MEASURES

@@ -59,6 +59,13 @@ def register(app: typer.Typer) -> None:
                 help="With --out, the heat map's colours; blue shows better on orange parts (rust, copper, wood).",
             ),
         ] = "orange",
+        coco: Annotated[
+            str | None, typer.Option("--coco", metavar="FILE", help="Write the regions there as COCO's JSON.")
+        ] = None,
+        labelme: Annotated[
+            str | None,
+            typer.Option("--labelme", metavar="DIR", help="Write the regions there, one LabelMe JSON an image."),
+        ] = None,
         fail_on: Annotated[
             str | None,
             typer.Option(
@@ -79,6 +86,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError("--pictures and --colours say what --out DIR writes; got no --out")
         if fail_on not in (None, *FAIL_ON):
             raise ConfigError(f"--fail-on: expected {' or '.join(FAIL_ON)}; got {fail_on!r}")
+        from patchbank.cli.exports import Exports
         from patchbank.cli.output_folder import OutputFolder, without_outputs
         from patchbank.evaluation.datasets import find_images
         from patchbank.imaging.images import Skipped
@@ -87,6 +95,7 @@ def register(app: typer.Typer) -> None:
         images = without_outputs(find_images(paths), paths, out)
         detector = PatchCore.load(model, runtime=runtime)
         output = OutputFolder(out, images, pictures, colours) if out else None
+        exports = Exports(coco, labelme)
         show = _as_json if as_json else _as_csv if as_csv else _as_text
         strange = 0
         words: Counter[str] = Counter()  # how often each verdict was given
@@ -104,7 +113,7 @@ def register(app: typer.Typer) -> None:
             if show is _as_text and not words:
                 _explain_columns(result)
             words[_word(result)] += 1
-            strange += result.in_scene is False
+            strange += result.in_distribution is False
             try:
                 show(result)  # printed before its pictures are drawn: whatever happens to these, the verdict is out
             except OutputError as error:
@@ -112,13 +121,15 @@ def register(app: typer.Typer) -> None:
             except Exception as error:  # noqa: BLE001  (a batch goes on, whatever one image is)
                 refused.append(Skipped.of(result.path, error))
                 continue
-            if output:
+            if output or coco or labelme:
                 try:
-                    unwritten += output.add(result)
+                    unwritten += exports.add(result)
+                    unwritten += output.add(result) if output else []
                 except Exception as error:  # noqa: BLE001  (the file has gone or changed since, or drawing failed)
                     refused.append(Skipped.of(result.path, error))
         if output:
             unwritten += output.finish(Path(model).name, detector.calibration, refused)
+        unwritten += exports.finish(refused)
         if show is _as_text or output:
             _summarise(words, len(images), output.report if output and output.is_written else None)
         _conclude(refused, unwritten, strange)
@@ -135,8 +146,8 @@ def _as_json(result: Result) -> None:
 def _as_csv(result: Result) -> None:
     threshold = "" if result.threshold is None else result.threshold
     p_value = "" if result.p_value is None else result.p_value
-    verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_scene))
-    why = "; ".join(result.scene_reasons)
+    verdict, known = ("" if v is None else str(v).lower() for v in (result.is_anomalous, result.in_distribution))
+    why = "; ".join(result.distribution_reasons)
     made = result.made_by
     maker = (made.sha256, made.version, made.software) if made else ("", "", "")
     facts = (result.path, result.score, threshold, verdict, p_value, len(result.regions), known, why)
@@ -152,8 +163,8 @@ def _as_text(result: Result) -> None:
     where = f", {counted(regions, 'region')}" if regions else ""
     word = _word(result)
     parts = [(f"{word:<6}", _STYLES[word]), (f" {score}  ", ""), (f"{result.path}{where}", "")]
-    if result.in_scene is False:
-        parts.append((f"; NOT THE SCENE: {'; '.join(result.scene_reasons)}", "yellow"))
+    if result.in_distribution is False:
+        parts.append((f"; NOT THE SCENE: {'; '.join(result.distribution_reasons)}", "yellow"))
     say_parts(*parts)
 
 

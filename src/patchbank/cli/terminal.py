@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TextIO
 
 from patchbank.errors import OutputError
@@ -104,7 +105,24 @@ class Notes(logging.Handler):
     """Says what the library logs (what it has left out, say) as notes, names in it made safe like all others."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+        if hasattr(record, "remark") and (held := _held.get()) is not None:
+            held.append(record.getMessage())
+        else:
+            note(record.getMessage())
+
+
+_held: ContextVar[list[str] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def remarks_held() -> Iterator[list[str]]:
+    """The library's remarks about a model go to the list, to be noted when the model is written."""
+    held: list[str] = []
+    token = _held.set(held)
+    try:
+        yield held
+    finally:
+        _held.reset(token)
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def register(app: typer.Typer) -> None:
             raise ConfigError(f"{model} was fitted with calibration = 'none': it has no held-out scores; fit it again")
         if output:
             check_writable(output)
-        calibrated = stored.life.versions[-1].calibrated
+        calibrated = stored.history.versions[-1].calibrated
         given: dict[str, Any] = {
             "max_false_alarms": max_false_alarms,
             "confidence": confidence,
@@ -155,6 +155,10 @@ def register(app: typer.Typer) -> None:
         elif output:
             say(f"{output}: threshold was {now.threshold:.4f}, pixel threshold {now.pixel_threshold:.4f}")
             say_threshold(wanted)
+            if wanted.bounds.suspects:
+                note(wanted.bounds.sentence)
+            if not wanted.support.satisfied:
+                note(f"{wanted.support}; the threshold is their largest score")
         else:
             _table(now, wanted, rows)
             _say_passing(wanted, scores)
@@ -241,16 +245,12 @@ def _planted(model: PatchCore, folder: str) -> FloatArray:
 def described(calibration: Calibration) -> str:
     """The threshold, its promise and where it comes from, on one line."""
     method, support = calibration.method.replace("_", " "), calibration.support
-    return f"{calibration.threshold:.4f} ({support.promise}; {method}, {counted(support.n, 'image')})"
+    return f"{calibration.threshold:.4f} ({support.guarantee}; {method}, {counted(support.n, 'image')})"
 
 
 def say_threshold(calibration: Calibration) -> None:
-    """The threshold and its promise on stdout; on stderr what is missing for the promise, if anything is."""
+    """The threshold and its promise."""
     say(f"threshold {described(calibration)}")
-    if calibration.bounds.suspects:
-        say(calibration.bounds.sentence)
-    if not calibration.support.kept:
-        note(f"{calibration.support}; the threshold is their largest score")
 
 
 def say_both_sides(calibration: Calibration, *, planted: FloatArray | None = None) -> None:
@@ -356,4 +356,4 @@ def _say_rows(rows: Sequence[Choice], now: Calibration, wanted: Calibration) -> 
             values += f"  {told:>25}"
         if row.planted:
             values += f"  {row.planted!s:>19}"
-        say(f"{mark:2}{rate:>9}  {values}  {'supported' if support.kept else needs}")
+        say(f"{mark:2}{rate:>9}  {values}  {'supported' if support.satisfied else needs}")

@@ -49,16 +49,18 @@ def register(app: typer.Typer) -> None:
                 help="The training images, to measure the threshold again: the folder of the fit. Can be repeated.",
             ),
         ] = None,
-        representative: Annotated[
+        random_sample: Annotated[
             bool,
             typer.Option(
+                "--random-sample",
                 "--representative",
                 help="The added images are a sample of good parts, not picked by score: calibrate with them too.",
             ),
         ] = False,
-        certify: Annotated[
+        recalibrate: Annotated[
             bool,
             typer.Option(
+                "--recalibrate/--no-recalibrate",
                 "--certify/--no-certify",
                 help="Refuse, or accept, that a removal without --images leaves the threshold without its guarantee.",
             ),
@@ -81,7 +83,7 @@ def register(app: typer.Typer) -> None:
         good = without_outputs(find_images(add), add) if add else []
         with claimed(model):
             old = PatchCore.load(model, runtime=runtime)
-            inferred = folders_of(remove or [], old.training_images) if certify else []
+            inferred = folders_of(remove or [], old.training_images) if recalibrate else []
             folders = [Path(folder) for folder in images or inferred]
             files = [path for folder in folders for path in training_files(folder)]
             found = files_by_name(old.training_images, files, folders) if folders else None
@@ -90,8 +92,8 @@ def register(app: typer.Typer) -> None:
                     good,
                     remove or [],
                     images=found,
-                    representative=representative,
-                    certify=certify,
+                    random_sample=random_sample,
+                    recalibrate=recalibrate,
                     note=message,
                     author=login() if author is None else author,
                     skip_unreadable=True,
@@ -140,10 +142,10 @@ def _report(path: str, model: PatchCore, as_json: bool) -> None:
         for each in version.added:
             score = arrow(each.score_before, each.score_after)
             new = f"{each.patches - each.covered} of {counted(each.patches, 'patch', 'patches')}"
-            say(f"learned    {each.name}: {new} were new, {each.vectors} joined the bank, score {score}")
+            say(f"added      {each.name}: {new} were new, {each.vectors} joined the bank, score {score}")
         for gone in version.removed:
             say(
-                f"forgot     {gone.name}: {counted(gone.vectors, 'vector')}, {gone.uncovered} of them unlike all others"
+                f"removed    {gone.name}: {counted(gone.vectors, 'vector')}, {gone.uncovered} of them unlike all others"
             )
         if version.removed:
             lost = sum(each.vectors for each in version.removed)
@@ -161,7 +163,7 @@ def _report(path: str, model: PatchCore, as_json: bool) -> None:
 
 def _promise(calibration: Calibration, version: Version) -> str:
     meaning = MEANING[version.calibrated]
-    return meaning if version.calibrated == "stale" else f"{calibration.support.promise}, {meaning}"
+    return meaning if version.calibrated == "stale" else f"{calibration.support.guarantee}, {meaning}"
 
 
 def _warn(model: PatchCore) -> None:

@@ -13,6 +13,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import DatasetError, ImageError
 from patchbank.evaluation.datasets import read_categories, read_dataset
 from patchbank.evaluation.evaluate import KEYS, Evaluation, Inspector, evaluate
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 
 # A mean threshold or a mean number of images says nothing.
@@ -126,7 +127,8 @@ def _category(
 def _fit_patchcore(paths: Sequence[Path], config: Config, runtime: Runtime, progress: Progress) -> Fitted:
     from patchbank.model import PatchCore
 
-    return PatchCore.fit(paths, config, runtime=runtime, skip_unreadable=True, progress=progress)
+    with quiet():
+        return PatchCore.fit(paths, config, runtime=runtime, skip_unreadable=True, progress=progress)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,7 +1,9 @@
-"""Data sets: the images, which of them are good, and where their masks lie. Three layouts give one Dataset.
+"""Data sets: the images, which of them are good, and where their masks lie. Four layouts give one Dataset.
 
 - a flat folder: every image in it is good and is for training;
 - MVTec AD: train/good/*, test/KIND/*, ground_truth/KIND/STEM_mask.png (or STEM.png), KIND "good" being free of defects;
+  BTAD's ok and ko, and VisA converted to this layout, are read by the same rules;
+- VisA as it is published: CATEGORY/Data/Images, and a list of all categories' images in split_csv/1cls.csv;
 - a CSV file with a header and the columns path, label, mask, split.
 
 `docs/operate/datasets.md` is the specification.
@@ -14,7 +16,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -30,6 +32,16 @@ GOOD = "good"
 DEFECTIVE = "defective"
 MAX_CSV_BYTES = 256 * 2**20
 COLUMNS = ("path", "label", "mask", "split")
+OBJECT = "object"  # VisA's column of categories
+# What the columns are called too, by those who write such lists.
+_ALIASES = {
+    **dict.fromkeys(("filename", "file", "file_name", "filepath", "file_path"), "path"),
+    **dict.fromkeys(("image", "image_path", "img", "img_path"), "path"),
+    **dict.fromkeys(("class", "class_name", "label_name"), "label"),
+    **dict.fromkeys(("mask_path", "mask_file", "ground_truth"), "mask"),
+    "subset": "split",
+}
+_VISA_LIST = "split_csv/1cls.csv"  # beside the categories' folders: good images train
 # What inspectors call parts without a defect, in any case.
 GOOD_WORDS = frozenset({GOOD, "ok", "okay", "normal", "defect_free", "defect-free", "no_defect", "no_defects"})
 # Words that one reader takes for "good" and another for the name of a defect: guessing would spoil every figure.
@@ -83,7 +95,7 @@ class Sample:
 class Dataset:
     """The images of one category.
 
-    `layout` is "folder", "mvtec" or "csv"; samples are in natural order (CSV: as listed).
+    `layout` is "folder", "mvtec", "visa" or "csv"; samples are in natural order (lists: as listed).
     """
 
     root: Path
@@ -123,6 +135,8 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         return _read_csv(root)
     if not root.is_dir():
         raise DatasetError(f"{root}: expected a folder or a CSV file, but nothing is there; check the path")
+    if _is_visa(root):
+        return _read_visa(root)
     with _told() as left_out:
         if (root / "train").is_dir() or (root / "test").is_dir():
             return _read_mvtec(root, left_out)
@@ -130,7 +144,8 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
 
 
 def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
-    """The categories of a benchmark: {name: folder} of each subfolder in MVTec AD layout, or of `root` if it is one.
+    """The categories of a benchmark: {name: folder} of each subfolder in the layout of MVTec AD or VisA, or of `root`
+    if it is one.
 
     Raises DatasetError where there is none.
     """
@@ -142,8 +157,8 @@ def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
     categories = {child.name: child for child in _subfolders(folder) if _is_category(child)}
     if not categories:
         raise DatasetError(
-            f"{folder}: expected subfolders in MVTec AD layout (NAME/train/good, NAME/test/KIND), found none; "
-            "give the folder that holds the categories, or one category"
+            f"{folder}: expected subfolders in the layout of MVTec AD (NAME/train/good, NAME/test/KIND) or VisA, found "
+            "none; give the folder that holds the categories, or one category"
         )
     return categories
 
@@ -296,6 +311,8 @@ def _check_truth(truth: Path, test: Iterable[Sample]) -> None:
 
 
 def _is_category(folder: Path) -> bool:
+    if (folder / "Data" / "Images").is_dir():
+        return True
     train = folder / "train"
     return (
         train.is_dir() and (folder / "test").is_dir() and any(_is_good_name(kind.name) for kind in _subfolders(train))
@@ -313,20 +330,53 @@ def _is_good(folder: Path) -> bool:
     return _is_good_name(folder.name)
 
 
+# --- VisA ---
+
+
+def _is_visa(folder: Path) -> bool:
+    """Whether a folder is a category of VisA, or holds them and is for a message that says so."""
+    return (folder / "Data" / "Images").is_dir() or (folder / _VISA_LIST).is_file()
+
+
+def _read_visa(folder: Path) -> Dataset:
+    if (folder / _VISA_LIST).is_file():
+        names = [child.name for child in _subfolders(folder) if (child / "Data" / "Images").is_dir()]
+        raise DatasetError(f"{folder}: expected one category, got all of VisA; give one of its folders: {_list(names)}")
+    file = folder.resolve().parent / _VISA_LIST
+    if not file.is_file():
+        raise DatasetError(
+            f"{folder}: expected VisA's list {file}, which says what is for training; it is not there: copy it, or use "
+            "another layout"
+        )
+    return replace(_read_csv(file, folder.resolve().name), root=folder, layout="visa")
+
+
 # --- CSV ---
 
 
-def _read_csv(file: Path) -> Dataset:
+def _read_csv(file: Path, category: str | None = None) -> Dataset:
+    """category: of a list with a column of categories, the one that is wanted."""
     samples: list[Sample] = []
     lines: dict[str, int] = {}
+    categories: dict[str, None] = {}
     for number, row in _csv_rows(file):
+        if OBJECT in row:
+            categories[row[OBJECT]] = None
+            if category is not None and row[OBJECT] != category:
+                continue
         sample = _csv_sample(file, number, row)
         first = lines.setdefault(os.path.abspath(sample.path), number)  # noqa: PTH100
         if first != number:
             raise DatasetError(f"{file}, line {number}: {sample.path} is listed already in line {first}; remove one")
         samples.append(sample)
     if not samples:
-        raise DatasetError(f"{file}: expected a line for each image below the header, found none")
+        wanted = f" of {category}; it has {_list(list(categories))}" if categories else ""
+        raise DatasetError(f"{file}: expected a line for each image below the header, found none{wanted}")
+    if category is None and len(categories) > 1:
+        raise DatasetError(
+            f"{file}: expected images of one category, got the objects {_list(list(categories))}; give one's folder, "
+            f"such as {file.parent.parent / next(iter(categories))}, or a list of its own"
+        )
     test = tuple(sample for sample in samples if sample.split == "test")
     _check_masks(file, test)
     return Dataset(file, "csv", tuple(sample for sample in samples if sample.split == "train"), test)
@@ -343,6 +393,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
             # Spreadsheets of half the world write semicolons.
             delimiter = max(",;\t", key=header.count)
             names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            names = [_ALIASES.get(name, name) for name in names]
             _check_header(file, names)
             reader = csv.reader(text, delimiter=delimiter, strict=True)
             for fields in reader:
@@ -364,7 +415,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _check_header(file: Path, names: list[str]) -> None:
-    unknown = [name for name in names if name not in COLUMNS]
+    unknown = [name for name in names if name not in (*COLUMNS, OBJECT)]
     missing = [name for name in COLUMNS[:2] if name not in names]
     if unknown or missing or len(set(names)) != len(names):
         raise DatasetError(
@@ -375,26 +426,27 @@ def _check_header(file: Path, names: list[str]) -> None:
 
 def _csv_sample(file: Path, number: int, row: Mapping[str, str]) -> Sample:
     where = f"{file}, line {number}"
-    path = _csv_file(where, file, row["path"], "an image")
+    base = file.parent.parent if OBJECT in row and file.parent.name == "split_csv" else file.parent
+    path = _csv_file(where, base, row["path"], "an image")
     defective, kind = _csv_label(where, row["label"])
     split = _csv_split(where, row.get("split", ""), defective)
-    mask = _csv_file(where, file, row["mask"], "a mask") if row.get("mask") else None
+    mask = _csv_file(where, base, row["mask"], "a mask") if row.get("mask") else None
     if mask is not None and not defective:
         raise DatasetError(f"{where}: expected no mask, because the image is good; leave the mask empty")
     return Sample(path, defective, kind, mask, split)
 
 
-def _csv_file(where: str, file: Path, text: str, what: str) -> Path:
+def _csv_file(where: str, base: Path, text: str, what: str) -> Path:
     if not text or "\0" in text:
         raise DatasetError(f"{where}: expected the path of {what}, got {text!r}")
-    path = file.parent / text  # an absolute path stays as it is
+    path = base / text  # an absolute path stays as it is
     try:
         there = path.is_file()
     except OSError:  # a name that no file can have, for its length
         there = False
     if not there:
         raise DatasetError(
-            f"{where}: expected {what} at {str(path)[:500]}, but no file is there; paths start from the CSV's folder"
+            f"{where}: expected {what} at {str(path)[:500]}, but no file is there; paths start from {base}"
         )
     return path
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,13 @@ from patchbank.evaluation.datasets import Dataset, Sample
 from patchbank.evaluation.metrics import PixelMetrics, PixelResult, auroc, average_precision, best_f1
 from patchbank.imaging import images
 from patchbank.imaging.images import reason_of
+from patchbank.results.tables import frame_of
 from patchbank.util.log import logger
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import brief, counted, printable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 KEYS = (
     "image_auroc",
@@ -131,6 +135,13 @@ class Evaluation:
             "defective": _counts(bad),
             "kinds": {kind: _counts(row for row in bad if row.kind == kind) for kind in self.kinds},
         }
+
+    def to_frame(self) -> DataFrame:
+        """The `rows` as a pandas DataFrame: one row for each test image that could be read; `skipped` has the others.
+        Raises MissingExtraError without pandas."""
+        names = [each.name for each in fields(Row)]
+        rows = [{name: getattr(row, name) for name in names} | {"path": str(row.path)} for row in self.rows]
+        return frame_of(rows, names)
 
 
 def evaluate(

@@ -20,7 +20,8 @@ from patchbank.errors import ConfigError, ImageError
 from patchbank.evaluation.planting import KINDS, plant
 from patchbank.features.extract import patches_of
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.images import read_image
+from patchbank.imaging.sources import ImageSource
 from patchbank.results.verdict import Verdict, decide
 from patchbank.util.progress import Progress, silent
 
@@ -71,7 +72,7 @@ class Choice:
         return {
             "max_false_alarms": held.max_false_alarms,
             "confidence": held.confidence,
-            "supported": support.kept,
+            "supported": support.satisfied,
             "images_needed": support.needed,
             "threshold": held.threshold,
             "pixel_threshold": held.pixel_threshold,
@@ -117,7 +118,7 @@ def passing(calibration: Calibration, scores: FloatArray) -> int:
 def with_few_misses(options: Sequence[Choice], most: float) -> Choice:
     """The choice with the fewest false alarms under which the labelled defects leave room for at most the share `most`
     of misses. Raises ConfigError where there is none."""
-    able = [each for each in options if each.calibration.support.kept and each.labelled]
+    able = [each for each in options if each.calibration.support.satisfied and each.labelled]
     for each in able:  # ascending by false alarms
         if each.labelled and each.labelled.at_most <= most:
             return each
@@ -133,7 +134,7 @@ def with_few_misses(options: Sequence[Choice], most: float) -> Choice:
 def cheapest(options: Sequence[Choice], miss: float, false_alarm: float, defect_rate: float) -> Choice:
     """The choice that costs least an image, on average. miss, false_alarm: what each costs; defect_rate: the share of
     defective parts (0..1). Of equal ones, that with the fewest false alarms. Raises ConfigError without a choice."""
-    able = [each for each in options if each.calibration.support.kept and each.labelled]
+    able = [each for each in options if each.calibration.support.satisfied and each.labelled]
     if not able:
         raise ConfigError("cost_miss: expected labelled defects, and images that support one of the table's rates")
     return min(able, key=lambda each: cost(each, miss, false_alarm, defect_rate))

@@ -23,8 +23,10 @@ from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
 from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
-from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.images import read_image, reordered
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import ImageSource
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 
 MOST_LEARNED = 200  # good images that a candidate learns from
@@ -276,10 +278,12 @@ def _readable(path: Path, format: ImageFormat) -> bool:
 def _source(image: ByteArray, format: ImageFormat) -> ImageSource:
     """(H, W, 3 G) on the 0..255 scale -> an array that `predict` reads as that image."""
     own = image[:, :, : format.channels or 3]
+    own = reordered(own, format.channel_order)
     return own if format.white is None else own.astype(np.float32) * np.float32(format.white / 255)
 
 
 def _fit_patchcore(paths: Sequence[Path], config: Config, runtime: Runtime) -> Inspector:
     from patchbank.model import PatchCore
 
-    return PatchCore.fit(list(paths), config, runtime=runtime)
+    with quiet():
+        return PatchCore.fit(list(paths), config, runtime=runtime)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.wording import brief
 
@@ -41,7 +41,7 @@ class Patches:
     place: IntArray
     grid: tuple[int, int]
     input_size: tuple[int, int]
-    look: Look
+    look: ImageStatistics
 
     __repr__ = brief
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,20 +15,10 @@ from patchbank.config import Config
 from patchbank.errors import ImageError, PatchbankError
 from patchbank.features.embedding import Patches, embed
 from patchbank.features.tiling import layer_maps
-from patchbank.imaging.images import (
-    ImageSource,
-    Skipped,
-    blank,
-    input_size,
-    is_path,
-    name_of,
-    read_image,
-    reason_of,
-    resize,
-    thumbnail,
-)
+from patchbank.imaging.images import Skipped, blank, input_size, read_image, reason_of, resize, thumbnail
 from patchbank.imaging.roi import Roi
-from patchbank.imaging.statistics import look_at
+from patchbank.imaging.sources import ImageSource, held, is_open_file, is_path, name_of, own, unnamed
+from patchbank.imaging.statistics import image_statistics
 from patchbank.util.parallel import beside, in_order
 
 # An image, its patches or why it has none, its thumbnail.
@@ -45,7 +35,7 @@ def patches_of(
             image = blank(image, roi.inside(original), backbone.info.mean)
         image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
     size = (image.shape[0], image.shape[1])
-    looking = beside(lambda: look_at(image, original, roi.inside(size) if roi else None))
+    looking = beside(lambda: image_statistics(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
     with Clock(timings, "scene"):
@@ -87,24 +77,10 @@ def usable(images: Sequence[ImageSource], skipped: Sequence[Skipped]) -> list[Im
 
 def taken(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
     """The images, to be read after the next ones were taken. A camera may write each into the buffer of the one before:
-    what an iterator hands out is copied at once. A list or tuple is what it is."""
-    return images if isinstance(images, (list, tuple)) else map(own, images)
-
-
-def own(image: ImageSource) -> ImageSource:
-    """A copy of an image that its giver may still change; a path, or an array that nobody can write to, as it is. What
-    cannot be copied is no image, and stays to be refused where it is read."""
-    if isinstance(image, (str, os.PathLike)):
-        return image
-    if isinstance(image, np.ndarray):
-        return image if image.flags.owndata and not image.flags.writeable else image.copy()
-    try:
-        if isinstance(getattr(image, "mode", None), str) and callable(getattr(image, "copy", None)):
-            return image.copy()  # a PIL image, which keeps its mode and its palette
-        copied: Any = np.array(image)
-    except Exception:  # noqa: BLE001  (of someone else's class; reading it says what is wrong with it)
-        return image
-    return copied if copied.dtype != object else image
+    what an iterator hands out is copied at once. A list or tuple is what it is, but for open files: their bytes."""
+    if not isinstance(images, (list, tuple)):
+        return map(own, images)
+    return list(map(held, images)) if any(map(is_open_file, map(unnamed, images))) else images
 
 
 class Clock:

@@ -17,7 +17,7 @@ import numpy as np
 from patchbank.arrays import Array, FloatArray, IndexArray, IntArray
 from patchbank.bank import coreset
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.imaging.statistics import Look
+from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import Progress
 
@@ -161,7 +161,7 @@ class ImageFacts:
     def __init__(self) -> None:
         self.grids: list[tuple[int, int]] = []
         self.input_sizes: list[tuple[int, int]] = []
-        self._looks = array("d")  # four numbers an image, as in Look
+        self._looks = array("d")  # four numbers an image, as in ImageStatistics
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -175,7 +175,7 @@ class ImageFacts:
     def patches_of(self, image: int, features: FloatArray, place: IntArray) -> CalibrationPatches:
         """An image's patches as they were before they came into the buffer."""
         brightness, sharpness, height, width = self._looks[4 * image : 4 * image + 4]
-        look = Look(brightness, sharpness, int(height), int(width))
+        look = ImageStatistics(brightness, sharpness, int(height), int(width))
         return CalibrationPatches(image, Patches(features, place, self.grids[image], self.input_sizes[image], look))
 
     def split(self, buffer: PatchBuffer) -> list[CalibrationPatches]:

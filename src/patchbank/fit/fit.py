@@ -15,7 +15,7 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, DatasetError, ImageError
@@ -25,9 +25,10 @@ from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_arra
 from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import born
-from patchbank.imaging.images import ImageSource, Skipped, is_path, name_of
+from patchbank.fitted.versions import initial_history
+from patchbank.imaging.images import Skipped
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import ImageSource, Named, held, is_one_image, is_path, name_of
 from patchbank.scoring.expected_distance import Sample, expected_distance
 from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.util.progress import Progress
@@ -61,10 +62,10 @@ def fit(
         searcher = build_searcher(training.bank.vectors, config)
         bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
         calibration, normal, scene = calibrate(training.calibration, bank, searcher, config, progress)
-        life = born(bank, training.spares, calibration)
+        history = initial_history(bank, training.spares, calibration)
         pictures = training.thumbnails
         model = FittedModel(
-            config, network, bank, searcher, calibration, life, roi, pictures, training.skipped, normal, scene
+            config, network, bank, searcher, calibration, history, roi, pictures, training.skipped, normal, scene
         )
         return model, training.known
 
@@ -83,7 +84,7 @@ class Training:
     further fit of some of them; None where the memory budget has no room for both."""
 
     bank: MemoryBank
-    spares: Reserve
+    spares: ArchivedVectors
     sample: Sample | None
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
@@ -122,6 +123,7 @@ def collect(
         for source, patches, picture in remaining:
             progress("embed", run.done, total)
             name = name_of(source, run.done)
+            run.meet(name, isinstance(source, Named))
             if not isinstance(patches, ImageError):
                 if not is_path(source):
                     run.unnamed.add(len(run.names))
@@ -149,22 +151,25 @@ def _stored_after(kind: type[BaseException], run: _Run, checkpoint: Checkpoint |
 
 
 def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """The images, which are several: DatasetError for a single one."""
-    if isinstance(images, (str, os.PathLike, np.ndarray)):
+    """The images, which are several: DatasetError for a single one. Of a list, open files are read now: a fit may need
+    them twice."""
+    if is_one_image(images):
         kind = type(images).__name__
         raise DatasetError(f"expected a sequence of images; got one {kind} (for a folder: patchbank.find_images)")
-    return images
+    return list(map(held, images)) if isinstance(images, (list, tuple)) else images
 
 
 @dataclass(eq=False)
 class _Run:
     """How far a fit has come. picture_bytes: what thumbnails may take. unnamed: the places in `names` of images that
-    have no path; a fit with a checkpoint has none."""
+    have no path; a fit with a checkpoint has none. met: the images' names, and whether they were
+    given (`Named`)."""
 
     stream: PatchStream
     picture_bytes: int
     names: list[str] = field(default_factory=list)
     unnamed: set[int] = field(default_factory=set)
+    met: dict[str, bool] = field(default_factory=dict)
     thumbnails: dict[int, bytes] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     pictured: int = 0  # bytes of the thumbnails
@@ -174,6 +179,12 @@ class _Run:
     def done(self) -> int:
         """Images of the sequence that have been taken, usable or not."""
         return len(self.names) + len(self.skipped)
+
+    def meet(self, name: str, given: bool) -> None:
+        """Takes note of an image's name. DatasetError for a given one that another image has."""
+        if name in self.met and (given or self.met[name]):
+            raise DatasetError(f"{name}: is the name of two images; give each a name of its own")
+        self.met[name] = given
 
     def skip(self, name: str, error: ImageError) -> None:
         """Takes an unusable image."""

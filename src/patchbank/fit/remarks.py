@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.calibration.image_check import LEAST_IMAGES, MEASURES
-from patchbank.calibration.outliers import Suspect
+from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.fitted.model import FittedModel
 from patchbank.util.wording import counted, plural
 
@@ -60,11 +60,11 @@ def remarks(model: FittedModel) -> Iterator[str]:
     """One warning a line, the most important first."""
     calibration, scene = model.calibration, model.scene
     yield from doubts(model)
-    if calibration and not calibration.support.kept:
+    if calibration and not calibration.support.satisfied:
         yield f"{calibration.support}; the threshold is their largest score"
     if calibration and calibration.bounds.suspects:
         yield calibration.bounds.sentence
-    if scene and not scene.support.kept:
+    if scene and not scene.support.satisfied:
         yield f"scene: {scene.support}; its ranges are widened"
     elif calibration and model.config.scene_false_alarms and not scene:
         yield f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with"
@@ -88,9 +88,9 @@ def remarks(model: FittedModel) -> Iterator[str]:
         yield from _listed(suspects)
 
 
-def _listed(suspects: tuple[Suspect, ...]) -> Iterator[str]:
+def _listed(suspects: tuple[SuspectedOutlier, ...]) -> Iterator[str]:
     for each in suspects[:_MOST_NAMED]:
-        about = f"score {each.score:.4g}, {each.oddness:.1f} units over the median (limit {each.limit:.1f})"
+        about = f"score {each.score:.4g}, robust z-score {each.robust_z:.1f} (limit {each.robust_z_limit:.1f})"
         yield f"  {each.name}: {about}"
     if len(suspects) > _MOST_NAMED:
         yield f"  ... and {len(suspects) - _MOST_NAMED} more"

@@ -17,7 +17,7 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.bank import coreset
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.features.embedding import CalibrationPatches, Patches
@@ -144,7 +144,7 @@ class PatchStream:
         """Some of the patches that were offered to the bank; None where the options need none."""
         return self._reservoir.sample() if self.config.distance_scaling and self.seen else None
 
-    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, Reserve, list[CalibrationPatches]]:
+    def finish(self, names: tuple[str, ...]) -> tuple[MemoryBank, ArchivedVectors, list[CalibrationPatches]]:
         """The bank, its spares, and the images to calibrate with. The stream must not be used afterwards."""
         size = self._limits.bank(self.seen, self.buffer.capacity // 2 if self.chunks else None)
         if self.chunks and self.config.sampler == "random":
@@ -164,7 +164,7 @@ class PatchStream:
             calibration = sorted(self.pool.images, key=lambda held: held.image)
         else:
             calibration = self.facts.split(self.buffer)
-        return bank, Reserve(*self.facts.located(self.buffer, chosen.spares)), calibration
+        return bank, ArchivedVectors(*self.facts.located(self.buffer, chosen.spares)), calibration
 
     def state(self) -> dict[str, Array]:
         """All that `restore` needs to go on from here, as plain arrays; those of the buffer and pool are no copies."""

@@ -14,12 +14,12 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.calibration.held_out import score_one
-from patchbank.calibration.outliers import Suspect, screen
+from patchbank.calibration.outliers import SuspectedOutlier, screen
 from patchbank.errors import ImageError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import Described, described, usable
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource
+from patchbank.imaging.sources import ImageSource
 from patchbank.util.progress import Progress
 
 ROUNDS = 2  # of dropping: what is odd only among what is left after them stays
@@ -39,7 +39,7 @@ def without_outliers(
     known: what is known of the images, of which `fit` takes a part, and returns what the next one may know."""
     names, skipped = list(model.bank.images), model.skipped
     kept = usable(images, model.skipped)
-    dropped: list[Suspect] = []
+    dropped: list[SuspectedOutlier] = []
     for _ in range(ROUNDS):
         scores = _scores(model, kept, known, embed, progress)
         found = {each.name: each for each in screen(scores, [str(n) for n in range(len(kept))])}

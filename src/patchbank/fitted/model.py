@@ -9,12 +9,12 @@ import numpy as np
 
 from patchbank.backbones import Backbone
 from patchbank.bank.memory_bank import MemoryBank
-from patchbank.calibration.image_check import Scene
-from patchbank.calibration.outliers import Suspect
+from patchbank.calibration.image_check import ImageCheck
+from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.fitted.versions import Life, State, Version, images_of
+from patchbank.fitted.versions import State, Version, VersionHistory, images_of
 from patchbank.imaging.images import Skipped
 from patchbank.imaging.roi import Roi
 from patchbank.scoring.normal_distances import NormalDistances
@@ -27,7 +27,7 @@ class FittedModel:
     """What a fit has learned. It does not change.
 
     config: all options, with the backbone's choices filled in. bank: the memory bank. searcher: holds the bank's
-    vectors. calibration: held-out normal scores, or None. life: the bank's versions, and the vectors that are not in
+    vectors. calibration: held-out normal scores, or None. history: the bank's versions, and the vectors that are not in
     it. roi: the region of interest, None = all. thumbnails: JPEG bytes by the training image's number, or none.
     skipped: training images that could not be read. normal: left-out normal patches' distances; None without
     calibration. scene: how the images look as a whole; None if that is not checked. dropped: training images that
@@ -39,20 +39,35 @@ class FittedModel:
     bank: MemoryBank
     searcher: Searcher
     calibration: Calibration | None
-    life: Life
+    history: VersionHistory
     roi: Roi | None = None
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     normal: NormalDistances | None = None
-    scene: Scene | None = None
-    dropped: tuple[Suspect, ...] = ()
+    scene: ImageCheck | None = None
+    dropped: tuple[SuspectedOutlier, ...] = ()
 
     __repr__ = brief
 
     @property
+    def threshold(self) -> float | None:
+        """The image score above which an image is anomalous; None without calibration. `Result.threshold` is it."""
+        return self.calibration.threshold if self.calibration else None
+
+    @property
+    def pixel_threshold(self) -> float | None:
+        """Likewise for the anomaly map: its pixels above make the mask and the regions; None without calibration."""
+        return self.calibration.pixel_threshold if self.calibration else None
+
+    @property
     def versions(self) -> tuple[Version, ...]:
         """Every version that the bank had, oldest first; the last is the present one."""
-        return self.life.versions
+        return self.history.versions
+
+    @property
+    def life(self) -> VersionHistory:
+        """The former name of `history`."""
+        return self.history
 
     @property
     def training_images(self) -> tuple[str, ...]:
@@ -60,7 +75,7 @@ class FittedModel:
         return tuple(self.bank.images[image] for image in sorted(images_of(self.versions)[-1]))
 
     @property
-    def suspects(self) -> tuple[Suspect, ...]:
+    def suspects(self) -> tuple[SuspectedOutlier, ...]:
         """Training images that look defective, the oddest first: their left-out scores stand out
         (docs/operate/audit.md)."""
         return self.calibration.suspects if self.calibration else ()
@@ -81,4 +96,4 @@ class FittedModel:
             )
         if number == len(self.versions):
             return State(np.arange(len(self.bank), dtype=np.int32), self.calibration, self.normal, self.scene)
-        return self.life.past[number - 1]
+        return self.history.past[number - 1]

@@ -1,6 +1,6 @@
-"""The bank's life: every version that it had, what changed in each, and the way back.
+"""The bank's history: every version that it had, what changed in each, and the way back.
 
-A model keeps all vectors that were ever in its bank: those that are in it now, and the others in a reserve. A version
+A model keeps all vectors that were ever in its bank: those that are in it now, and the others in a archived. A version
 is a list of their numbers, so rollback and diff are selections. Nothing is ever recomputed for an old version: its
 calibration scores are kept with it.
 """
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from patchbank.arrays import IntArray
-from patchbank.bank.memory_bank import MemoryBank, Reserve
-from patchbank.calibration.image_check import Scene
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
+from patchbank.calibration.image_check import ImageCheck
 from patchbank.calibration.thresholds import Calibration
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.util.wording import brief
@@ -116,24 +116,26 @@ class State:
     members: IntArray
     calibration: Calibration | None
     normal: NormalDistances | None
-    scene: Scene | None
+    scene: ImageCheck | None
 
     __repr__ = brief
 
 
 @dataclass(frozen=True, eq=False)
-class Life:
-    """versions: oldest first, the last is the model as it is. past: the states of all but the last. reserve: vectors
+class VersionHistory:
+    """versions: oldest first, the last is the model as it is. past: the states of all but the last. archived: vectors
     that are not in the bank."""
 
     versions: tuple[Version, ...]
     past: tuple[State, ...]
-    reserve: Reserve
+    archived: ArchivedVectors
 
     __repr__ = brief
 
 
-def born(bank: MemoryBank, reserve: Reserve | None, calibration: Calibration | None) -> Life:
+def initial_history(
+    bank: MemoryBank, archived: ArchivedVectors | None, calibration: Calibration | None
+) -> VersionHistory:
     """The life of a bank that was just fitted."""
     version = Version(
         number=1,
@@ -142,13 +144,13 @@ def born(bank: MemoryBank, reserve: Reserve | None, calibration: Calibration | N
         images=len(bank.images),
         size=len(bank),
         covering_radius=bank.covering_radius,
-        **promises(calibration),
+        **guarantee_fields(calibration),
     )
     nothing = np.empty(0, np.int64)
-    return Life((version,), (), reserve or rows_of(bank).take(nothing))
+    return VersionHistory((version,), (), archived or rows_of(bank).take(nothing))
 
 
-def promises(calibration: Calibration | None) -> dict[str, Any]:
+def guarantee_fields(calibration: Calibration | None) -> dict[str, Any]:
     """The fields of a Version that follow from its calibration."""
     return {
         "max_false_alarms": calibration.max_false_alarms if calibration else None,
@@ -160,9 +162,9 @@ def promises(calibration: Calibration | None) -> dict[str, Any]:
     }
 
 
-def rows_of(bank: MemoryBank) -> Reserve:
+def rows_of(bank: MemoryBank) -> ArchivedVectors:
     """The bank's vectors with their provenance."""
-    return Reserve(bank.vectors, bank.image, bank.row, bank.column)
+    return ArchivedVectors(bank.vectors, bank.image, bank.row, bank.column)
 
 
 def images_of(versions: Sequence[Version]) -> list[frozenset[int]]:

@@ -6,6 +6,7 @@ Everything becomes RGB on the 0..255 scale. Rules, for files and arrays alike:
   applied to files;
 - uint8 stays as it is; uint16 is divided by 257, so that 65535 becomes 255; bool becomes 0 and 255;
 - float arrays and files are expected in 0..1 and are multiplied by 255;
+- arrays and NPY files, which do not say which channel is red, are RGB, or BGR where `channel_order` says so (OpenCV);
 - where `white` is given (4095 for a 12-bit camera), it is the value that becomes 255, whatever the type; without it,
   the value that the file itself calls white is (PGM's maxval; packed TIFFs of 10, 12 or 14 bits).
 
@@ -20,10 +21,10 @@ import hashlib
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard, Union
 
 import numpy as np
 
@@ -31,9 +32,20 @@ from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray
 from patchbank.config import ImageFormat
 from patchbank.errors import ImageError, OutputError, PatchbankError
 from patchbank.imaging.decoding import check_pixels, decode_picture, read_file
+from patchbank.imaging.formats import HEAD, format_of
+from patchbank.imaging.sources import (
+    ImageSource,
+    Named,
+    array_of,
+    bytes_of,
+    is_encoded,
+    is_open_file,
+    is_path,
+)
 from patchbank.util.files import atomic_write, make_folder
 from patchbank.util.log import logger
 from patchbank.util.wording import printable
+from patchbank.validation import without_code
 
 MIN_SIDE = 8
 SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the networks' deepest stride
@@ -44,9 +56,6 @@ SUFFIXES = frozenset(
 )
 TWELVE_BITS = 4095
 LEAST_CONTRAST = 64  # of a lossy mask, of 255: below, noise is as bright as a mark
-
-# A path, a NumPy array (H, W[, C]), or anything that NumPy can turn into one (a PIL image).
-ImageSource: TypeAlias = Union[str, "os.PathLike[str]", Array, Any]
 
 
 COLOUR = ImageFormat()
@@ -85,21 +94,48 @@ def read_image(source: ImageSource, format: ImageFormat = COLOUR) -> Array:
     Raises ImageError for a missing, damaged, truncated, oversized (formats.max_pixels) or undersized (a side under
     MIN_SIDE) image, or one of another format.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        array = _as_array(source)
-        _hint_at_depth("an array", array, format)
-        return to_rgb(array, format)
-    path = Path(source)
-    try:
-        picture = decode_picture(read_file(path), format.channels, accept_damaged=format.accept_damaged)
-        if format.white is None and picture.white is not None:
-            format = replace(format, white=picture.white)
-        _hint_at_depth(str(path), picture.values, format)
+    if isinstance(source, Named):
+        with _naming(source.name):
+            return read_image(source.image, format)
+    if is_path(source):
+        with _naming(str(Path(source))):
+            return _decoded(read_file(source), format, str(source))
+    if is_encoded(source) or is_open_file(source):
+        return _decoded(bytes_of(source), format, "an image's bytes")
+    array = array_of(source)
+    _hint_at_depth("an array", array, format)
+    if not isinstance(getattr(source, "mode", None), str):  # PIL says itself what is red
+        array = reordered(array, format.channel_order)
+    return to_rgb(array, format)
+
+
+def _decoded(data: bytes, format: ImageFormat, name: str) -> Array:
+    """A file's bytes -> (H, W, 3 G) RGB."""
+    picture = decode_picture(data, format.channels, accept_damaged=format.accept_damaged)
+    if format.white is None and picture.white is not None:
+        format = replace(format, white=picture.white)
+    _hint_at_depth(name, picture.values, format)
+    if format_of(data[:HEAD]) != "NPY":  # the others say what is red
         return to_rgb(picture.values, format, ours=True)
+    return to_rgb(reordered(picture.values, format.channel_order), format, ours=True)
+
+
+def reordered(array: Array, order: str) -> Array:
+    """An array whose channels come in this order, with their order in RGB, and the other way round: of (H, W, 3 or 4)
+    BGR or BGRA, (H, W, 3) RGB. Anything else as it is."""
+    if order not in ("rgb", "bgr"):
+        raise without_code("channel_order", order)
+    return array[:, :, 2::-1] if order == "bgr" and array.ndim == 3 and array.shape[2] in (3, 4) else array
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
     except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{name}: {error}") from error
     except MemoryError as error:
-        raise ImageError(f"{path}: does not fit into the memory; expected a smaller image") from error
+        raise ImageError(f"{name}: does not fit into the memory; expected a smaller image") from error
 
 
 def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) -> Array:
@@ -115,8 +151,8 @@ def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) ->
     if array.ndim == 3 and wanted and array.shape[2] != wanted:
         raise ImageError(f"expected an image of {wanted} channels (as channels = {wanted} says); got {array.shape[2]}")
     if array.ndim != 3 or not (wanted or 1 <= array.shape[2] <= 4):
-        more = "; for images of more channels set channels" if array.ndim == 3 and 4 < array.shape[2] < 64 else ""
-        raise ImageError(f"expected an image of shape (H, W) or (H, W, 1 to 4); got {array.shape}{more}")
+        shape = f"{array.shape}{_advice(array.shape)}"
+        raise ImageError(f"expected an image of shape (H, W) or (H, W, 1 to 4); got {shape}")
     height, width, channels = array.shape
     if min(height, width) < MIN_SIDE:
         raise ImageError(f"is {width}x{height} pixels; expected at least {MIN_SIDE}x{MIN_SIDE}")
@@ -128,6 +164,17 @@ def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) ->
         return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
     filled = np.minimum(np.arange(-(-channels // 3) * 3), channels - 1)  # 4 channels: 0 1 2, 3 3 3
     return np.ascontiguousarray(values[:, :, filled])  # (H, W, C) -> (H, W, 3 G)
+
+
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about an array that is no image of colours, to a message's end."""
+    if len(shape) == 4:
+        return ": give the images of a batch one by one, as a list"
+    if len(shape) != 3:
+        return ""
+    if shape[0] in (1, 3, 4):
+        return ", channels first: use image.transpose(1, 2, 0), in PyTorch image.permute(1, 2, 0)"
+    return "; for images of more channels set channels" if 4 < shape[2] < 64 else ""
 
 
 _said = threading.Event()
@@ -289,16 +336,6 @@ def fingerprint(image: Array) -> bytes:
     return digest.digest()
 
 
-def name_of(source: ImageSource, number: int) -> str:
-    """What to call an image in messages and provenance: its path, or its place in the sequence (from 0)."""
-    return os.fspath(source) if is_path(source) else f"image {number}"
-
-
-def is_path(source: ImageSource) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether an image is named by its file. Its name cannot tell: a file may be called 'image 1'."""
-    return isinstance(source, (str, os.PathLike))
-
-
 def _to_255(array: Array, white: float | None, ours: bool) -> Array:
     if white is not None:
         return _scaled(array, white, ours)
@@ -340,36 +377,23 @@ def _scaled(array: Array, white: float, ours: bool) -> FloatArray:
     return values
 
 
-def _as_array(source: Any) -> Array:
-    if isinstance(source, np.ndarray):
-        given = np.asarray(source)
-        return given if given.dtype.isnative else given.astype(given.dtype.newbyteorder("="))
-    if getattr(source, "mode", None) in ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "La", "RGBa"):
-        source = _loaded(lambda: source.convert("RGB"))  # a PIL image whose raw values are not grey or RGB
-    array: Array = _loaded(lambda: np.asarray(source))
-    if array.dtype == object:
-        raise ImageError(f"expected a path, a NumPy array or a PIL image; got {type(source).__name__}")
-    if array.dtype == np.int32 and getattr(source, "mode", "").startswith("I") and array.size and array.min() >= 0:
-        return array.astype(np.uint16) if array.max() <= 65535 else array  # PIL's guise of a 16-bit grey image
-    return array
-
-
-def _loaded(load: Callable[[], Any]) -> Any:
-    """What `load` returns; ImageError for whatever it raises: PIL reads a file only when its pixels are asked for."""
-    try:
-        return load()
-    except Exception as error:
-        raise ImageError(f"cannot be turned into an array ({type(error).__name__}: {error})") from error
-
-
 def write_png(path: Path, picture: Array) -> None:
     """Writes (H, W, 3) RGB or (H, W) uint8 or bool as PNG, aside and renamed; makes its folder. Raises OutputError."""
+    try:
+        data = encode_png(picture)
+    except ImageError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    make_folder(path.parent)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def encode_png(picture: Array) -> bytes:
+    """(H, W, 3) RGB or (H, W) uint8 or bool -> the bytes of a PNG file. Raises ImageError."""
     import cv2
 
     eight_bit = picture.astype(np.uint8) * 255 if picture.dtype == np.bool_ else picture
     ok, data = cv2.imencode(".png", eight_bit[:, :, ::-1] if eight_bit.ndim == 3 else eight_bit)
     if not ok:
-        raise OutputError(f"cannot write {path}: an image of shape {picture.shape} cannot be encoded as PNG")
-    make_folder(path.parent)
-    with atomic_write(path) as file:
-        file.write(data.tobytes())
+        raise ImageError(f"an image of shape {picture.shape} cannot be encoded as PNG")
+    return data.tobytes()

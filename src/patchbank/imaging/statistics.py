@@ -12,7 +12,7 @@ _COARSER = 4  # sharpness compares the image's gradients with those of its reduc
 _SIDE = 96  # the median of brightness is taken on a reduction to about this size, which is as good and quicker
 
 
-class Look(NamedTuple):
+class ImageStatistics(NamedTuple):
     """brightness: median grey level, 0..255. sharpness: mean gradient over that of the image reduced four times (1/4
     for a smooth ramp or an empty image, 4 for white noise). height, width: pixels of the original image."""
 
@@ -22,7 +22,7 @@ class Look(NamedTuple):
     width: int
 
 
-def look_at(image: Array, size: tuple[int, int], inside: BoolArray | None = None) -> Look:
+def image_statistics(image: Array, size: tuple[int, int], inside: BoolArray | None = None) -> ImageStatistics:
     """image: (H, W, C) in 0..255, as the network gets it; `size`: (height, width) before it was resized. inside: (H, W)
     bool, the pixels that count; None = all."""
     import cv2
@@ -36,7 +36,7 @@ def look_at(image: Array, size: tuple[int, int], inside: BoolArray | None = None
     coarse, coarse_inside = (small, small_inside) if small.shape == sides else _reduced(grey, inside, sides)
     counted = small if small_inside is None else small[small_inside]
     sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
-    return Look(float(np.median(counted)), float(sharpness), *size)
+    return ImageStatistics(float(np.median(counted)), float(sharpness), *size)
 
 
 def _reduced(grey: Any, inside: Any, size: tuple[int, int]) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from patchbank.imaging.boxes import Box, cut, fitted, in_shares, neighbourhood, 
 from patchbank.imaging.overlay import overlay
 from patchbank.reports.explanation_page import write_page
 from patchbank.reports.explanation_sheet import write_sheet
+from patchbank.reports.notebook import explanation_view
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 from patchbank.results.result import Result
 from patchbank.scoring.anomaly_map import Region
@@ -33,6 +34,9 @@ _MARGIN = 1.3  # the side of a region's surroundings, in multiples of the region
 class Explanation(ExplanationFacts):
     """Why an image was judged as it was; made by `Result.explain` or `PatchCore.explain`. Its fields are those of
     `ExplanationFacts`."""
+
+    def _repr_html_(self) -> str:
+        return explanation_view(self)
 
     def save(self, path: str | Path, *, model: str | None = None) -> None:
         check_ending(path)
@@ -86,7 +90,7 @@ def explain(
         picture=picture,
         overlay=with_heat,
         verdict=result.verdict,
-        unlike=result.scene_reasons,
+        unlike=result.distribution_reasons,
         colours=colours,
     )
 
@@ -245,9 +249,9 @@ class _Outline:
 
 def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:
     notes = []
-    if result.scene_reasons:
+    if result.distribution_reasons:
         notes.append(
-            f"Out of distribution, so its score means little: {'; '.join(result.scene_reasons)}. Look at the picture "
+            f"Out of distribution, so its score means little: {'; '.join(result.distribution_reasons)}. Look at the picture "
             "first."
         )
     if not model.calibration:

@@ -8,7 +8,8 @@ from functools import partial
 from patchbank.arrays import Array
 from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
-from patchbank.imaging.images import ImageSource, fingerprint
+from patchbank.imaging.images import fingerprint
+from patchbank.imaging.sources import ImageSource, unnamed
 from patchbank.results.result import Inspector, Result
 from patchbank.scoring import scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image
@@ -33,8 +34,8 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
     return Result(
         path=name,
         score=score,
-        threshold=calibration.threshold if calibration else None,
-        pixel_threshold=calibration.pixel_threshold if calibration else None,
+        threshold=model.threshold,
+        pixel_threshold=model.pixel_threshold,
         p_value=calibration.p_value(score) if calibration else None,
         review_rate=model.config.review_rate,
         patch_scores=patches.on_grid(scores),
@@ -45,7 +46,7 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         input_size=patches.input_size,
         smoothing_sigma=model.config.smoothing_sigma,
         timings=timings,
-        source=source,
+        source=unnamed(source),
         image_format=model.config.image_format,
         roi=model.roi,
         scene=scene,

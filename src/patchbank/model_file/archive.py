@@ -14,6 +14,7 @@ import math
 import re
 import stat
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ _MAX_CONTAINERS, _MAX_VALUES = 500_000, 4_000_000  # of a manifest; 100 000 trai
 _MAX_DEPTH = 12
 _MAX_HEADER = 100_000  # bytes, of a safetensors entry
 _MAX_TEXT = 1 << 20  # characters
-_MAX_WHOLE = 10**308  # what becomes a float without an error
+MAX_WHOLE = int(sys.float_info.max)  # what becomes a float without an error
 _DIRECTORY_ROOM = 128  # bytes of the zip's directory for each entry: header, name and 64-bit sizes
 _ENTRY_NAME = re.compile(
     r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
@@ -84,12 +85,13 @@ class ModelFile:
     """What a model file holds. All of it is read into memory at once, and checksums are of the very bytes that are
     used, so nothing that happens to the file later matters.
 
-    Raises ModelFileError if the file is missing, damaged, too new, or not a model file.
+    data: the file's bytes, where they are in memory already; the path then only names them. Raises ModelFileError if
+    the file is missing, damaged, too new, or not a model file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         self.path = Path(path)
-        self._data = self._read()
+        self._data = self._read() if data is None else data
         self._check_directory()
         try:
             with zipfile.ZipFile(io.BytesIO(self._data)) as file:
@@ -243,8 +245,8 @@ def _check_values(manifest: Any) -> None:
                     raise ValueError(f"holds a text of {len(value):,} characters; expected at most {_MAX_TEXT:,}")
             elif isinstance(value, float) and not math.isfinite(value):
                 raise ValueError("holds a number that is not finite")
-            elif isinstance(value, int) and abs(value) > _MAX_WHOLE:
-                raise ValueError("holds a whole number beyond 1e308")
+            elif isinstance(value, int) and abs(value) > MAX_WHOLE:
+                raise ValueError("holds a whole number beyond 1.8e308")
         layer, depth = below, depth + 1
 
 

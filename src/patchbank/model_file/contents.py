@@ -20,19 +20,20 @@ import numpy as np
 from patchbank.arrays import IntArray
 from patchbank.backbones import Backbone, BackboneInfo, Layer, restore_backbone
 from patchbank.backbones.onnx_safety import check_plain
+from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import MemoryBank
-from patchbank.calibration.image_check import MEASURES, Scene
-from patchbank.calibration.outliers import Suspect
+from patchbank.calibration.image_check import MEASURES, ImageCheck
+from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ImageError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import Life, State
+from patchbank.fitted.versions import State, VersionHistory
 from patchbank.imaging.roi import Roi
 from patchbank.model_file import archive, schema
 from patchbank.model_file.thumbnails import check_thumbnail
-from patchbank.model_file.versions import NORMAL, SCENE, get_life, packed_radius, put_life, radius_of
+from patchbank.model_file.versions import NORMAL, SCENE, get_history, packed_radius, put_history, radius_of
 from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.searcher import build_searcher
@@ -56,9 +57,14 @@ def save(model: FittedModel, path: str | Path) -> None:
     archive.write(path, *packed(model))
 
 
+def file_bytes(model: FittedModel) -> bytes:
+    """The file that `save` writes."""
+    return archive.file_bytes(*packed(model))
+
+
 def sha256(model: FittedModel) -> str:
     """The digest of the file that `save` writes, in hexadecimal."""
-    return hashlib.sha256(archive.file_bytes(*packed(model))).hexdigest()
+    return hashlib.sha256(file_bytes(model)).hexdigest()
 
 
 def packed(model: FittedModel) -> tuple[Manifest, Entries]:
@@ -74,7 +80,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     _put_bank(model.bank, manifest, entries)
     _put_calibration(model.calibration, manifest, entries)
     _put_normal(model.normal, manifest, entries)
-    put_life(model, manifest, entries)
+    put_history(model, manifest, entries)
     _put_scene(model.scene, manifest, entries)
     manifest["dropped"] = [dataclasses.asdict(suspect) for suspect in model.dropped]
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
@@ -90,10 +96,10 @@ class Stored:
     info: BackboneInfo
     bank: MemoryBank
     state: State
-    life: Life
+    history: VersionHistory
     roi: Roi | None
     thumbnails: Mapping[int, bytes]
-    dropped: tuple[Suspect, ...]
+    dropped: tuple[SuspectedOutlier, ...]
 
     @property
     def manifest(self) -> Manifest:
@@ -107,54 +113,66 @@ class Stored:
         }
         manifest = {name: described.get(name, value) for name, value in self.file.manifest.items()}
         if "versions" in manifest:
-            pairs = zip(manifest["versions"], self.life.versions, strict=True)
+            pairs = zip(manifest["versions"], self.history.versions, strict=True)
             manifest["versions"] = [about | version.to_dict() for about, version in pairs]
         return manifest
 
 
-def read(path: str | Path) -> Stored:
-    """All that a file holds, without starting its network. Raises ModelFileError."""
-    file = archive.ModelFile(path)
+def read(path: str | Path, data: bytes | None = None) -> Stored:
+    """All that a file holds, without starting its network. data: as for `archive.ModelFile`. Raises ModelFileError."""
+    file = archive.ModelFile(path, data)
     with _checked(path):
         schema.check(file.manifest)
         config, info = _config(file), _backbone_info(file)
         bank = _bank(file, config, info)
         state = _state(file, config, bank)
-        life = get_life(file, config, bank, state)
+        history = get_history(file, config, bank, state)
         roi = Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None
-        return Stored(file, config, info, bank, state, life, roi, _thumbnails(file, bank), _dropped(file))
+        return Stored(file, config, info, bank, state, history, roi, _thumbnails(file, bank), _dropped(file))
 
 
 def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
     """The fields of the FittedModel that the file holds, and the file's digest. Without `runtime.trusted`, there are
     limits to what they may cost. Raises ModelFileError or BackboneError."""
     stored = read(path)
-    config, bank = stored.config, stored.bank
     if not runtime.trusted:
-        try:
-            schema.check_work(config, stored.info, (len(bank), bank.vectors.shape[1]))
-        except ValueError as error:
-            raise ModelFileError(
-                f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
-                "file comes from, load it with trusted=True (--trusted)"
-            ) from error
-    backbone = _backbone(stored, runtime)
-    with _checked(path):
-        searcher = build_searcher(bank.vectors, config)
-    fields = {
-        "config": config,
+        _check_work(path, stored)
+    return _fields(stored, _backbone(stored, runtime)), stored.file.sha256()
+
+
+def copied(data: bytes, runtime: Runtime) -> dict[str, Any]:
+    """The fields of a FittedModel from the bytes that `file_bytes` made in a process that is trusted: nothing is held
+    against the limits for files that nobody vouches for. Raises ModelFileError or BackboneError."""
+    stored = read("a copied model", data)
+    return _fields(stored, OnnxBackbone(bytes(stored.file.entry("backbone.onnx")), stored.info, runtime))
+
+
+def _fields(stored: Stored, backbone: Backbone) -> dict[str, Any]:
+    with _checked(stored.file.path):
+        searcher = build_searcher(stored.bank.vectors, stored.config)
+    return {
+        "config": stored.config,
         "backbone": backbone,
-        "bank": bank,
+        "bank": stored.bank,
         "searcher": searcher,
         "calibration": stored.state.calibration,
-        "life": stored.life,
+        "history": stored.history,
         "scene": stored.state.scene,
         "roi": stored.roi,
         "normal": stored.state.normal,
         "thumbnails": stored.thumbnails,
         "dropped": stored.dropped,
     }
-    return fields, stored.file.sha256()
+
+
+def _check_work(path: str | Path, stored: Stored) -> None:
+    try:
+        schema.check_work(stored.config, stored.info, (len(stored.bank), stored.bank.vectors.shape[1]))
+    except ValueError as error:
+        raise ModelFileError(
+            f"{path}: asks for more than a model may that nobody vouches for ({error}); if you know where the "
+            "file comes from, load it with trusted=True (--trusted)"
+        ) from error
 
 
 def needs_trust(model: FittedModel) -> str | None:
@@ -305,7 +323,7 @@ def _described(calibration: Calibration) -> Manifest:
         "method": calibration.method,
         "max_false_alarms": calibration.max_false_alarms,
         "confidence": calibration.confidence,
-        "supported": support.kept,
+        "supported": support.satisfied,
         "supported_rate": support.rate,
         "images_needed": support.needed,
         "threshold": calibration.threshold,
@@ -348,32 +366,32 @@ def _normal(file: archive.ModelFile) -> NormalDistances | None:
     return NormalDistances(**file.tensors("normal.safetensors", NORMAL), images=about["images"])
 
 
-def _put_scene(scene: Scene | None, manifest: Manifest, entries: Entries) -> None:
+def _put_scene(scene: ImageCheck | None, manifest: Manifest, entries: Entries) -> None:
     manifest["scene"] = None
     if scene:
         entries["scene.safetensors"] = archive.tensor_bytes({name: getattr(scene, name) for name in SCENE})
         manifest["scene"] = _ranges(scene)
 
 
-def _ranges(scene: Scene) -> Manifest:
+def _ranges(scene: ImageCheck) -> Manifest:
     """For other readers: they follow from the measures."""
     ranges = zip(MEASURES, scene.ranges.T.tolist(), strict=True)
     return {"ranges": {measure.name: pair for measure, pair in ranges}}
 
 
-def _scene(file: archive.ModelFile, config: Config, dims: int) -> Scene | None:
+def _scene(file: archive.ModelFile, config: Config, dims: int) -> ImageCheck | None:
     about: Mapping[str, Any] | None = file.manifest.get("scene")  # version 1 has none
     if about is None:
         return None
     tensors = file.tensors("scene.safetensors", SCENE)
     if len(tensors["projection"]) != dims:
         raise ValueError("the scene's projection does not fit the bank's vectors")
-    return Scene(**tensors, max_false_alarms=config.scene_false_alarms)
+    return ImageCheck(**tensors, max_false_alarms=config.scene_false_alarms)
 
 
-def _dropped(file: archive.ModelFile) -> tuple[Suspect, ...]:
+def _dropped(file: archive.ModelFile) -> tuple[SuspectedOutlier, ...]:
     """The training images that a fit left out; files written before there was drop_outliers have none."""
-    return tuple(Suspect(**about) for about in file.manifest.get("dropped", []))
+    return tuple(SuspectedOutlier(**about) for about in file.manifest.get("dropped", []))
 
 
 def _thumbnails(file: archive.ModelFile, bank: MemoryBank) -> dict[int, bytes]:

@@ -17,6 +17,7 @@ from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD
 from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Config, choices
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
+from patchbank.model_file.archive import MAX_WHOLE
 
 Check = Callable[[Any], None]
 
@@ -160,7 +161,7 @@ _calibration = record(
         "max_false_alarms": _share,
         "confidence": _share,
         "supported_rate": _share,
-        "images_needed": nullable(whole(high=10**308)),
+        "images_needed": nullable(whole(high=MAX_WHOLE)),
         "threshold": number(),
         "pixel_threshold": number(),
         "review_rate": _share,

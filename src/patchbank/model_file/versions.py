@@ -1,4 +1,4 @@
-"""The bank's life in the model file: its versions, what they consisted of, and the vectors that are kept in reserve."""
+"""The bank's version history in the model file: versions, what they consisted of, and the archived vectors."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from patchbank.arrays import Array
-from patchbank.bank.memory_bank import MemoryBank, Reserve
-from patchbank.calibration.image_check import Scene
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
+from patchbank.calibration.image_check import ImageCheck
 from patchbank.config import Config
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import (
     Added,
-    Life,
     Removed,
     State,
     Version,
-    born,
+    VersionHistory,
+    guarantee_fields,
     images_of,
-    promises,
+    initial_history,
     rows_of,
 )
 from patchbank.model_file import archive
@@ -43,11 +43,11 @@ SCENE = {
 NORMAL = {"levels": ("F32", 1), "overall": ("F32", 1), "cells": ("F32", 3), "counts": ("I32", 2)}
 
 
-def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
+def put_history(model: FittedModel, manifest: dict[str, Any], entries: dict[str, bytes]) -> None:
     """Adds the model's life to what will be written."""
-    life = model.life
-    manifest["versions"] = [version.to_dict() for version in life.versions]
-    states = [model.state(version.number) for version in life.versions]
+    history = model.history
+    manifest["versions"] = [version.to_dict() for version in history.versions]
+    states = [model.state(version.number) for version in history.versions]
     for about, state in zip(manifest["versions"], states, strict=True):
         about["calibration_images"] = len(state.calibration.images) if state.calibration else 0
         about["normal_images"] = state.normal.images if state.normal else 0
@@ -55,10 +55,10 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
     for about, state, following in zip(manifest["versions"], states, states[1:], strict=False):
         if state.scene and state.scene is following.scene:
             about["scene"] = "next"  # the same as the next version's
-    if len(life.reserve):
-        entries[RESERVE] = archive.tensor_bytes({name: getattr(life.reserve, name) for name in _ROWS})
-    sets = images_of(life.versions)
-    for version, about, images, state in zip(life.versions, manifest["versions"], sets, life.past, strict=False):
+    if len(history.archived):
+        entries[RESERVE] = archive.tensor_bytes({name: getattr(history.archived, name) for name in _ROWS})
+    sets = images_of(history.versions)
+    for version, about, images, state in zip(history.versions, manifest["versions"], sets, history.past, strict=False):
         tensors: dict[str, Array] = {"members": state.members}
         if state.calibration:
             numbers = {model.bank.images[image]: image for image in sorted(images)}
@@ -71,12 +71,12 @@ def put_life(model: FittedModel, manifest: dict[str, Any], entries: dict[str, by
         entries[_entry(version)] = archive.tensor_bytes(tensors)
 
 
-def get_life(file: archive.ModelFile, config: Config, bank: MemoryBank, present: State) -> Life:
+def get_history(file: archive.ModelFile, config: Config, bank: MemoryBank, present: State) -> VersionHistory:
     """The life that the file holds; that of a file without one begins. Raises ValueError for what cannot be; the
     manifest has passed `schema.check`."""
-    reserve = _reserve(file, bank)
+    archived = _reserve(file, bank)
     if "versions" not in file.manifest:
-        return born(bank, reserve, present.calibration)
+        return initial_history(bank, archived, present.calibration)
     about = file.manifest["versions"]
     versions = tuple(_version(values) for values in about)
     sets = images_of(versions)
@@ -90,7 +90,7 @@ def get_life(file: archive.ModelFile, config: Config, bank: MemoryBank, present:
         name for name in file.names() if name.startswith("versions/")
     }:
         raise ValueError("versions: expected an entry for each but the last")
-    everything = Reserve.joined([rows_of(bank), reserve])
+    everything = ArchivedVectors.joined([rows_of(bank), archived])
     every = [present]
     for version, values, images in reversed(list(zip(versions[:-1], about, sets, strict=False))):
         every.insert(0, _state(file, config, version, values, images, bank, everything, every[-1], every[0]))
@@ -98,7 +98,7 @@ def get_life(file: archive.ModelFile, config: Config, bank: MemoryBank, present:
     if present.calibration and not set(present.calibration.images) <= {bank.images[image] for image in sets[-1]}:
         raise ValueError("calibration: images: expected training images of the present version")
     checked = [_consistent(v, images, s, everything) for v, images, s in zip(versions, sets, every, strict=True)]
-    return Life(tuple(checked), tuple(past), reserve)
+    return VersionHistory(tuple(checked), tuple(past), archived)
 
 
 def _entry(version: Version) -> str:
@@ -112,7 +112,7 @@ def _state(
     about: dict[str, Any],
     images: frozenset[int],
     bank: MemoryBank,
-    everything: Reserve,
+    everything: ArchivedVectors,
     present: State,
     following: State,
 ) -> State:
@@ -150,11 +150,11 @@ def _state(
         parts = {name: tensors[f"scene.{name}"] for name in SCENE}
         if len(parts["projection"]) != bank.vectors.shape[1]:
             raise ValueError(f"versions: the scene of {version.number} does not fit the bank's vectors")
-        scene = Scene(**parts, max_false_alarms=config.scene_false_alarms)
+        scene = ImageCheck(**parts, max_false_alarms=config.scene_false_alarms)
     return State(members, held, normal, scene)
 
 
-def _consistent(version: Version, images: frozenset[int], state: State, everything: Reserve) -> Version:
+def _consistent(version: Version, images: frozenset[int], state: State, everything: ArchivedVectors) -> Version:
     """The version, with what follows from its state. Raises ValueError where they contradict each other."""
     if len(state.members) != version.size:
         raise ValueError(f"versions: {version.number} has {len(state.members)} vectors; it says {version.size}")
@@ -162,18 +162,18 @@ def _consistent(version: Version, images: frozenset[int], state: State, everythi
         raise ValueError(f"versions: {version.number} holds vectors of images that are not its own")
     if (version.calibrated == "none") != (state.calibration is None):
         raise ValueError(f"versions: {version.number} is calibrated without scores, or has scores without it")
-    return dataclasses.replace(version, **promises(state.calibration))
+    return dataclasses.replace(version, **guarantee_fields(state.calibration))
 
 
-def _reserve(file: archive.ModelFile, bank: MemoryBank) -> Reserve:
+def _reserve(file: archive.ModelFile, bank: MemoryBank) -> ArchivedVectors:
     if RESERVE not in file:
         return rows_of(bank).take(np.empty(0, np.int64))
-    reserve = Reserve(**file.tensors(RESERVE, _ROWS))
-    if len(reserve):  # the same rules as for the bank's own vectors
-        dataclasses.replace(bank, **{name: getattr(reserve, name) for name in _ROWS})
-    if not np.isfinite(reserve.vectors).all() or reserve.vectors.shape[1] != bank.vectors.shape[1]:
+    archived = ArchivedVectors(**file.tensors(RESERVE, _ROWS))
+    if len(archived):  # the same rules as for the bank's own vectors
+        dataclasses.replace(bank, **{name: getattr(archived, name) for name in _ROWS})
+    if not np.isfinite(archived.vectors).all() or archived.vectors.shape[1] != bank.vectors.shape[1]:
         raise ValueError("the reserve holds vectors unlike the bank's")
-    return reserve
+    return archived
 
 
 def packed_radius(radius: float) -> float | None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import DoubleArray, FloatArray, IndexArray
+from patchbank.backbones import Backbone
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.image_check import (
     MEASURES,
@@ -29,18 +30,20 @@ from patchbank.calibration.image_check import (
     left_out_layouts,
     random_projection,
 )
-from patchbank.calibration.outliers import limit_for, oddness, score_oddness
+from patchbank.calibration.outliers import IN_SIGMAS, limit_for, oddness, oddness_of_scores
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, ImageError, ModelFileError
 from patchbank.features.extract import described as patches_of
 from patchbank.features.extract import usable
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.boxes import Box, in_shares, neighbourhood
-from patchbank.imaging.images import ImageSource, read_image, thumbnail
+from patchbank.imaging.images import read_image, thumbnail
+from patchbank.imaging.sources import ImageSource, held
 from patchbank.model import PatchCore
 from patchbank.reports.audit import write_page
-from patchbank.results.audit import ODDEST, AuditedImage, AuditFacts, Oddity
+from patchbank.results.audit import ODDEST, AuditedImage, AuditFacts, Outlier
 from patchbank.search.searcher import search_excluding
+from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import counted
 
@@ -78,7 +81,7 @@ def audit_images(
     config: Config | None = None,
     *,
     runtime: Runtime | None = None,
-    backbone: Any = None,
+    backbone: Backbone | None = None,
     progress: Progress = silent,
 ) -> Audit:
     """Audits images of good parts by a model that is fitted to all of them. Unreadable ones are listed.
@@ -87,8 +90,12 @@ def audit_images(
     """
     if not isinstance(images, (list, tuple)):
         raise ConfigError("an audit reads the images twice: expected a list of them; got an iterator")
+    images = list(map(held, images))
     options = dataclasses.replace(config or Config(), drop_outliers=False, calibration="none", thumbnail_size=0)
-    model = PatchCore.fit(images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress)
+    with quiet():  # the audit lists what is odd and what is unreadable
+        model = PatchCore.fit(
+            images, options, runtime=runtime, backbone=backbone, skip_unreadable=True, progress=progress
+        )
     unreadable = {skipped.name: skipped.reason for skipped in model.skipped}
     return judged(_portraits(model, usable(images, model.skipped), progress), tuple(unreadable.items()))
 
@@ -126,17 +133,17 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
     """The audit of what is known of the images."""
     n = len(portraits.names)
     limit = limit_for(n)
-    found: list[list[tuple[float, Oddity]]] = [[] for _ in range(n)]
+    found: list[list[tuple[float, Outlier]]] = [[] for _ in range(n)]
     ranking = _Ranking(np.zeros(n), [""] * n)
     if not np.isfinite(limit):
         notes = (*notes, f"{counted(n, 'image is', 'images are')} too few to say what is usual among them")
     else:
-        odd = score_oddness(portraits.scores)
+        odd = oddness_of_scores(portraits.scores)
         ranking.at_least(odd / limit, "score")
         for i in np.flatnonzero(odd > limit).tolist():
-            about = f"score {portraits.scores[i]:.4g}, {odd[i]:.1f} units over the median"
+            about = f"score {portraits.scores[i]:.4g}, robust z-score {IN_SIGMAS * odd[i]:.1f}"
             text = f"unlike the other images at the marked place ({about}): a defect?"
-            found[i].append((odd[i] / limit, Oddity("defect", float(portraits.scores[i]), float(odd[i]), limit, text)))
+            found[i].append((odd[i] / limit, Outlier("defect", float(portraits.scores[i]), float(odd[i]), limit, text)))
         if portraits.measures is not None:
             columns = {measure.name: portraits.measures[:, k] for k, measure in enumerate(MEASURES)}
             for measure in _WHOLE:
@@ -162,7 +169,7 @@ class _Ranking:
 
 
 def _audited(
-    portraits: Portraits, number: int, found: list[tuple[float, Oddity]], ranking: _Ranking, place: int
+    portraits: Portraits, number: int, found: list[tuple[float, Outlier]], ranking: _Ranking, place: int
 ) -> AuditedImage:
     oddities = tuple(oddity for _, oddity in sorted(found, key=lambda pair: -pair[0]))
     among_oddest = place < ODDEST
@@ -183,7 +190,7 @@ def _compare(
     measure: Measure,
     values: npt.NDArray[np.floating],
     limit: float,
-    found: list[list[tuple[float, Oddity]]],
+    found: list[list[tuple[float, Outlier]]],
     ranking: _Ranking,
 ) -> None:
     """Adds what one measure finds."""
@@ -195,13 +202,13 @@ def _compare(
     for i in np.flatnonzero(np.abs(odd) > limit).tolist():
         word, look_at = measure.high if odd[i] > 0 or measure.low is None else measure.low
         text = f"{word} ({measure.name} {values[i]:.4g}, median {middle:.4g}): {look_at}"
-        found[i].append((abs(odd[i]) / limit, Oddity(measure.name, float(values[i]), float(odd[i]), limit, text)))
+        found[i].append((abs(odd[i]) / limit, Outlier(measure.name, float(values[i]), float(odd[i]), limit, text)))
 
 
 def _duplicates(
     thumbnails: Sequence[bytes],
     names: Sequence[str],
-    found: list[list[tuple[float, Oddity]]],
+    found: list[list[tuple[float, Outlier]]],
     ranking: _Ranking,
 ) -> None:
     """Adds images that are nearly the same as another one: both of a pair, each with the other's name."""
@@ -216,7 +223,7 @@ def _duplicates(
         share = 2 - distance / limit if limit else 2.0  # 1 at the limit, 2 for the same image
         other = names[known[nearest[place]]]
         text = f"nearly the same as {other}: a copy, or two pictures of one part?"
-        found[i].append((share, Oddity("duplicate", distance, 0.0, limit, text, other)))
+        found[i].append((share, Outlier("duplicate", distance, 0.0, limit, text, other)))
         shares[i] = share
     ranking.at_least(shares, "duplicate")
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray, IndexArray
-from patchbank.calibration.image_check import Scene, widening
+from patchbank.calibration.image_check import ImageCheck, widening
 from patchbank.calibration.thresholds import Calibration, upper_bound
 from patchbank.errors import ConfigError
 from patchbank.util.wording import brief
@@ -95,7 +95,7 @@ def find_drift(
     calibration: Calibration,
     *,
     in_scene: Sequence[bool | None] = (),
-    scene: Scene | None = None,
+    scene: ImageCheck | None = None,
     confidence: float = 0.99,
     defects: float = 0.1,
     reference: int = 100,

@@ -16,7 +16,8 @@ MAX_LINE_BYTES = 16_000_000
 @dataclass(frozen=True)
 class Reading:
     """One line. line: its number, from 1. path: the image's. threshold, in_scene: None where it has none. outside: the
-    names of the measures of the scene that lie outside of their ranges."""
+    names of the measures of the scene that lie outside of their ranges. sha256: the digest of the model that made it;
+    None in lines of versions that did not say it."""
 
     line: int
     path: str
@@ -24,17 +25,26 @@ class Reading:
     threshold: float | None
     in_scene: bool | None
     outside: tuple[str, ...]
+    sha256: str | None = None
 
 
-def read_results(lines: Iterable[str], name: str, threshold: float | None) -> list[Reading]:
-    """The readings of all lines that are not blank. threshold: that of the model which the lines must come from.
+def read_results(lines: Iterable[str], name: str, threshold: float | None, sha256: str | None = None) -> list[Reading]:
+    """The readings of all lines that are not blank. threshold, sha256: those of the model which the lines must come
+    from. Lines say the digest of their model's file; those of older versions are told by their threshold.
 
     Raises DatasetError, with the line's number, for a line that is not one of `predict --json`, has no finite score, or
-    another threshold; and if there is no line at all.
+    is another model's; and if there is no line at all.
     """
     readings = [_reading(text, number, name) for number, text in enumerate(lines, start=1) if text.strip()]
     for reading in readings:
-        if not _same(reading.threshold, threshold):
+        if sha256 and reading.sha256:
+            if reading.sha256 != sha256:
+                raise DatasetError(
+                    f"{name}, line {reading.line}: expected results of this model, whose file has the SHA-256 "
+                    f"{sha256[:12]}...; got those of {reading.sha256[:12]}...: name the model that they come from, or "
+                    "predict these images again"
+                )
+        elif not _same(reading.threshold, threshold):
             raise DatasetError(
                 f"{name}, line {reading.line}: expected results of this model, whose threshold is {threshold}; "
                 f"got {reading.threshold}: name the model that they come from, or predict these images again"
@@ -93,7 +103,11 @@ def _reading(text: str, number: int, name: str) -> Reading:
     measures = row.get("scene")
     measures = measures if isinstance(measures, dict) else {}
     outside = tuple(key for key, about in measures.items() if isinstance(about, dict) and about.get("reason"))
-    return Reading(number, str(row.get("path", f"line {number}")), float(score), threshold, known, outside)
+    maker = row.get("model")
+    digest = maker.get("sha256") if isinstance(maker, dict) else None
+    if digest is not None and not isinstance(digest, str):
+        raise wrong("names a model whose sha256 is no text")
+    return Reading(number, str(row.get("path", f"line {number}")), float(score), threshold, known, outside, digest)
 
 
 def _is_number(value: Any) -> bool:

@@ -196,7 +196,8 @@ def ticks(low: float, high: float) -> list[float]:
     raw = (high - low) / 10
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw)
-    return [float(f"{step * k:.12g}") for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    rounded = (float(f"{step * k:.12g}") for k in range(math.ceil(low / step), math.floor(high / step) + 1))
+    return [tick for tick in rounded if low <= tick <= high]
 
 
 def _edges(low: float, high: float, mark: float | None) -> list[float]:

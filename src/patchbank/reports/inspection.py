@@ -128,7 +128,7 @@ class ReportRow:
             picture=b"",
             overlay=b"",
             regions=result.regions,
-            scene=result.scene_reasons,
+            scene=result.distribution_reasons,
             made_by=result.made_by,
             time=result.time,
             verdict=result.verdict,
@@ -430,7 +430,7 @@ def _figures(rows: Sequence[Seen]) -> dict[str, str]:
 
 def _promise(calibration: Calibration) -> str:
     """What the verdicts rest on, in words."""
-    said = f"NG: over the threshold, which promises {calibration.support.promise}"
+    said = f"NG: over the threshold, which promises {calibration.support.guarantee}"
     if calibration.suspects and not calibration.with_suspects:
         said += f" ({calibration.bounds})"
     if calibration.review_rate:

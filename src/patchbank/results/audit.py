@@ -15,7 +15,7 @@ ODDEST = 12  # images that are shown whether they are odd or not
 
 
 @dataclass(frozen=True)
-class Oddity:
+class Outlier:
     """What is odd about an image. kind: 'defect', 'duplicate' or the name of a measure. value: the score, the distance
     to the duplicate, or the measure's value. oddness: in units from the median (0 for a duplicate); limit: what is
     usual. text: in words. other: the duplicate's name."""
@@ -39,7 +39,7 @@ class AuditedImage:
     name: str
     score: float | None
     severity: float
-    oddities: tuple[Oddity, ...] = ()
+    oddities: tuple[Outlier, ...] = ()
     mark: Box | None = None
     picture: bytes = field(default=b"", repr=False)
     leading: str = ""

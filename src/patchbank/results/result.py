@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +13,10 @@ from patchbank.arrays import Array, BoolArray, ByteArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import COLOUR, ImageSource, fingerprint, read_image, shown
+from patchbank.imaging.images import COLOUR, fingerprint, read_image, shown
 from patchbank.imaging.overlay import check_colours, overlay
 from patchbank.imaging.roi import Roi
+from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring import anomaly_map as maps
@@ -50,22 +50,26 @@ class Inspector(Protocol):
         """Why one of its results is as it is."""
         ...
 
+    def _view_of(self, result: Any) -> str:
+        """What a notebook shows of one of its results, as HTML."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """One inspected image. Scores are Euclidean distances, scaled as `distance_scaling` says; higher = more anomalous.
 
-    path: the image's path, or 'image N' for one that came as an array. score: the image's score. threshold: an image
-    whose score is larger is anomalous; None if the model was fitted without calibration. pixel_threshold: likewise for
-    the anomaly map. p_value: the share of normal images that look at least this odd (0..1). review_rate: the largest
-    p-value that a person should look at. patch_scores: (h, w) float32, row-major as on the image. distances: (h, w)
-    float32, the same before they were scaled. nearest: (h, w) int64, each patch's nearest vector in the bank.
-    image_size: (H, W) of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the
-    region of interest `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its
-    normal range; None if the model does not check them. time: when it was inspected, UTC, ISO 8601. model: what
-    inspected it, for `explain`; a copy that is pickled or sent to another process is without it (see `detached`).
-    maker: what such a copy knows, for `made_by`. source: the image as it was given, for `read_again`; fingerprint:
-    `images.fingerprint` of what was inspected, None = not known.
+    path: the image's path, the name that it was given (`Named`), or 'image N' for one that came without. score: the
+    image's score. threshold: an image whose score is larger is anomalous; None if the model was fitted without
+    calibration. pixel_threshold: likewise for the anomaly map. p_value: the share of normal images that look at least
+    this odd (0..1). review_rate: the largest p-value that a person should look at. patch_scores: (h, w) float32, row-
+    major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w) int64, each
+    patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage. counted:
+    (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all. scene: measurements
+    of the whole image, each with its normal range; None if the model does not check them. time: when it was inspected,
+    UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to another process is without
+    it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image as it was given, for
+    `read_again`, or None; fingerprint: `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -83,7 +87,7 @@ class Result:
     input_size: tuple[int, int]
     smoothing_sigma: float
     timings: dict[str, float]
-    source: ImageSource = field(repr=False)
+    source: ImageSource | None = field(repr=False)
     image_format: ImageFormat = COLOUR
     counted: BoolArray | None = field(default=None, repr=False)
     roi: Roi | None = field(default=None, repr=False)
@@ -94,6 +98,10 @@ class Result:
     model: Inspector | None = field(default=None, repr=False)
 
     __repr__ = brief
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; its `repr`, for a result that has lost its model."""
+        return self.model._view_of(self) if self.model else None
 
     @property
     def made_by(self) -> MadeBy | None:
@@ -109,7 +117,9 @@ class Result:
     @cached_property
     def decision(self) -> Decision:
         """The verdict and its reason (`decide`)."""
-        return decide(self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.scene_reasons)
+        return decide(
+            self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.distribution_reasons
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -122,15 +132,25 @@ class Result:
         return self.decision.reason
 
     @property
-    def in_scene(self) -> bool | None:
+    def in_distribution(self) -> bool | None:
         """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
         not checked."""
-        return None if self.scene is None else not self.scene_reasons
+        return None if self.scene is None else not self.distribution_reasons
+
+    @property
+    def distribution_reasons(self) -> tuple[str, ...]:
+        """Why the image is out of distribution, in words: one reason for each measure outside its range."""
+        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+
+    @property
+    def in_scene(self) -> bool | None:
+        """The former name of `in_distribution`."""
+        return self.in_distribution
 
     @property
     def scene_reasons(self) -> tuple[str, ...]:
-        """Why the image is not of the scene that the model knows, in words: one for each measure outside its range."""
-        return tuple(measured.reason for measured in self.scene or () if measured.reason)
+        """The former name of `distribution_reasons`."""
+        return self.distribution_reasons
 
     @cached_property
     def anomaly_map(self) -> FloatArray:
@@ -170,7 +190,7 @@ class Result:
             "is_anomalous": self.is_anomalous,
             "p_value": self.p_value,
             "regions": [region.to_dict() for region in self.regions],
-            "in_scene": self.in_scene,
+            "in_scene": self.in_distribution,
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
             "model": self.made_by.to_dict() if self.made_by else None,
             "time": self.time,
@@ -213,7 +233,7 @@ class Result:
                 "inspect it again"
             )
         if self.fingerprint is not None and fingerprint(image) != self.fingerprint:
-            kind = "a file" if isinstance(self.source, (str, os.PathLike)) else "an array"
+            kind = "a file" if is_path(self.source) else "an array"
             raise ImageError(
                 f"{self.path}: is another picture now than the one that was inspected; inspect it again, or give each "
                 f"picture {kind} of its own"
@@ -225,7 +245,7 @@ class Result:
         kilobytes. It answers the same questions, but those that need the image or the model are an error: `explain`,
         and `overlay` of an array."""
         kept = {name: value for name, value in vars(self).items() if name in self.__dataclass_fields__}
-        source = self.source if isinstance(self.source, (str, os.PathLike)) else None
+        source = self.source if is_path(self.source) else None
         result = Result(
             **{**kept, "source": source, "timings": dict(self.timings), "maker": self.made_by, "model": None}
         )

@@ -2,18 +2,18 @@
 
 Three inequalities leave few vectors to be measured:
 
-- *Shadows.* A vector's shadow is its coordinates along the bank's leading principal axes, and the length of the rest.
-  Shadows are never farther apart than their vectors (the reverse triangle inequality, on the rests).
-- *Upper bounds.* The bank is in cells, by nearest pivot. A query's nearest by shadow in its own cell, measured, bounds
-  its distance to the bank.
-- *Slabs.* All vectors b of cell j lie at b . (p_j - p_i) >= T_ij, p being pivots. What is within U of a query q has
-  b . (p_j - p_i) <= q . (p_j - p_i) + U |p_j - p_i|. Where that is less than T_ij, q need not see cell j.
+- *Projections* (PCA). A vector's projection is its coordinates along the bank's leading principal axes, and the length
+  of the rest. Projections are never farther apart than their vectors (the reverse triangle inequality, on the rests).
+- *Upper bounds.* The bank is in cells, by nearest pivot. A query's nearest by projection in its own cell, measured,
+  bounds its distance to the bank.
+- *Pruning planes.* All vectors b of cell j lie at b . (p_j - p_i) >= T_ij, p being pivots. What is within U of a query
+  q has b . (p_j - p_i) <= q . (p_j - p_i) + U |p_j - p_i|. Where that is less than T_ij, q need not see cell j.
 
-Products of matrices then compare shadows; what is under the bound, but for the rounding of all this, is measured by
+Products of matrices then compare projections; what is under the bound, but for the rounding of all this, is measured by
 direct differences in float32. So the answers are those of brute force, bit for bit.
 
 The single nearest, which all scores but one need, is found by the same scheme in C (`native`), where that was compiled;
-there, codes of shadows are compared, of one byte a coordinate.
+there, codes of projections are compared, of one byte a coordinate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from patchbank.errors import ConfigError
 from patchbank.search import native
 from patchbank.search.distances import pair_distances, take
 from patchbank.search.native.nearest import NativeBank, coded, in_panels, panels, wider
-from patchbank.search.projections import ROUNDING, TINY, Shadows, in_cells, squares_of
+from patchbank.search.projections import ROUNDING, TINY, Projections, in_cells, squares_of
 from patchbank.util.parallel import one_blas_thread, scratch, share_of_workers, spread
 
 Neighbours = tuple[FloatArray, IndexArray]
@@ -54,26 +54,26 @@ class ExactSearcher:
             self._build()
 
     def _build(self) -> None:
-        self._shadows = Shadows(self.vectors)
-        shadows, errors = self._shadows.of(self.vectors)  # (M, S), (M,)
-        pivots, cell = in_cells(shadows)
+        self._shadows = Projections(self.vectors)
+        projections, errors = self._shadows.of(self.vectors)  # (M, S), (M,)
+        pivots, cell = in_cells(projections)
         self._order = np.argsort(cell, kind="stable")  # (M,) the bank's vectors, cell by cell
-        shadows, errors, cell = shadows[self._order], errors[self._order], cell[self._order]
+        projections, errors, cell = projections[self._order], errors[self._order], cell[self._order]
         self._starts = np.searchsorted(cell, np.arange(len(pivots) + 1))
-        self._rounding = ROUNDING * (shadows.shape[1] + 18)  # of a product of shadows, as a share of its terms
-        squares = squares_of(shadows)
+        self._rounding = ROUNDING * (projections.shape[1] + 18)  # of a product of projections, as a share of its terms
+        squares = squares_of(projections)
         largest, error = (np.maximum.reduceat(values, self._starts[:-1]) for values in (squares, errors))  # (cells,)
         # columns [b, |b|^2 - allowance, 1]: with rows [-2q, 1, |q|^2 - bar], products are 0 or less for candidates
         allowance = 1002 * np.square(error) + self._rounding * largest
-        self._columns = np.empty((shadows.shape[1] + 2, len(cell)), np.float32)
-        self._columns[:-2] = shadows.T
+        self._columns = np.empty((projections.shape[1] + 2, len(cell)), np.float32)
+        self._columns[:-2] = projections.T
         self._columns[-2] = squares - allowance[cell]
         self._columns[-1] = 1
-        self._slabs(shadows, cell, pivots, largest, error)
-        self._native = self._native_bank(shadows, errors) if native.available() else None
+        self._slabs(projections, cell, pivots, largest, error)
+        self._native = self._native_bank(projections, errors) if native.available() else None
 
     def _slabs(
-        self, shadows: FloatArray, cell: IndexArray, pivots: FloatArray, largest: FloatArray, error: FloatArray
+        self, projections: FloatArray, cell: IndexArray, pivots: FloatArray, largest: FloatArray, error: FloatArray
     ) -> None:
         """Sets `_between`, the distances of pivots i, j, and `_least`, T_ij, each on its safe side of rounding.
 
@@ -81,7 +81,7 @@ class ExactSearcher:
         """
         squares = squares_of(pivots)
         self._pivots = np.vstack([-pivots.T / 2, -squares / 2])  # (S + 1, cells): rows [-2q, 1] yield sides
-        sides = shadows @ pivots.T - squares / 2  # (M, cells)
+        sides = projections @ pivots.T - squares / 2  # (M, cells)
         own = sides[np.arange(len(cell)), cell]
         squared = squares[:, None] + squares - 2 * (pivots @ pivots.T)
         self._between = np.sqrt(np.maximum(squared, 0) + self._rounding * (squares[:, None] + squares))
@@ -89,20 +89,20 @@ class ExactSearcher:
         self._least = np.minimum.reduceat(own[:, None] - sides, self._starts[:-1], axis=0).T.copy()
         self._least -= self._between * error + self._side_error(np.sqrt(largest))
 
-    def _native_bank(self, shadows: FloatArray, errors: FloatArray) -> NativeBank:
-        """The same for native.c, of shadows in the order of cells, and their errors."""
+    def _native_bank(self, projections: FloatArray, errors: FloatArray) -> NativeBank:
+        """The same for native.c, of projections in the order of cells, and their errors."""
         dim = self.vectors.shape[1]
         axes = np.empty((dim, 0), np.float32) if self._shadows.axes is None else self._shadows.axes
         first, slots = in_panels(self._starts)
         places, width = int(first[-1]) * native.PANEL, -(-dim // native.WIDEST) * native.WIDEST
         numbers, vectors = np.full(places, -1, np.int32), np.zeros((places, width), np.float32)
         numbers[slots], vectors[slots, :dim] = self._order, self.vectors[self._order]
-        codes, starts, step, wrong = coded(shadows, slots, places)
+        codes, starts, step, wrong = coded(projections, slots, places)
         fields = {
             "dim": dim,
             "width": width,
             "axes": axes.shape[1],
-            "dims": shadows.shape[1],
+            "dims": projections.shape[1],
             "cells": len(first) - 1,
             "panels": int(first[-1]),
             "groups": codes.shape[1],
@@ -128,7 +128,7 @@ class ExactSearcher:
         return NativeBank(fields, starts)
 
     def _side_error(self, lengths: FloatArray) -> FloatArray:
-        """Rounding of the difference of two sides of shadows of these lengths."""
+        """Rounding of the difference of two sides of projections of these lengths."""
         error: FloatArray = 2 * self._rounding * (lengths + self._farthest) * self._farthest
         return error
 
@@ -178,7 +178,7 @@ class _Search:
         self.bank, self.queries, self.k, self.hidden = bank, queries, k, hidden
         cells, count = bank._pivots.shape[1], len(queries)
         self.rows = np.empty((count, len(bank._columns)), np.float32)  # [-2q, 1, |q|^2 - bar]
-        self.errors, self.own = np.empty(count, np.float32), np.empty(count, np.float32)  # of shadows; |q|^2
+        self.errors, self.own = np.empty(count, np.float32), np.empty(count, np.float32)  # of projections; |q|^2
         self.sides = np.empty((count, cells), np.float32)
         self.cell = np.empty(count, np.int16)
         self.limit = np.empty(count, np.float32)  # squared distance: at least the k-th nearest's
@@ -193,12 +193,12 @@ class _Search:
         return k_smallest(rows, numbers, squared, len(self.queries), self.k)
 
     def _prepare(self, a: int) -> None:
-        """Shadows, sides and own cells of a block of queries."""
+        """Projections, sides and own cells of a block of queries."""
         block = slice(a, a + _ROWS)
-        shadows, self.errors[block] = self.bank._shadows.of(self.queries[block])
+        projections, self.errors[block] = self.bank._shadows.of(self.queries[block])
         rows = self.rows[block]
-        self.own[block] = squares_of(shadows)
-        np.multiply(shadows, -2, out=rows[:, :-2])
+        self.own[block] = squares_of(projections)
+        np.multiply(projections, -2, out=rows[:, :-2])
         rows[:, -2], rows[:, -1] = 1, 0
         np.matmul(rows[:, :-1], self.bank._pivots, out=self.sides[block])
         self.cell[block] = self.sides[block].argmax(axis=1)
@@ -277,7 +277,7 @@ class _Search:
         return rows[row], numbers
 
     def _products(self, start: int, end: int, rows: IndexArray) -> FloatArray:
-        """Squared distances of shadows, less the rows' bars: (rows, end - start), in this thread's scratch memory."""
+        """Squared distances of projections, less the rows' bars: (rows, end - start), in this thread's scratch."""
         columns = self.bank._columns[:, start:end]
         return np.matmul(take(self.rows, rows, "rows"), columns, out=scratch("products", (len(rows), end - start)))
 

@@ -1,7 +1,7 @@
-"""Projections of the bank's vectors (shadows), and the cells that they lie in.                     (n, D) -> (n, S)
+"""Projections (PCA) of the bank's vectors, and the cells that they lie in.                             (n, D) -> (n, S)
 
-A vector's shadow is its coordinates along the bank's leading principal axes, and the length of the rest. Shadows are
-never farther apart than their vectors (the reverse triangle inequality, on the rests).
+A vector's projection is its coordinates along the bank's leading principal axes, and the length of the rest.
+Projections are never farther apart than their vectors (the reverse triangle inequality, on the rests).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ROUNDING = np.float32(2.0**-23)  # twice float32's unit: twice the error of each
 TINY = np.float32(1e-16)  # a distance: squares of smaller ones leave float32's range
 
 
-class Shadows:
+class Projections:
     """The projection (PCA) of vectors: onto the bank's leading principal axes, or onto all of space if it has few
     dimensions.
 
-    The axes are mixed, so that all coordinates of shadows are about as large: distances stay, and one step suits all
-    of them where they are rounded to codes (`native.nearest`). rest: what lengths of rests are counted from.
+    The axes are mixed, so that all coordinates of projections are about as large: distances stay, and one step suits
+    all of them where they are rounded to codes (`native.nearest`). rest: what lengths of rests are counted from.
     """
 
     def __init__(self, vectors: FloatArray) -> None:
@@ -40,20 +40,20 @@ class Shadows:
             self.rest = self.of(vectors)[0][:, -1].mean()
 
     def of(self, vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(n, D) -> shadows (n, S), and bounds of the distances between these and the true ones, (n,)."""
+        """(n, D) -> projections (n, S), and bounds of the distances between these and the true ones, (n,)."""
         centred = vectors - self.middle
         squares = squares_of(centred)
         if self.axes is None:
             return centred, self.rounding * np.sqrt(squares)
-        shadows = np.empty((len(vectors), self.axes.shape[1] + 1), np.float32)
-        along = shadows[:, :-1]
+        projections = np.empty((len(vectors), self.axes.shape[1] + 1), np.float32)
+        along = projections[:, :-1]
         np.matmul(centred, self.axes, out=along)
         rest = np.sqrt(np.maximum(squares - squares_of(along), 0))
-        shadows[:, -1] = rest - self.rest
+        projections[:, -1] = rest - self.rest
         errors = self.rounding * squares  # of the rest's square; of the rest, it is that over the rest, or its root
         errors /= np.maximum(np.maximum(rest, np.sqrt(errors)), TINY)
         errors += self.rounding * np.sqrt(squares)
-        return shadows, errors
+        return projections, errors
 
 
 def _principal_axes(centred: FloatArray, count: int) -> FloatArray:
@@ -74,13 +74,13 @@ def _mixing(n: int) -> FloatArray:
     return waves.astype(np.float32)
 
 
-def in_cells(shadows: FloatArray) -> tuple[FloatArray, IndexArray]:
-    """(cells, S) pivots and (M,) the cell of each shadow; no cell is empty."""
-    m = len(shadows)
+def in_cells(projections: FloatArray) -> tuple[FloatArray, IndexArray]:
+    """(cells, S) pivots and (M,) the cell of each projection; no cell is empty."""
+    m = len(projections)
     if m <= _ONE_CELL:
-        return shadows.mean(axis=0, keepdims=True), np.zeros(m, np.int64)
+        return projections.mean(axis=0, keepdims=True), np.zeros(m, np.int64)
     count = max(1, min(_MOST_CELLS, m // _PER_CELL))
-    sample = shadows[:: -(-m // _SAMPLE)]
+    sample = projections[:: -(-m // _SAMPLE)]
     pivots = sample[:: max(1, len(sample) // count)][:count]
     for _ in range(4):  # Lloyd's iterations (k-means)
         cell = _nearest_pivot(sample, pivots)
@@ -89,19 +89,19 @@ def in_cells(shadows: FloatArray) -> tuple[FloatArray, IndexArray]:
         starts = np.searchsorted(cell[order], np.arange(len(used)))
         sums = np.add.reduceat(sample[order].astype(np.float64), starts, axis=0)
         pivots = (sums / np.bincount(cell)[:, None]).astype(np.float32)
-    used, cell = np.unique(_nearest_pivot(shadows, pivots), return_inverse=True)
+    used, cell = np.unique(_nearest_pivot(projections, pivots), return_inverse=True)
     return pivots[used], cell
 
 
-def _nearest_pivot(shadows: FloatArray, pivots: FloatArray) -> IndexArray:
+def _nearest_pivot(projections: FloatArray, pivots: FloatArray) -> IndexArray:
     """(M,) the nearest pivot, but for rounding."""
     half = squares_of(pivots) / 2
 
     def block(a: int) -> IndexArray:
-        nearest: IndexArray = (shadows[a : a + 1024] @ pivots.T - half).argmax(axis=1)
+        nearest: IndexArray = (projections[a : a + 1024] @ pivots.T - half).argmax(axis=1)
         return nearest
 
-    return np.concatenate(spread(block, range(0, len(shadows), 1024)))
+    return np.concatenate(spread(block, range(0, len(projections), 1024)))
 
 
 def squares_of(rows: FloatArray) -> FloatArray:

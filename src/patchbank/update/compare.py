@@ -65,14 +65,14 @@ class Diff:
 
 def difference(model: FittedModel, before: int, after: int) -> Diff:
     """What differs between two versions, by number. Raises ConfigError for a number that there is not."""
-    bank, life = model.bank, model.life
+    bank, history = model.bank, model.history
     states = [model.state(number) for number in (before, after)]
-    sets = images_of(life.versions)
+    sets = images_of(history.versions)
     old, new = sets[before - 1], sets[after - 1]
     first, second = (set(state.members.tolist()) for state in states)
     return Diff(
-        before=life.versions[before - 1],
-        after=life.versions[after - 1],
+        before=history.versions[before - 1],
+        after=history.versions[after - 1],
         images_added=tuple(bank.images[image] for image in sorted(new - old)),
         images_removed=tuple(bank.images[image] for image in sorted(old - new)),
         vectors_added=len(second - first),

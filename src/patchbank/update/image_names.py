@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 
 from patchbank.errors import DatasetError
 from patchbank.fit.fit import relative_names
-from patchbank.imaging.images import ImageSource, is_path, name_of
+from patchbank.imaging.sources import ImageSource, is_path, name_of
 
 
 def numbers_of(wanted: Iterable[str], names: Sequence[str], among: Collection[int]) -> list[int]:
@@ -38,7 +38,7 @@ def new_names(sources: Sequence[ImageSource], taken: Collection[str], first: int
     """Names for further images: their paths below the folder that they share, with as many folders above it as it takes
     to be unlike the names that are taken. 'image N', for what has no path, is counted on from `first`.
 
-    Raises DatasetError for a path that is given twice, or in full a taken name.
+    Raises DatasetError for a path or name that is given twice, or in full a taken name.
     """
     if not sources:
         return []
@@ -55,7 +55,8 @@ def new_names(sources: Sequence[ImageSource], taken: Collection[str], first: int
             while name in used and folders:
                 name = f"{folders.pop()}/{name}"
         if name in used:
-            raise DatasetError(f"{path}: is a training image already, by its whole path; leave it out, or rename it")
+            whole = ", by its whole path" if is_path(source) else ""
+            raise DatasetError(f"{path}: is a training image already{whole}; leave it out, or give it another name")
         used.add(name)
         result.append(name)
     return result

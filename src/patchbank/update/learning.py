@@ -13,7 +13,7 @@ import numpy as np
 
 from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.bank import coreset
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
@@ -39,7 +39,7 @@ class Learned:
     """What the bank takes from new images. covered: for each image, how many of its patches lie within the radius of
     the bank before. reach: no patch of theirs is farther from the bank after."""
 
-    rows: Reserve
+    rows: ArchivedVectors
     covered: tuple[int, ...]
     reach: float
 
@@ -75,7 +75,7 @@ def learn(
         rows.append(_rows(each.number, each.patches, far))
         covered.append(int(np.count_nonzero(~far)))
         reach = max(reach, float(distances[~far].max(initial=0)))
-    uncovered = Reserve.joined(rows)
+    uncovered = ArchivedVectors.joined(rows)
     if len(uncovered) == 0:
         return Learned(uncovered, tuple(covered), reach)
     picked = coreset.cover(uncovered.vectors, centres, close, progress)
@@ -101,7 +101,7 @@ class Filled:
 
 def farthest(
     images: Sequence[CalibrationPatches], centres: FloatArray, count: int, progress: Progress = silent
-) -> tuple[Reserve, float]:
+) -> tuple[ArchivedVectors, float]:
     """The `count` patches of these images that are farthest from the bank, whose vectors are `centres`, (M, D), and the
     largest distance of those that are left out. One image after the other, in bounded memory."""
     searcher = ExactSearcher(centres)
@@ -114,14 +114,14 @@ def farthest(
         measured.append(found[found > 0])
         waiting += len(measured[-1])
         if waiting > count or number == len(images) - 1:
-            pool, distances, least = _largest(Reserve.joined(rows), np.concatenate(measured), count)
+            pool, distances, least = _largest(ArchivedVectors.joined(rows), np.concatenate(measured), count)
             left_out = max(left_out, least)
             rows, measured, waiting = [pool], [distances], 0
     progress("fill", len(images), len(images))
     return pool, left_out
 
 
-def fill(candidates: Reserve, centres: FloatArray, count: int, config: Config, left_out: float = 0.0) -> Filled:
+def fill(candidates: ArchivedVectors, centres: FloatArray, count: int, config: Config, left_out: float = 0.0) -> Filled:
     """Which of the candidates take the place of `count` vectors that have left the bank, of which `centres`, (M, D),
     are left: the sampler that made the bank continues from these. All of them, if they are not enough."""
     count = min(count, len(candidates))
@@ -131,18 +131,18 @@ def fill(candidates: Reserve, centres: FloatArray, count: int, config: Config, l
     return Filled(picked.indices, max(picked.covering_radius, left_out))
 
 
-def _rows(number: int, patches: Patches, which: BoolArray) -> Reserve:
+def _rows(number: int, patches: Patches, which: BoolArray) -> ArchivedVectors:
     """Some of an image's patches, with their provenance."""
     row, column = np.divmod(patches.place[which], np.int32(patches.grid[1]))
-    return Reserve(patches.features[which], np.full(len(row), number, np.int32), row, column)
+    return ArchivedVectors(patches.features[which], np.full(len(row), number, np.int32), row, column)
 
 
-def _nothing(vectors: FloatArray) -> Reserve:
+def _nothing(vectors: FloatArray) -> ArchivedVectors:
     none = np.empty(0, np.int32)
-    return Reserve(vectors[:0], none, none, none)
+    return ArchivedVectors(vectors[:0], none, none, none)
 
 
-def _largest(rows: Reserve, distances: FloatArray, count: int) -> tuple[Reserve, FloatArray, float]:
+def _largest(rows: ArchivedVectors, distances: FloatArray, count: int) -> tuple[ArchivedVectors, FloatArray, float]:
     """The rows with the largest distances, and the largest of the others'."""
     if len(rows) <= count:
         return rows, distances, 0.0

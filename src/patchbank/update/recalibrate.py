@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from patchbank.arrays import Array
-from patchbank.bank.memory_bank import Reserve
+from patchbank.bank.memory_bank import ArchivedVectors
 from patchbank.calibration.held_out import score_one
 from patchbank.errors import DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import images_of, rows_of
-from patchbank.imaging.images import ImageSource, read_image
+from patchbank.imaging.images import read_image
+from patchbank.imaging.sources import ImageSource
 from patchbank.validation import memory_budget
 
 Describe = Callable[[Array], Patches]
@@ -41,8 +42,8 @@ class Again(Sequence[CalibrationPatches]):
     ) -> None:
         self.names, self.others = names, list[CalibrationPatches]()
         self._model, self._describe, self._images = model, describe, images
-        self._numbers = {model.bank.images[n]: n for n in sorted(images_of(model.life.versions)[-1])}
-        self._known = Reserve.joined([rows_of(model.bank), model.life.reserve])
+        self._numbers = {model.bank.images[n]: n for n in sorted(images_of(model.history.versions)[-1])}
+        self._known = ArchivedVectors.joined([rows_of(model.bank), model.history.archived])
         self._kept: dict[int, CalibrationPatches] = {}
         self._room = memory_budget("auto") // KEPT_SHARE
 
@@ -92,7 +93,7 @@ def read_again(
     the model knows.
     """
     names = model.bank.images
-    stay = [names[image] for image in sorted(images_of(model.life.versions)[-1].difference(gone))]
+    stay = [names[image] for image in sorted(images_of(model.history.versions)[-1].difference(gone))]
     calibrated = model.calibration.images if model.calibration else ()
     wanted = [name for name in calibrated if name in set(stay)]
     missing = [name for name in wanted if name not in images]
@@ -109,7 +110,7 @@ def read_again(
     return TrainingImages(filling, set(stay) - set(filling.names) <= set(wanted), calibration)
 
 
-def _has(patches: Patches, own: Reserve) -> bool:
+def _has(patches: Patches, own: ArchivedVectors) -> bool:
     """Whether these patches include the vectors, in their places."""
     place = own.row * patches.grid[1] + own.column
     at = np.searchsorted(patches.place, place)
@@ -121,7 +122,7 @@ def _has(patches: Patches, own: Reserve) -> bool:
 
 def _scores_as_before(model: FittedModel, name: str, number: int, patches: Patches) -> bool:
     """Whether an image without vectors scores as it did, as far as the model can tell."""
-    calibration, status = model.calibration, model.life.versions[-1].calibrated
+    calibration, status = model.calibration, model.history.versions[-1].calibrated
     if calibration is None or calibration.method == "cross_fit" or name not in calibration.images:
         return True
     before = float(calibration.scores[calibration.images.index(name)])

@@ -18,16 +18,26 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import Array, BoolArray, FloatArray, IndexArray
-from patchbank.bank.memory_bank import MemoryBank, Reserve
+from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
-from patchbank.calibration.image_check import Scene
+from patchbank.calibration.image_check import ImageCheck
 from patchbank.calibration.thresholds import Calibration, promising
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
 from patchbank.fitted.model import FittedModel
-from patchbank.fitted.versions import Added, Life, Removed, State, Version, images_of, promises, rows_of
-from patchbank.imaging.images import ImageSource, Skipped, name_of
+from patchbank.fitted.versions import (
+    Added,
+    Removed,
+    State,
+    Version,
+    VersionHistory,
+    guarantee_fields,
+    images_of,
+    rows_of,
+)
+from patchbank.imaging.images import Skipped
+from patchbank.imaging.sources import ImageSource, name_of
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.search.exact import ExactSearcher
 from patchbank.search.searcher import Searcher, build_searcher
@@ -66,7 +76,7 @@ class _Vectors:
 
     kept: IndexArray
     refill: IndexArray
-    fresh: Reserve
+    fresh: ArchivedVectors
     learned: Learned
     reach: float
 
@@ -78,7 +88,7 @@ class _Next:
 
     bank: MemoryBank
     searcher: Searcher
-    reserve: Reserve
+    archived: ArchivedVectors
     past: tuple[State, ...]
     left: IndexArray
     hole: FloatArray
@@ -91,7 +101,7 @@ class _Certified:
 
     calibration: Calibration | None
     normal: NormalDistances | None
-    scene: Scene | None
+    scene: ImageCheck | None
     status: str
 
 
@@ -102,8 +112,8 @@ def updated(
     remove: Iterable[str],
     *,
     images: Mapping[str, ImageSource] | None,
-    representative: bool,
-    certify: bool,
+    random_sample: bool,
+    recalibrate: bool,
     skip_unreadable: bool,
     reason: Reason,
     progress: Progress,
@@ -111,13 +121,13 @@ def updated(
     """The model after an update; `PatchCore.update` says what the arguments mean."""
     current = images_of(model.versions)[-1]
     gone = numbers_of(remove, model.bank.images, current)
-    _check(model, add, gone, images, representative, certify)
+    _check(model, add, gone, images, random_sample, recalibrate)
     new, skipped = _read(model, describe, add, current.difference(gone), skip_unreadable, progress)
     kept = staying(model.bank, gone)
     again = read_again(model, describe, gone, images) if images is not None else None
     vectors = _chosen(model, kept, gone, current, new, again, progress)
     step = _next(model, vectors, new)
-    joining = [CalibrationPatches(each.number, each.patches) for each in new] if representative else []
+    joining = [CalibrationPatches(each.number, each.patches) for each in new] if random_sample else []
     certified = _certified(model, step, vectors.learned, gone, joining, again, progress)
     version = _version(model, step, vectors, certified, new, gone, len(current), reason)
     pictures = {each.number: each.picture for each in new if each.picture and each.number in step.bank.image}
@@ -126,7 +136,7 @@ def updated(
         bank=step.bank,
         searcher=step.searcher,
         calibration=certified.calibration,
-        life=Life((*model.versions, version), step.past, step.reserve),
+        history=VersionHistory((*model.versions, version), step.past, step.archived),
         thumbnails={**model.thumbnails, **pictures},
         skipped=tuple(skipped),
         normal=certified.normal,
@@ -139,14 +149,14 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
 
     A rollback is a version of its own, so that it can be undone. Raises ConfigError for a version that there is not.
     """
-    bank, life = model.bank, model.life
-    present = len(life.versions)
+    bank, history = model.bank, model.history
+    present = len(history.versions)
     number = present - 1 if to is None else to
     state = model.state(number)
     if number == present:
         raise ConfigError(f"version {number} is the present one; expected an earlier one (patchbank history)")
-    then = life.versions[number - 1]
-    rows, reserve, past = changed(model, _none_of(bank), state.members)
+    then = history.versions[number - 1]
+    rows, archived, past = changed(model, _none_of(bank), state.members)
     after = dataclasses.replace(bank, **vars(rows), covering_radius=then.covering_radius)
     version = _followed(then, present + 1, reason, action="rollback", restored=number)
     promise: dict[str, Any] = {}
@@ -158,7 +168,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
         bank=after,
         searcher=build_searcher(after.vectors, model.config),
         calibration=state.calibration,
-        life=Life((*life.versions, version), past, reserve),
+        history=VersionHistory((*history.versions, version), past, archived),
         normal=state.normal,
         scene=state.scene,
     )
@@ -174,7 +184,7 @@ def _options_of(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def repromised(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
+def with_guarantee(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
     """The model with thresholds for another promise, from the same held-out scores. changes: of the options that say
     what is promised, by name; None keeps what it is.
 
@@ -186,26 +196,28 @@ def repromised(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
     if config == model.config:
         return model
     calibration = promising(model.calibration, config)
-    _, reserve, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
-    last = model.life.versions[-1]
-    version = _followed(last, last.number + 1, reason, action="threshold", restored=None, **promises(calibration))
-    life = Life((*model.life.versions, version), past, reserve)
-    return dataclasses.replace(model, config=config, calibration=calibration, life=life)
+    _, archived, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
+    last = model.history.versions[-1]
+    version = _followed(
+        last, last.number + 1, reason, action="threshold", restored=None, **guarantee_fields(calibration)
+    )
+    history = VersionHistory((*model.history.versions, version), past, archived)
+    return dataclasses.replace(model, config=config, calibration=calibration, history=history)
 
 
 def changed(
-    model: FittedModel, learned: Reserve, members: npt.NDArray[np.integer]
-) -> tuple[Reserve, Reserve, tuple[State, ...]]:
-    """The vectors of the next version's bank, its reserve, and the past, which then includes the present version.
+    model: FittedModel, learned: ArchivedVectors, members: npt.NDArray[np.integer]
+) -> tuple[ArchivedVectors, ArchivedVectors, tuple[State, ...]]:
+    """The vectors of the next version's bank, its archived, and the past, which then includes the present version.
 
     learned: new vectors. members: (M',) the next version's vectors, numbered through the bank, the reserve and
     `learned`, in this order.
     """
-    everything = Reserve.joined([rows_of(model.bank), model.life.reserve, learned])
+    everything = ArchivedVectors.joined([rows_of(model.bank), model.history.archived, learned])
     others = np.setdiff1d(np.arange(len(everything)), members)
     place = np.empty(len(everything), np.int32)  # each vector's number from now on
     place[np.concatenate([members, others])] = np.arange(len(everything), dtype=np.int32)
-    states = (*model.life.past, model.state(len(model.versions)))
+    states = (*model.history.past, model.state(len(model.versions)))
     past = tuple(dataclasses.replace(state, members=place[state.members]) for state in states)
     return everything.take(members), everything.take(others), past
 
@@ -216,7 +228,7 @@ def _followed(version: Version, number: int, reason: Reason, **changes: Any) -> 
     return dataclasses.replace(version, number=number, **nothing, **changes, **dataclasses.asdict(reason))
 
 
-def _none_of(bank: MemoryBank) -> Reserve:
+def _none_of(bank: MemoryBank) -> ArchivedVectors:
     return rows_of(bank).take(np.empty(0, np.int64))
 
 
@@ -225,22 +237,24 @@ def _check(
     add: Sequence[ImageSource],
     gone: Collection[int],
     images: Mapping[str, ImageSource] | None,
-    representative: bool,
-    certify: bool,
+    random_sample: bool,
+    recalibrate: bool,
 ) -> None:
     """Raises ConfigError for an update that says nothing, cannot be meant, or would silently lose the guarantee."""
     if not len(add) and not gone and images is None:
-        raise ConfigError("update: expected images to add or to remove, or the training images to certify again")
-    if model.calibration is None and (representative or (images is not None and not gone)):
-        raise ConfigError("this model was fitted without calibration: it has no threshold to certify; leave that out")
-    if representative and not len(add):
-        raise ConfigError("representative: expected images to add")
-    if representative and images is None and model.calibration and model.calibration.method == "cross_fit":
-        raise ConfigError("representative: cross-fitting takes all training images again; give their folder (--images)")
-    if certify and model.calibration and images is None and np.isin(model.bank.image, list(gone)).any():
+        raise ConfigError("update: expected images to add or to remove, or the training images to recalibrate with")
+    if model.calibration is None and (random_sample or (images is not None and not gone)):
+        raise ConfigError(
+            "this model was fitted without calibration: it has no threshold to recalibrate; leave that out"
+        )
+    if random_sample and not len(add):
+        raise ConfigError("random_sample: expected images to add")
+    if random_sample and images is None and model.calibration and model.calibration.method == "cross_fit":
+        raise ConfigError("random_sample: cross-fitting takes all training images again; give their folder (--images)")
+    if recalibrate and model.calibration and images is None and np.isin(model.bank.image, list(gone)).any():
         raise ConfigError(
             "removing an image raises the scores of others, so the threshold must be computed again from the training "
-            "images: give their folder (--images), or give up the guarantee (--no-certify)"
+            "images: give their folder (--images), or give up the guarantee (--no-recalibrate)"
         )
 
 
@@ -284,11 +298,11 @@ def _chosen(
     progress: Progress,
 ) -> _Vectors:
     """Forgets, then learns: the vectors that stay, those that take the place of the others, and those of new images."""
-    bank, reserve = model.bank, model.life.reserve
+    bank, archived = model.bank, model.history.archived
     refill, found, reach = _forget(model, kept, gone, current, again, progress)
-    centres = np.concatenate([bank.vectors[kept], reserve.vectors[refill], found.vectors])
+    centres = np.concatenate([bank.vectors[kept], archived.vectors[refill], found.vectors])
     learned = learn(new, centres, learning_radius(bank, model.calibration), bank.expected, progress)
-    fresh = Reserve.joined([found, learned.rows])
+    fresh = ArchivedVectors.joined([found, learned.rows])
     count = len(kept) + len(refill) + len(fresh)
     if count < model.config.num_neighbours:
         raise DatasetError(f"the bank would have {count} vectors, fewer than num_neighbours; fit again")
@@ -302,16 +316,16 @@ def _forget(
     current: Collection[int],
     again: TrainingImages | None,
     progress: Progress,
-) -> tuple[IndexArray, Reserve, float]:
+) -> tuple[IndexArray, ArchivedVectors, float]:
     """What takes the place of the vectors that are not kept: which of the reserve's, and patches of the images. No
     training patch is farther from the bank then than the last value, which may be infinite."""
-    bank, reserve = model.bank, model.life.reserve
-    spare = np.flatnonzero(np.isin(reserve.image, list(set(current).difference(gone))))
-    candidates, count, left_out = reserve.take(spare), len(bank) - len(kept), math.inf
+    bank, archived = model.bank, model.history.archived
+    spare = np.flatnonzero(np.isin(archived.image, list(set(current).difference(gone))))
+    candidates, count, left_out = archived.take(spare), len(bank) - len(kept), math.inf
     if again and count:
         most = max(4 * count, POOL_BYTES // (4 * bank.vectors.shape[1]))
         pool, left_out = farthest(again.filling, bank.vectors[kept], most, progress)
-        candidates = Reserve.joined([candidates, pool])
+        candidates = ArchivedVectors.joined([candidates, pool])
     left_out = left_out if again and again.all else math.inf
     filled = fill(candidates, bank.vectors[kept], count, model.config, left_out)
     picks = filled.picks
@@ -321,9 +335,9 @@ def _forget(
 def _next(model: FittedModel, vectors: _Vectors, new: Sequence[NewImage]) -> _Next:
     """The bank of these vectors, and how far those that have left are from it."""
     bank = model.bank
-    known = len(bank) + len(model.life.reserve)
+    known = len(bank) + len(model.history.archived)
     members = np.concatenate([vectors.kept, len(bank) + vectors.refill, known + np.arange(len(vectors.fresh))])
-    rows, reserve, past = changed(model, vectors.fresh, members)
+    rows, archived, past = changed(model, vectors.fresh, members)
     left = np.setdiff1d(np.arange(len(bank)), vectors.kept)
     hole = ExactSearcher(rows.vectors).search(bank.vectors[left], 1)[0][:, 0]
     radius = min(bank.covering_radius + float(hole.max(initial=0)), vectors.reach)
@@ -334,7 +348,7 @@ def _next(model: FittedModel, vectors: _Vectors, new: Sequence[NewImage]) -> _Ne
         grids=np.concatenate([bank.grids, *(np.array([each.patches.grid], np.int32) for each in new)]),
         expected=bank.expected,
     )
-    return _Next(after, build_searcher(rows.vectors, model.config), reserve, past, left, hole)
+    return _Next(after, build_searcher(rows.vectors, model.config), archived, past, left, hole)
 
 
 def _certified(
@@ -382,7 +396,7 @@ def _version(
         images=before - len(gone) + len(new),
         size=len(step.bank),
         covering_radius=step.bank.covering_radius,
-        **promises(certified.calibration),
+        **guarantee_fields(certified.calibration),
         **dataclasses.asdict(reason),
         added=_added(model, new, vectors.learned, step.bank, step.searcher),
         removed=tuple(_removed(image, model.bank, owner == image, step.hole) for image in gone),

@@ -82,18 +82,18 @@ def in_panels(cuts: IndexArray) -> tuple[IntArray, IndexArray]:
     return first.astype(np.int32), np.repeat(first[:-1] * PANEL - cuts[:-1], counts) + np.arange(cuts[-1])
 
 
-def coded(shadows: FloatArray, slots: IndexArray, places: int) -> tuple[CodeArray, IntArray, float, FloatArray]:
-    """Shadows, (M, S), as whole multiples of a step, one byte each, at their places in panels.
+def coded(projections: FloatArray, slots: IndexArray, places: int) -> tuple[CodeArray, IntArray, float, FloatArray]:
+    """Projections, (M, S), as whole multiples of a step, one byte each, at their places in panels.
 
     Returns codes, (panels, groups, PANEL, 4); starts, (places,), what their products with queries' codes start from;
-    the step; and the distances between shadows and their codes, (M,).
+    the step; and the distances between projections and their codes, (M,).
     """
-    step = max(float(np.abs(shadows).max()) / _LARGEST, _LEAST_STEP)
-    numbers = np.rint(shadows / np.float32(step)).clip(-_LARGEST, _LARGEST)
-    wrong = np.linalg.norm(shadows - numbers.astype(np.float64) * step, axis=1)
-    groups = -(-shadows.shape[1] // 4)
+    step = max(float(np.abs(projections).max()) / _LARGEST, _LEAST_STEP)
+    numbers = np.rint(projections / np.float32(step)).clip(-_LARGEST, _LARGEST)
+    wrong = np.linalg.norm(projections - numbers.astype(np.float64) * step, axis=1)
+    groups = -(-projections.shape[1] // 4)
     codes = np.zeros((places, 4 * groups), np.int8)
-    codes[slots, : shadows.shape[1]] = numbers
+    codes[slots, : projections.shape[1]] = numbers
     starts = np.full(places, HIDDEN, np.int32)
     starts[slots] = -(np.square(numbers).sum(axis=1) // 4 + MIDDLE * numbers.sum(axis=1))
     by_panel = codes.reshape(-1, PANEL, groups, 4).transpose(0, 2, 1, 3)

@@ -1,0 +1,1 @@
+"""Results for other tools: formats that programs for labels read."""
