@@ -249,11 +249,8 @@ class _Outline:
 
 def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:
     notes = []
-    if result.distribution_reasons:
-        notes.append(
-            f"Out of distribution, so its score means little: {'; '.join(result.distribution_reasons)}. Look at the picture "
-            "first."
-        )
+    if reasons := "; ".join(result.distribution_reasons):
+        notes.append(f"Out of distribution, so its score means little: {reasons}. Look at the picture first.")
     if not model.calibration:
         notes.append(
             "The model was fitted without calibration: it has no threshold, marks no regions, and knows no normal "
