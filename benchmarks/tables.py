@@ -408,6 +408,60 @@ def thresholds(results: dict[str, Any]) -> str:
     )
 
 
+def verdicts(results: dict[str, Any]) -> str:
+    """Verdicts of the sets with the defaults; then what random splits of good images made of the promises."""
+    names = ("ok", "review", "ng")
+
+    def shares(row: dict[str, Any], which: str) -> list[str]:
+        counts = row["verdicts"][which]
+        return [f"{100 * counts[name] / sum(counts.values()):.1f}" for name in names]
+
+    header = ["data set", "trained on", "suspects", "good: OK", "REVIEW", "NG", "defective: OK", "REVIEW", "NG"]
+    lines = [
+        [
+            SETS[row["set"]],
+            row["training_images"],
+            len(row["suspects"]),
+            *shares(row, "good"),
+            *shares(row, "defective"),
+        ]
+        for row in results["rows"]
+    ]
+    means = [f"{results['means'][which][name]:.1f}" for which in ("good", "defective") for name in names]
+    whole = table(header, [*lines, ["mean", "", "", *means]])
+
+    def row_of(images: int, source: str, counting: bool) -> list[str]:
+        key = (images, source, counting)
+        rows = [
+            row
+            for row in results["simulation"]
+            if (row["images"], row["left_out_scores"], row["suspects_count"]) == key
+        ]
+
+        def mean(name: str) -> str:
+            return percent(sum(row[name] for row in rows) / len(rows))
+
+        def over(which: str) -> str:
+            broken, chance = (sum(row[f"{start}_{which}"] for row in rows) for start in ("over_if", "expected_over_if"))
+            return f"{broken} ({chance:.0f})"
+
+        splits = sum(row["splits"] for row in rows)
+        figures = [mean("ng"), mean("stated_if_bad"), over("bad"), mean("stated_if_good"), over("good")]
+        return [images, source, "yes" if counting else "no", splits, *figures, mean("p_at_most_0.1")]
+
+    keys = sorted({(r["images"], r["left_out_scores"], r["suspects_count"]) for r in results["simulation"]})
+    header = ["images", "left-out scores by", "suspects count", "splits", "NG", "stated if bad", "splits over it"]
+    header += ["stated if good", "splits over it", "p <= 0.1"]
+    return "\n\n".join(
+        (
+            "Images by verdict, in per cent:",
+            whole,
+            "Random splits of the good images of the four sets, rates in per cent, splits as numbers:",
+            table(header, [row_of(*key) for key in keys]),
+        )
+    )
+
+
 def audit(results: dict[str, Any]) -> str:
     """What was planted, found and lost, and what became of the image AUROC."""
     header = ["data set", "good", "planted", "found", "good lost", "never seen", "learned", "dropped"]
@@ -445,6 +499,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "drift": drift,
     "audit": audit,
     "thresholds": thresholds,
+    "verdicts": verdicts,
 }
 BLOCK = re.compile(r"(<!-- figures: benchmarks/results/(\w+)\.json -->\n).*?(<!-- /figures -->)", re.DOTALL)
 

@@ -99,7 +99,7 @@ def test_unknown_names_are_attribute_errors():
     [
         ("PatchCore.fit", "images config= * runtime= backbone= skip_unreadable= checkpoint= progress="),
         ("PatchCore.predict", "self images"),
-        ("PatchCore.explain", "self result * regions= neighbours="),
+        ("PatchCore.explain", "self result * regions= neighbours= colours="),
         (
             "PatchCore.update",
             "self add= remove= * images= random_sample= recalibrate= note= author= time= skip_unreadable= progress= "
@@ -109,7 +109,7 @@ def test_unknown_names_are_attribute_errors():
         ("PatchCore.diff", "self before= after="),
         ("PatchCore.save", "self path"),
         ("PatchCore.load", "path * runtime= trusted="),
-        ("Result.explain", "self * regions= neighbours="),
+        ("Result.explain", "self * regions= neighbours= colours="),
         ("Explanation.save", "self path * model="),
         ("evaluate", "model dataset progress= * each="),
         ("benchmark", "root config= runtime= progress= * fit="),

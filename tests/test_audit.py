@@ -142,9 +142,35 @@ def test_the_page(audit, tmp_path):
     assert "Audit of <parts>" in page.text["h1"]
     titles = page.text["h2"]
     assert all(f"image {number}" in titles for number in ODD)
-    assert len(page.all("img")) == sum(1 + bool(i.mark) + (i.oddities[0].other is not None) for i in audit.odd)
+    details = sum(1 + bool(i.mark) + (i.oddities[0].other is not None) for i in audit.odd)
+    assert len(page.all("img")) == details + 12
     assert all(each["src"].startswith("data:image/jpeg;base64,") for each in page.all("img"))
     assert "script" not in {name for name, _ in page.elements}
+
+
+def test_the_oddest_are_shown_whether_they_are_odd_or_not(audit, model, tmp_path):
+    """Two grossly bad plates ranked third and fourth, under the limit, and were shown nowhere."""
+    for found in (audit, audit_model(model)):
+        assert found.oddest == found.images[:12]
+        assert all(image.picture and image.mark and image.leading for image in found.oddest)
+        assert not any(image.picture or image.mark for image in found.images[12:])
+    audit.save(tmp_path / "a.html", "parts", [("forget", "patchbank update m --remove '<b>'")])
+    page = Page(tmp_path / "a.html")
+    captions = page.text["figcaption"]
+    shown = [f"{rank}. {i.severity:.2f} · {i.leading.replace('_', ' ')}" for rank, i in enumerate(audit.oddest, 1)]
+    assert all(caption in captions for caption in shown)
+    links = [a["href"] for a in page.all("a")]
+    assert links == [f"#image-{rank}" for rank in range(1, len(audit.odd) + 1)]
+    assert {link[1:] for link in links} <= {section.get("id") for section in page.all("section")}
+    assert page.text["code"] == "patchbank update m --remove '<b>'"
+
+
+def test_images_that_are_too_few_to_judge_are_ranked_by_score(images):
+    found = audit_images(images[:5], SMALL, backbone=FakeBackbone())
+    scores = [image.score for image in found.oddest]
+    assert found.oddest[0].name == "image 3"
+    assert scores == sorted(scores, reverse=True)
+    assert {image.leading for image in found.oddest} == {""}
 
 
 def test_the_crop_shows_the_marked_patch():

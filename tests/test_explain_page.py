@@ -18,6 +18,7 @@ from patchbank.reports import explanation_text as said
 from patchbank.reports.explanation_page import write_page
 from patchbank.reports.explanation_sheet import WIDTH, sheet, write_sheet
 from patchbank.results.explanation import Finding, NormalPatch
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.normal_distances import NormalDistances
 from patchbank.scoring.regions import Region
 
@@ -309,3 +310,18 @@ def test_marks_stay_inside():
     tiny = np.zeros((3, 3, 3), np.uint8)
     drawing.badge(tiny, "1", (1, 1), 13)
     assert picture.shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.OK, Verdict.REVIEW, Verdict.NG])
+def test_page_and_sheet_tell_the_verdict_and_what_is_out_of_distribution(tmp_path: Path, verdict: Verdict) -> None:
+    """A picture out of distribution was a red "anomalous", and nothing else."""
+    one = explanation(verdict=verdict, unlike=("darker",), is_anomalous=verdict is Verdict.NG)
+    write_page(tmp_path / "a.html", one, None)
+    page = Page(tmp_path / "a.html")
+    assert f'class="verdict {verdict}"' in page.source
+    assert 'class="verdict strange"' in page.source
+    assert ("For review" in page.text["p"]) == (verdict is Verdict.REVIEW)
+    write_page(tmp_path / "b.html", explanation(verdict=verdict), None)
+    assert 'class="verdict strange"' not in (tmp_path / "b.html").read_text("utf-8")
+    write_sheet(tmp_path / "a.png", one, None)
+    assert (tmp_path / "a.png").stat().st_size > 0

@@ -190,7 +190,20 @@ def test_without_calibration_there_is_no_verdict(good, rng):
 
 def test_to_dict_is_json_with_the_promised_keys(model, rng):
     values = json.loads(json.dumps(model.predict(striped(rng, defect=True)).to_dict(), allow_nan=False))
-    keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene", "model", "time"]
+    keys = [
+        "path",
+        "score",
+        "threshold",
+        "is_anomalous",
+        "p_value",
+        "regions",
+        "in_scene",
+        "scene",
+        "model",
+        "time",
+        "verdict",
+        "reason",
+    ]
     assert list(values) == keys
     assert set(values["regions"][0]) == {"box", "area", "peak", "peak_score", "contour"}
 

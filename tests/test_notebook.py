@@ -85,7 +85,7 @@ def test_a_model_without_a_threshold_or_thumbnails():
     model = PatchCore.fit([striped(rng) for _ in range(2)], config, backbone=FakeBackbone())
     assert "none: the model was fitted without calibration" in read(model).text
     reader = read(model.predict(striped(rng, defect=True)))
-    assert "unjudged" in reader.text
+    assert "REVIEW the model has no threshold" in reader.text
     read(model.predict(striped(rng)).explain())
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from patchbank.imaging.overlay import heatmap, overlay
+from patchbank.errors import ConfigError
+from patchbank.imaging.overlay import COLOURS, heatmap, overlay
 
 GREY = np.full((40, 50, 3), 120, np.uint8)
 
@@ -51,9 +52,10 @@ def test_colours_are_multiples_of_the_threshold() -> None:
     assert (heatmap(level(1.0), 1.0) != heatmap(level(1.0), 2.0)).any()
 
 
-def test_lightness_falls_along_the_scale() -> None:
+@pytest.mark.parametrize("scale", COLOURS)
+def test_lightness_falls_along_the_scale(scale: str) -> None:
     """What a grey print or colour-blind eyes rely on."""
-    colours = heatmap(np.linspace(0, 2, 256, dtype=np.float32)[None], 1.0)[0]
+    colours = heatmap(np.linspace(0, 2, 256, dtype=np.float32)[None], 1.0, colours=scale)[0]
     assert (np.diff(lightness(colours)) <= 1).all()
     assert lightness(colours)[0] - lightness(colours)[-1] > 150
 
@@ -102,6 +104,23 @@ def test_lines_grow_with_the_image() -> None:
         return float((picture > 0).any(axis=2).mean())
 
     assert 0.5 * drawn(300) < drawn(1500) < drawn(300)  # with one width for all it would be a fifth
+
+
+def test_on_rust_the_blue_scale_tells_more_than_the_orange_one() -> None:
+    """Orange heat on an orange part was hardly seen."""
+    rust = np.broadcast_to(np.array([176, 88, 38], np.uint8), (40, 50, 3)).copy()
+
+    def contrast(scale: str) -> float:
+        changed = overlay(rust, level(1.05), 1.0, colours=scale)[0, 0].astype(float) - rust[0, 0]
+        return float(np.linalg.norm(changed))
+
+    assert contrast("blue") > 2 * contrast("orange")
+    assert (overlay(rust, level(0.75), 1.0, colours="blue") == rust).all()
+
+
+def test_an_unknown_scale_is_named() -> None:
+    with pytest.raises(ConfigError, match="orange, blue"):
+        overlay(GREY, level(1.0), 1.0, colours="rainbow")
 
 
 def test_arrays_that_do_not_fit_are_named() -> None:

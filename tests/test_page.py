@@ -20,6 +20,7 @@ from patchbank import Audit, reports
 from patchbank.errors import OutputError
 from patchbank.reports import html as page
 from patchbank.reports.audit import write_page as write_audit
+from patchbank.reports.evaluation import EvaluationReport
 from patchbank.reports.explanation_page import write_page as write_explanation
 from patchbank.reports.inspection import InspectionReport, ReportRow, write_report
 from patchbank.results.audit import AuditedImage, Outlier
@@ -49,7 +50,18 @@ def audit_page(path: Path, text: str) -> None:
     write_audit(path, Audit((odd,), ((text, text),), (text,)), text)
 
 
-PAGES = {"inspection": inspection_page, "explanation": explanation_page, "audit": audit_page}
+def evaluation_page(path: Path, text: str) -> None:
+    with EvaluationReport(path) as page:
+        page.add(row(text, 1.0, label=text, defective=True))
+        page.write_evaluation(title=text, figures={text: text}, areas={text: 0.5}, skipped=[text])
+
+
+PAGES = {
+    "inspection": inspection_page,
+    "evaluation": evaluation_page,
+    "explanation": explanation_page,
+    "audit": audit_page,
+}
 
 
 @pytest.mark.parametrize("write", PAGES.values(), ids=PAGES)

@@ -142,8 +142,8 @@ def command_line() -> str:
     parts += [flags(options(Config)), "## Machine options", "One flag for each field of `Runtime`."]
     parts += [flags(options(Runtime)), "## Exit codes", exit_codes()]
     parts += [
-        "`predict` goes on after an error of one image or one file. Its code is 1 with `--fail-on-anomaly` and an "
-        "anomaly, whatever else has happened; else the largest code of what went wrong; else 0. "
+        "`predict` goes on after an error of one image or one file. Its code is 1 with `--fail-on` and such a "
+        "verdict, whatever else has happened; else the largest code of what went wrong; else 0. "
         "[batches.md](../operate/batches.md) says what a batch promises.",
         "Without `--debug` an error is one line on stderr. With it, the traceback comes first; the exit code stays the "
         "same.",
@@ -167,7 +167,8 @@ def usage(path: str, command: Any) -> str:
             words.append(parameter.metavar)
         elif parameter.required:
             words.append(f"{parameter.opts[0]} {parameter.metavar}")
-    return f"```text\n{' '.join(words)} [OPTIONS]\n```"
+    example = f"\n\n```sh\n{command.epilog.removeprefix('Example: ')}\n```" if command.epilog else ""
+    return f"```text\n{' '.join(words)} [OPTIONS]\n```{example}"
 
 
 def arguments(command: Any) -> str:
@@ -199,7 +200,7 @@ def flags(chosen: Iterable[dataclasses.Field[Any]]) -> str:
 
 def exit_codes() -> str:
     """0, 1, 130 and those of errors.py."""
-    found = "`predict --fail-on-anomaly` found an anomaly, or `drift --fail-on-drift` a drift"
+    found = "`predict --fail-on` found such a verdict, or `drift --fail-on-drift` a drift"
     rows = [("0", "", "all is well"), ("1", "", found)]
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.PatchbankError)]
     for code in sorted({c.exit_code for c in classes} - {errors.PatchbankError.exit_code}):

@@ -240,8 +240,13 @@ class Config:
     folds: int = option(
         5, "'cross_fit': number of folds, each with a bank of its own", group="threshold", low=2, high=100
     )
+    calibrate_on_suspects: bool = option(
+        False,
+        "Let training images that look defective count for the threshold and the p-values like all others",
+        group="threshold",
+    )
     max_false_alarms: float = option(
-        0.01, "Share of good images that may be flagged", group="threshold", low=0.0, high=0.5
+        0.05, "Share of good images that may be flagged", group="threshold", low=0.0, high=0.5
     )
     confidence: float = option(
         0.95,
@@ -249,6 +254,14 @@ class Config:
         group="threshold",
         low=0.0,
         high=0.999999,
+    )
+    review_rate: float = option(
+        0.1,
+        "Images that are not flagged, but look odder than all but this share of good ones, are for a person to review; "
+        "0 = none",
+        group="threshold",
+        low=0.0,
+        high=0.5,
     )
     scene_false_alarms: float = option(
         0.01,

@@ -24,6 +24,7 @@ from patchbank.fit import fit as fitting
 from patchbank.fit.remarks import remarks
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import Skipped, read_image, shown
+from patchbank.imaging.overlay import check_colours
 from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
@@ -140,32 +141,43 @@ class PatchCore(FittedModel):
     def _made_by(self, digest: str) -> MadeBy:
         return MadeBy(digest, self.versions[-1].number, __version__)
 
-    def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3) -> Explanation:
+    def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3, colours: str = "orange") -> Explanation:
         """Why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
         anomalous patch, if there are none) the nearest normal patches, and how far normal patches are from the bank.
+        colours: the heat map's scale, 'orange' or 'blue'.
 
         Raises ImageError if the image is gone or no longer the one that was inspected.
         """
         check_numbers(regions, neighbours)
+        check_colours(colours)
         image = result.read_again()
-        return explain(self, result, shown(image), self._describe(image), regions=regions, neighbours=neighbours)
+        patches = self._describe(image)
+        return explain(self, result, shown(image), patches, regions=regions, neighbours=neighbours, colours=colours)
 
     def with_threshold(
         self,
         *,
         max_false_alarms: float | None = None,
         confidence: float | None = None,
+        review_rate: float | None = None,
+        calibrate_on_suspects: bool | None = None,
         note: str = "",
         author: str = "",
         time: str | None = None,
     ) -> PatchCore:
         """The model's next version, with thresholds for another promise from the same held-out scores; None keeps what
-        it is.
+        it is. The arguments are the options of `Config`.
 
         `calibration.support` says whether the images are enough for it. Raises ConfigError for an impossible value, or
         if the model was fitted without calibration.
         """
-        return with_guarantee(self, max_false_alarms, confidence, Reason(time or _now(), author, note))
+        changes = {
+            "max_false_alarms": max_false_alarms,
+            "confidence": confidence,
+            "review_rate": review_rate,
+            "calibrate_on_suspects": calibrate_on_suspects,
+        }
+        return with_guarantee(self, changes, Reason(time or _now(), author, note))
 
     def update(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -58,7 +60,33 @@ def test_audit_of_a_folder(spoilt, tmp_path):
     assert f"wrote {tmp_path / 'a.html'}" in result.stderr
     page = (tmp_path / "a.html").read_text()
     assert f"Audit of {spoilt.name}" in page
-    assert page.count("<img") == 2
+    assert page.count("<img") == 2 + 12
+    ranking = lines[lines.index("") + 2 : -1]
+    assert [line.split()[0] for line in ranking] == [str(rank) for rank in range(1, 13)]
+    assert ranking[0].split()[2:4] == ["odd", "11.png"]
+    assert "odd" not in ranking[1].split()
+    removal = f"patchbank update MODEL --remove 11.png --images {spoilt}"
+    assert removal in page
+    assert removal in result.stderr
+
+
+def test_the_commands_of_an_audit_can_be_run(spoilt, tmp_path):
+    run("fit", spoilt, "-o", tmp_path / "m.patchbank", *SMALL)
+    said = run("audit", tmp_path / "m.patchbank").stderr
+    (line,) = [line for line in said.splitlines() if line.startswith("  patchbank update")]
+    words = [str(spoilt) if word == "DIR" else word for word in shlex.split(line)]
+    run(*words[1:])
+    (removed,) = json.loads(run("history", tmp_path / "m.patchbank", "--json").stdout)["versions"][-1]["removed"]
+    assert removed["name"] == "11.png"
+
+
+def test_of_two_copies_one_is_offered_for_removal(tmp_path):
+    rng = np.random.default_rng(3)
+    for number in range(12):
+        write(tmp_path / f"parts/{number:02d}.png", part(rng))
+    shutil.copy(tmp_path / "parts/04.png", tmp_path / "parts/90.png")
+    said = run("audit", tmp_path / "parts", *SMALL).stderr
+    assert said.count("--remove") == 1
 
 
 def test_audit_of_a_model_as_json(spoilt, tmp_path):

@@ -188,7 +188,7 @@ def test_a_report_that_cannot_be_written_keeps_all_verdicts(fitted, batch, tmp_p
 def test_the_verdict_is_printed_before_the_picture_is_drawn(fitted, batch, tmp_path, monkeypatch):
     """Whoever waits for the line must not wait for the disk, and a crash in drawing must not take the line along."""
 
-    def killed(result):
+    def killed(result, *more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Result, "overlay", killed)
@@ -199,10 +199,10 @@ def test_the_verdict_is_printed_before_the_picture_is_drawn(fitted, batch, tmp_p
 def test_a_drawing_that_fails_is_named(fitted, batch, tmp_path, monkeypatch):
     real = Result.overlay
 
-    def overlay(result):
+    def overlay(result, *more):
         if Path(result.path).name == "0.png":
             raise RuntimeError("no colours")
-        return real(result)
+        return real(result, *more)
 
     monkeypatch.setattr(Result, "overlay", overlay)
     result = run("predict", fitted, batch, "--json", "--out", tmp_path / "out", code=70)
@@ -285,11 +285,13 @@ def test_names_that_the_terminal_cannot_show_end_nothing(fitted, named, tmp_path
     command = [*PATCHBANK, "predict", str(fitted), str(named), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, timeout=120, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
+    said = done.stderr.decode(encoding).splitlines()
+    assert [line.split()[0] for line in said] == ["threshold", "p", "6", "report:"]
+    assert said[2] == "6 images: 6 OK, 0 REVIEW, 0 NG, 0 refused"
     lines = done.stdout.decode(encoding).splitlines()
     assert len(lines) == len(NAMES)
     assert not any(char in "".join(lines) for char in "\x1b\x07\u202e")
-    assert all(line.startswith("ok ") for line in lines)
+    assert all(line.startswith("OK ") for line in lines)
     shown = ["\\x1b[2J\\x1b]0;x\\x07.png", "a\\nANOMALOUS.png", "r\\u202egnp.png", "gr\\udcfcn.png"]
     assert all(any(line.endswith(name) for line in lines) for name in shown)
     japanese = "部品.png" if encoding.startswith("utf") else "\\u90e8\\u54c1.png"

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import cv2
 import numpy as np
 import pytest
 
+from pages import Page
 from patchbank import Config, PatchCore, __version__
 from patchbank.backbones.zoo import zoo
 from patchbank.config import PRESETS
 
-from .conftest import SMALL, make_category, part, run, write
+from .conftest import SMALL, failure, make_category, part, run, write
 
 EVALUATION_KEYS = [
     "image_auroc",
@@ -32,6 +34,7 @@ EVALUATION_KEYS = [
     "false_alarm_rate",
     "miss_rate",
     "n_unreadable",
+    "verdicts",
 ]
 
 
@@ -45,7 +48,7 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     model = PatchCore.load(tmp_path / "m.patchbank")
     assert model.config == Config(image_size=64, coreset_size=40, layers=("blocks.2", "blocks.4"), embedding="mean")
     assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
-    assert "8 good images support 32 % at 95 %; 1 % needs 299" in result.stderr
+    assert "8 good images support 32 % at 95 %; 5 % needs 59" in result.stderr
     assert "at most 32 % false alarms with 95 % confidence" in result.stdout
     assert "scene: 8 good images support 12 % on average; 1 % needs 99; its ranges are widened" in result.stderr
 
@@ -67,7 +70,7 @@ def test_fit_without_calibration_prints_no_threshold(category, tmp_path):
     result = run("fit", category, "-o", tmp_path / "m", *SMALL, "--calibration", "none")
     assert "threshold" not in result.output
     lines = run("predict", tmp_path / "m", category / "test/good/000.png").stdout.splitlines()
-    assert lines[0].startswith("- ")
+    assert lines[0].startswith("REVIEW ")  # nothing proves it to be ordinary
     row = json.loads(run("predict", tmp_path / "m", category / "test/good/000.png", "--json").stdout)
     assert (row["threshold"], row["is_anomalous"], row["regions"]) == (None, None, [])
 
@@ -92,8 +95,9 @@ def test_info_shows_every_option_and_checks_the_file(fitted):
     assert manifest["bank"]["size"] == 40
     assert manifest["config"]["image_size"] == [64]
     held = manifest["calibration"]
-    assert (held["supported"], held["images_needed"], held["confidence"]) == (False, 299, 0.95)
-    assert "8 good images support 32 % at 95 %; 1 % needs 299" in text
+    assert (held["supported"], held["images_needed"], held["confidence"]) == (False, 59, 0.95)
+    assert (held["review_rate"], held["review_above"], held["with_suspects"]) == (0.1, None, False)
+    assert "8 good images support 32 % at 95 %; 5 % needs 59" in text
 
 
 def test_info_of_a_file_of_version_1_speaks_of_its_threshold_in_the_same_words():
@@ -108,8 +112,9 @@ def test_info_of_a_file_of_version_1_speaks_of_its_threshold_in_the_same_words()
 def test_threshold_shows_what_the_images_support(fitted):
     lines = run("threshold", fitted).stdout.splitlines()
     assert lines[0].startswith("8 held-out good images (leave one out), scores ")
-    rows = {line[2:11].strip(): line for line in lines[2:-1]}
-    assert rows["1 %"].startswith("*")
+    rows = {line[2:11].strip(): line for line in lines[2:-2]}
+    assert rows["5 %"].startswith("*")
+    assert rows["5 %"].endswith("needs 59 images")
     assert rows["1 %"].endswith("needs 299 images")
     assert rows["32 %"].endswith("supported")
     held = PatchCore.load(fitted).calibration
@@ -117,7 +122,7 @@ def test_threshold_shows_what_the_images_support(fitted):
     row = next(row for row in asked["rows"] if row["max_false_alarms"] == 0.3)
     assert row["threshold"] == np.sort(held.scores)[6]  # k = ceil(9 * 0.7) = 7
     assert (row["supported"], row["over"], row["images_needed"]) == (True, 1, 3)
-    assert (asked["max_false_alarms"], asked["confidence"], asked["images"]) == (0.01, 0.95, 8)  # the model's own
+    assert (asked["max_false_alarms"], asked["confidence"], asked["images"]) == (0.05, 0.95, 8)  # the model's own
 
 
 def test_threshold_writes_another_model_only_where_it_is_told_to(fitted, tmp_path, good):
@@ -132,20 +137,20 @@ def test_threshold_writes_another_model_only_where_it_is_told_to(fitted, tmp_pat
     assert result.stderr == ""
     assert other.calibration.threshold < model.calibration.threshold
     assert other.predict(good).score == model.predict(good).score
-    run("threshold", tmp_path / "m", "--max-false-alarms", "0.01", "--confidence", "0.95", "-o", tmp_path / "m")
+    run("threshold", tmp_path / "m", "--max-false-alarms", "0.05", "--confidence", "0.95", "-o", tmp_path / "m")
     again = PatchCore.load(tmp_path / "m")
     assert again.calibration.threshold == model.calibration.threshold
     assert again.config == model.config
     assert [version.action for version in again.versions] == ["fit", "threshold", "threshold"]
-    assert [version.max_false_alarms for version in again.versions] == [0.01, 0.3, 0.01]
-    assert "1 % needs 299" in run("threshold", fitted, "-o", tmp_path / "m").stderr
+    assert [version.max_false_alarms for version in again.versions] == [0.05, 0.3, 0.05]
+    assert "5 % needs 59" in run("threshold", fitted, "-o", tmp_path / "m").stderr
 
 
 def test_predict_tells_good_from_scratched(fitted, good, scratched):
     lines = run("predict", fitted, good, scratched).stdout.splitlines()
-    assert lines[0].startswith("ok ")
+    assert lines[0].startswith("OK ")
     assert lines[0].endswith(str(good))
-    assert lines[1].startswith("ANOMALOUS ")
+    assert lines[1].startswith("NG ")
     assert "region" in lines[1]
 
 
@@ -153,9 +158,12 @@ def test_predict_json_is_one_object_a_line_and_nothing_else(fitted, good, scratc
     result = run("predict", fitted, good, scratched, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene", "model", "time"]
+    keys += ["verdict", "reason"]
     assert [list(row) for row in rows] == [keys] * 2
     assert [row["path"] for row in rows] == [str(good), str(scratched)]
     assert [row["is_anomalous"] for row in rows] == [False, True]
+    assert [row["verdict"] for row in rows] == ["ok", "ng"]
+    assert rows[1]["reason"].startswith(f"score {rows[1]['score']:.4g} is over the threshold ")
     assert rows[0]["p_value"] > rows[1]["p_value"] == 1 / 9
     assert rows[0]["score"] == PatchCore.load(fitted).predict(good).score
     assert "{" not in result.stderr
@@ -168,6 +176,7 @@ def test_predict_csv_has_a_header_and_quotes(fitted, scratched, tmp_path):
     odd = write(tmp_path / "a, b.png", cv2.imread(str(scratched)))
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, odd, "--csv").stdout)))
     keys = ["path", "score", "threshold", "is_anomalous", "p_value", "regions", "in_scene", "scene"]
+    keys += ["verdict", "reason", "model", "version", "software", "time"]
     assert list(rows[0]) == keys
     assert rows[0]["path"] == str(odd)
     assert rows[0]["is_anomalous"] == "true"
@@ -183,7 +192,16 @@ def test_predict_says_what_is_not_of_the_scene(fitted, good, tmp_path):
     assert first.endswith(str(good))
     assert f"{black}" in second
     assert "; NOT THE SCENE: darker (brightness 0, normal " in second
-    assert text.stderr == "1 image is not of the scene that the model knows\n"
+    notes = text.stderr.splitlines()
+    assert notes[2:] == [
+        "2 images: 1 OK, 0 REVIEW, 1 NG, 0 refused",
+        f"report: {tmp_path / 'out/report.html'}",
+        "1 image is not of the scene that the model knows",
+    ]
+    model = PatchCore.load(fitted)
+    assert notes[0] == f"threshold {model.calibration.threshold:.4f}; 1.00x = a score that equals it"
+    assert notes[1].startswith("p = share of good images")  # said once, and on no line of an image
+    assert "threshold" not in text.stdout
     assert "not of the known scene: darker (brightness 0" in (tmp_path / "out/report.html").read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, good, black, "--csv").stdout)))
     assert [row["in_scene"] for row in rows] == ["true", "false"]
@@ -244,8 +262,12 @@ def test_evaluate_for_people_and_without_masks(fitted, category, tmp_path):
     table = tmp_path / "test.csv"
     good, bad = category / "test/good/000.png", category / "test/scratch/000.png"
     table.write_text(f"path,label,split\n{good},good,test\n{bad},scratch,test\n")
-    lines = dict(line.split() for line in run("evaluate", fitted, table).stdout.splitlines())
-    assert list(lines) == EVALUATION_KEYS
+    *figures, head, good_line, bad_line = run("evaluate", fitted, table).stdout.splitlines()
+    lines = dict(line.split() for line in figures)
+    assert [*lines, "verdicts"] == EVALUATION_KEYS
+    assert head.split() == ["verdicts", "OK", "REVIEW", "NG"]
+    assert good_line.split() == ["good", "1", "0", "0"]
+    assert bad_line.split() == ["defective", "0", "0", "1"]
     assert lines["pixel_auroc"] == "-"
     assert lines["image_auroc"] == "1.0000"
     values = json.loads(run("evaluate", fitted, table, "--json").stdout)
@@ -386,3 +408,45 @@ def test_presets_on_the_command_line_and_in_the_file(category, tmp_path):
     run("fit", category, "-o", tmp_path / "f", "--preset", "fast", "--coreset-size", "30", "--calibration", "none")
     assert PatchCore.load(tmp_path / "a").config.image_size == Config.preset("accurate").image_size
     assert PatchCore.load(tmp_path / "f").config.image_size == Config.preset("fast").image_size
+
+
+def test_evaluate_writes_a_page(fitted, category, tmp_path):
+    values = json.loads(run("evaluate", fitted, category, "--json", "--report", tmp_path / "e.html").stdout)
+    page = Page(tmp_path / "e.html")
+    assert page.text["h1"] == f"Evaluation of {fitted.name} on {category.name}"
+    assert "scratch" in page.text["tbody"]
+    figures = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page.source))
+    assert figures["images"] == "8"
+    assert figures["image AUROC"] == f"{values['image_auroc']:.4f}"
+    assert figures["pixel AUROC"] == f"{values['pixel_auroc']:.4f}"
+    assert "ends in .html" in failure("evaluate", fitted, category, "--report", tmp_path / "e.png", code=2)
+
+
+def test_evaluate_shows_what_it_misses(fitted, category, tmp_path):
+    """A defect that looks like a good part is missed; it is shown, and what is found is not."""
+    for kind in ("good", "scratch"):
+        shutil.copytree(category / "test" / kind, tmp_path / "set/test" / kind)
+    (tmp_path / "set/test/faint").mkdir()
+    shutil.copy(category / "test/good/000.png", tmp_path / "set/test/faint/a.png")
+    run("evaluate", fitted, tmp_path / "set", "--report", tmp_path / "e.html")
+    page = Page(tmp_path / "e.html")
+    assert "<dt>missed defects</dt><dd>1 of 5</dd>" in page.source
+    assert "test/faint/a.png" in page.text["figcaption"]
+    assert "test/scratch/" not in page.text["figcaption"]
+    assert len(page.all("img")) == 2
+
+
+def test_fit_does_not_replace_a_history_unasked(category, tmp_path):
+    path = tmp_path / "m.patchbank"
+    run("fit", category, "-o", path, *SMALL)
+    assert (
+        "only 8 training images" in run("fit", category, "-o", path, *SMALL).stderr
+    )  # without one, it may be replaced
+    run("threshold", path, "--max-false-alarms", "0.3", "-o", path)
+    before = path.read_bytes()
+    said = failure("fit", category, "-o", path, *SMALL, code=2)
+    assert "has 2 versions (the last: threshold of " in said
+    assert "--force" in said
+    assert path.read_bytes() == before
+    run("fit", category, "-o", path, *SMALL, "--force")
+    assert len(PatchCore.load(path).versions) == 1

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pages import Page
 from patchbank import PatchCore
 from patchbank.cli.app import app
+from patchbank.reports.stream import PLAIN, Span, text_chart
 
 from .conftest import SMALL, failure, run
 
@@ -75,6 +77,39 @@ def test_drift_with_its_place_and_its_measures(fitted, rows, tmp_path):
     assert scene["detected"]["line"] > 201
     assert {one["path"] for one in scene["showing"]} == {row["path"] for row in shifted}
     assert values["advice"]
+
+
+def test_each_image_of_a_shift_is_named_once_and_the_stream_is_drawn(fitted, rows, tmp_path):
+    """Three tests saw the same shift, and each listed the same images."""
+    good, row, largest = rows
+    shifted = [row(number, largest + 1 + number / 1000, ("brightness",)) for number in range(200, 400)]
+    results = written(tmp_path / "r.jsonl", [*good[:200], *shifted])
+    text = run("drift", fitted, results, "--report", tmp_path / "d.html").stdout
+    named = [line.split() for line in text.splitlines() if "parts/0399.png" in line and "from line" not in line]
+    assert [words[1] for words in named] == ["parts/0399.png"]
+    assert " ".join(named[0][2:]) == "(level, flagged, scene)"
+    assert text.count("brightness is outside of its range in 200 images") == 1
+    *_, bars, marks, legend = text.splitlines()
+    assert bars.startswith("stream   ▁")
+    assert bars.endswith("█")
+    start = marks.index("^") - 9
+    assert abs(start - len(bars[9:]) / 2) <= 1  # the shift begins in the middle
+    assert "every" in legend
+    page = Page(tmp_path / "d.html")
+    assert page.open == []
+    assert len(page.all("circle")) == 400
+    assert {rect.get("class") for rect in page.all("rect")} == {"shift"}
+    assert "parts/0399.png" in page.text["td"]
+    assert "ends in .html" in failure("drift", fitted, results, "--report", "d.png", code=2)
+
+
+def test_the_stream_in_signs_that_every_terminal_has():
+    """Closed form: medians of two images each, from the lowest sign to the highest."""
+    lines = text_chart([0, 0, 1, 1, 7, 7], [Span("level", 4, 6)], 3, PLAIN)
+    assert lines[:2] == ["_.@", "  ^"]
+    assert "every 2 images, 0 to 7" in lines[2]
+    assert text_chart([1.0], [], 10) == []
+    assert text_chart([3, 3], [], 10)[0] == "▁▁"
 
 
 def test_defects_do_not_fail(fitted, rows, tmp_path):

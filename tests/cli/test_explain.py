@@ -8,6 +8,7 @@ import cv2
 import pytest
 
 from patchbank import PatchCore
+from patchbank.reports.html import heat_scale
 
 from .conftest import SMALL, failure, run
 
@@ -88,3 +89,12 @@ def test_errors_of_image_and_model(fitted, good, truncated, tmp_path):
     assert "truncated" in failure("explain", fitted, truncated, "-o", tmp_path / "a.html", code=3)
     assert not (tmp_path / "a.html").exists()
     assert "no such file" in failure("explain", tmp_path / "none.patchbank", good, code=5)
+
+
+def test_an_explanation_in_other_colours(fitted, scratched, tmp_path):
+    for colours in ("orange", "blue"):
+        run("explain", fitted, scratched, "-o", tmp_path / f"{colours}.html", "--colours", colours)
+    orange, blue = ((tmp_path / f"{colours}.html").read_text("utf-8") for colours in ("orange", "blue"))
+    assert heat_scale("blue") in blue
+    assert heat_scale("blue") not in orange
+    assert "orange, blue" in failure("explain", fitted, scratched, "--colours", "pink", code=2)

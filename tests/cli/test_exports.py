@@ -34,7 +34,7 @@ def test_labels_that_are_there_stay_and_the_verdicts_are_out(fitted, category, t
     image = category / "test/scratch/000.png"
     for code in (0, 7):
         done = run("predict", fitted, image, "--labelme", tmp_path / "labels", code=code)
-        assert done.stdout.startswith("ANOMALOUS")
+        assert done.stdout.startswith("NG")
     assert "000.json: it is there already" in done.stderr
 
 

@@ -35,18 +35,21 @@ def test_an_image_that_was_rewritten_keeps_its_verdict_and_shows_no_other(fitted
         shutil.copy(category / "test/scratch/000.png", tmp_path / name)
     overlay = Result.overlay
 
-    def late(result):
+    def late(result, colours="orange"):
         if result.path.endswith("a.png"):
             cv2.imwrite(result.path, np.full((*result.image_size, 3), 77, np.uint8))
-        return overlay(result)
+        return overlay(result, colours)
 
     monkeypatch.setattr(Result, "overlay", late)
     done = run("predict", fitted, tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out", code=3)
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ANOMALOUS", "ANOMALOUS"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["NG", "NG"]
     assert "a.png: is another picture now than the one that was inspected" in done.stderr
     report = (tmp_path / "out/report.html").read_text("utf-8")
-    assert report.count('data-verdict="anomalous"') == 2
-    assert report.count("<img ") == 2
+    assert report.count('data-verdict="ng"') == 2
+    rows, why = report.split("<h2>Why</h2>")
+    assert rows.count("<img ") == 2
+    assert "b.png" in why
+    assert "a.png" not in why
     assert "Could not be read: 1" in report
     assert not (tmp_path / "out/a.png.overlay.png").exists()
     assert (tmp_path / "out/b.png.overlay.png").exists()

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pages import Page
+from patchbank import PatchCore
+from patchbank.cli import output_folder
 from patchbank.cli.output_folder import MASK, OVERLAY, output_names
 from patchbank.fit.fit import relative_names
+from patchbank.reports.html import heat_scale
 
-from .conftest import failure, run
+from .conftest import failure, run, write
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
 
@@ -183,3 +189,78 @@ def test_a_picture_that_is_named_or_alone_is_an_image(fitted, parts):
     assert inspected(run("predict", fitted, "parts/out/0.png.overlay.png")) == 1
     (parts / "out/0.png.mask.png").unlink()
     assert inspected(run("predict", fitted, "parts/out")) == 1
+
+
+# --- which pictures ---
+
+
+@pytest.fixture
+def mixed_parts(tmp_path, category):
+    """A good part, a scratched one, and one of another scene (black), in one folder."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(category / "test/good/000.png", folder / "good.png")
+    shutil.copy(category / "test/scratch/000.png", folder / "scratched.png")
+    write(folder / "black.png", np.zeros((72, 96, 3), np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wanted", "as_files", "in_report"),
+    [([], 6, 4), (["--pictures", "flagged"], 4, 4), (["--pictures", "all"], 6, 6)],
+)
+def test_pictures_of_good_images_are_in_the_report_on_request_only(
+    fitted, mixed_parts, tmp_path, wanted, as_files, in_report
+):
+    """312 images made a report of 98 MB."""
+    run("predict", fitted, mixed_parts, "--out", tmp_path / "out", *wanted)
+    assert len([name for name in files(tmp_path / "out") if name.endswith(".png")]) == as_files
+    rows = (tmp_path / "out/report.html").read_text("utf-8").split("</table>")[0]
+    assert rows.count("<img ") == in_report
+    assert ("OK: no picture (--pictures all)" in rows) == (in_report == 4)
+
+
+def test_out_of_distribution_is_a_state_of_its_own(fitted, mixed_parts, tmp_path):
+    printed = run("predict", fitted, mixed_parts, "--json", "--out", tmp_path / "out").stdout
+    strange = sum(not json.loads(line)["in_scene"] for line in printed.splitlines())
+    assert strange > 0
+    page = Page(tmp_path / "out/report.html")
+    states = {row["data-verdict"]: row["data-strange"] for row in page.all("tr")[1:]}
+    assert states["ok"] == "0"
+    assert [row["data-strange"] for row in page.all("tr")[1:]].count("1") == strange
+    assert "out of distribution" in page.text["tbody"]
+    assert f"<dt>out of distribution</dt><dd>{strange}</dd>" in page.source
+    assert "strange" in [option["value"] for option in page.all("option")]
+
+
+def test_the_report_names_its_quantities_and_prints_each_threshold(fitted, mixed_parts, tmp_path):
+    model = PatchCore.load(fitted)
+    run("predict", fitted, mixed_parts, "--out", tmp_path / "out", "--colours", "blue")
+    page = Page(tmp_path / "out/report.html")
+    pixel = f"{model.calibration.pixel_threshold:.4g}"
+    assert f"Heat map: local distance / pixel threshold ({pixel})" in page.text["section"]
+    assert re.search(rf"<dt>pixel threshold</dt><dd>{re.escape(pixel)}</dd>", page.source)
+    assert "× the pixel threshold)" in page.text["tbody"]
+    assert "with 95 % confidence" in page.text["section"]  # what is promised
+    assert heat_scale("blue") in page.source
+    assert heat_scale("orange") not in page.source
+
+
+def test_the_first_flagged_images_are_explained(fitted, mixed_parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(output_folder, "MOST_EXPLAINED", 1)
+    run("predict", fitted, mixed_parts, "--out", tmp_path / "out")
+    page = Page(tmp_path / "out/report.html")
+    links = [a["href"] for a in page.all("a")]
+    assert len(links) == 2  # there and back
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert {link[1:] for link in links} <= ids
+    assert "nearest normal" in page.text["figcaption"]
+
+
+def test_picture_options_that_would_do_nothing_are_refused(fitted, good, tmp_path):
+    assert "--out" in failure("predict", fitted, good, "--pictures", "all", code=2)
+    assert "--out" in failure("predict", fitted, good, "--colours", "blue", code=2)
+    out = tmp_path / "out"
+    assert "flagged, all" in failure("predict", fitted, good, "--out", out, "--pictures", "none", code=2)
+    assert "orange, blue" in failure("predict", fitted, good, "--out", out, "--colours", "pink", code=2)
+    assert not out.exists()

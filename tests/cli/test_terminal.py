@@ -158,3 +158,36 @@ def test_an_update_through_a_link_changes_the_model_that_it_leads_to(fitted, cat
     run("update", tmp_path / "current", "--add", category / "test/good/001.png")
     assert (tmp_path / "current").is_symlink()
     assert len(run("history", tmp_path / "v1").stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("tty", "environment", "coloured"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),  # no-color.org: only if it is not empty
+        (False, {"FORCE_COLOR": "1"}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_are_for_terminals_and_can_be_forbidden(monkeypatch, tty, environment, coloured):
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = Terminal(tty=tty)
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal.say_parts(("NG", "bold red"), (" a\x1b[2J.png", ""))
+    line = stream.getvalue()
+    assert ("\x1b[1;31mNG\x1b[0m" in line) == coloured
+    assert line.endswith(" a\\x1b[2J.png\n")  # what a name holds never acts on a terminal
+
+
+def test_results_for_machines_have_no_colours(fitted, good, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for kind in ("--json", "--csv"):
+        assert "\x1b" not in run("predict", fitted, good, kind).stdout
+    assert "\x1b[32mOK" in run("predict", fitted, good).stdout

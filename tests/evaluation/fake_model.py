@@ -23,6 +23,10 @@ class FakeResult:
     def is_anomalous(self) -> bool | None:
         return None if self.threshold is None else self.score > self.threshold
 
+    @property
+    def verdict(self) -> str:
+        return {True: "ng", False: "ok", None: "review"}[self.is_anomalous]
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -54,7 +54,7 @@ def test_the_table_and_the_json(root: Path) -> None:
     report = benchmark(root, fit=Fitter(GOOD, POOR))
     values = report.to_dict()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert list(values["categories"]["part"]) == ["n_train", "fit_seconds", "bank_size", *KEYS]
+    assert list(values["categories"]["part"]) == ["n_train", "fit_seconds", "bank_size", *KEYS, "verdicts"]
     rows = report.rows()
     assert [row["category"] for row in rows] == ["part", "tile", "mean"]
     assert len({tuple(row) for row in rows}) == 1

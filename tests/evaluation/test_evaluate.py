@@ -29,6 +29,7 @@ KEYS = [
     "false_alarm_rate",
     "miss_rate",
     "n_unreadable",
+    "verdicts",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from types import SimpleNamespace
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from parts import noisy
 from patchbank import Config
+from patchbank.cli.tune import _table
 from patchbank.config import PRESETS, Runtime
 from patchbank.errors import DatasetError, WeightsNotFoundError
 from patchbank.evaluation.datasets import read_dataset
-from patchbank.evaluation.tune import Trial, candidates, choose, standard_error, tune
+from patchbank.evaluation.tune import NOISE, Trial, candidates, choose, difference_error, standard_error, tied, tune
 from patchbank.imaging.images import read_image
 
 
@@ -186,3 +188,63 @@ def test_presets_are_changes_of_the_defaults():
     for name, changes in PRESETS.items():
         assert Config.preset(name) == dataclasses.replace(Config(), **changes)
     assert Config.preset("fast", image_size=128).image_size == (128,)
+
+
+# --- no choice within the noise ---
+
+
+def trial(name, ms, scores, n_good, within=True):
+    good, bad = np.array(scores[:n_good]), np.array(scores[n_good:])
+    area = float((bad[:, None] > good).mean())
+    return Trial(name, Config(), ms, area, standard_error(area, len(bad), n_good), within, tuple(scores))
+
+
+def test_one_image_makes_no_difference_even_if_the_best_is_perfect():
+    """At an AUROC of 1 the own standard error is 0: any other candidate seemed worse, by one odd image."""
+    perfect = trial("large", 40, [*range(20), *range(20, 60)], 20)
+    nearly = trial("balanced", 20, [*range(19), 30.5, *range(20, 60)], 20)
+    blind = trial("small", 5, [k % 7 for k in range(60)], 20)
+    assert perfect.image_auroc == 1 > nearly.image_auroc
+    assert perfect.standard_error == 0
+    trials = [blind, nearly, perfect]
+    assert [each.name for each in tied(trials, 20)] == ["balanced", "large"]
+    assert choose(trials, 20).name == "balanced"  # the cheaper one
+    assert choose(trials, 20, "large").name == "large"  # what was given stays
+    assert choose(trials, 20, "small").name == "balanced"  # unless it is worse
+
+
+def test_the_error_of_a_difference_is_that_of_a_simulation(rng):
+    n, m = 30, 40
+
+    def drawn():
+        good, bad = rng.normal(0, 1, m), rng.normal(1, 1, n)
+        return [np.concatenate([good + rng.normal(0, 0.5, m), bad + rng.normal(0, 0.5, n)]) for _ in range(2)]
+
+    def area(scores):
+        return (scores[m:, None] > scores[:m]).mean()
+
+    pairs = [drawn() for _ in range(400)]
+    spread = np.std([area(a) - area(b) for a, b in pairs])
+    assert np.mean([difference_error(a, b, m) for a, b in pairs]) == pytest.approx(spread, rel=0.15)
+    alarms = np.mean([abs(area(a) - area(b)) > NOISE * difference_error(a, b, m) for a, b in pairs])
+    assert alarms < 0.09  # 5 %, over these 400
+    assert difference_error(pairs[0][0], pairs[0][0], m) == 0
+    assert difference_error([0, 0, 1], [0, 1, 0], 2) == math.inf  # one defect tells nothing about others
+
+
+def test_a_tune_says_what_it_cannot_tell_apart(folder):
+    among = {"small": Config(image_size=128), "given": Config()}
+    report = tune(
+        read_dataset(folder),
+        Config(),
+        Runtime(),
+        500,
+        among=among,
+        fit=lambda paths, config, _: Detector(paths, config),
+    )
+    assert set(report.tied) == {"small", "given"}  # both score alike
+    assert report.chosen.name == report.default == "given"
+    assert report.to_dict()["tied"] == list(report.tied)
+    text = _table(report)
+    assert text[-1] == "* chosen: given"
+    assert "cannot tell them apart (95 %); the options that were given stay" in text[-2]

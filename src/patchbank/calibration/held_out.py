@@ -82,6 +82,8 @@ def summarised(
         config.calibration,
         config.max_false_alarms,
         config.confidence,
+        config.review_rate,
+        config.calibrate_on_suspects,
     )
     return calibration, NormalDistances.of(distances), scene.finish()
 

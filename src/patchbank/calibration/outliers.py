@@ -1,5 +1,5 @@
-"""Training images that stand out from the others. `fit` warns by this one rule, `drop_outliers` drops by it, and
-`audit` ranks by it.                                                                                        (n,) -> (n,)
+"""Training images that stand out from the others. `fit` warns by this one rule, thresholds leave images out by it,
+`drop_outliers` drops by it, and `audit` ranks by it.                                                       (n,) -> (n,)
 
 A value's *oddness* is its distance from the median, in units of half the interquartile range. Neither notices whether a
 few of the images are defective, which mean and standard deviation would. Scores are left-out scores and compared by
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import DoubleArray
-from patchbank.calibration.thresholds import Calibration
 
 LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/operate/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
@@ -74,8 +73,3 @@ def screen(scores: npt.NDArray[np.floating], names: Sequence[str]) -> tuple[Susp
     return tuple(
         SuspectedOutlier(names[i], float(scores[i]), float(odd[i]), limit) for i in order.tolist() if odd[i] > limit
     )
-
-
-def suspects_of(calibration: Calibration | None) -> tuple[SuspectedOutlier, ...]:
-    """Among the images that a model was calibrated with; none without calibration."""
-    return screen(calibration.scores, calibration.images) if calibration else ()

@@ -10,17 +10,25 @@ n (exchangeable), whatever the scores' distribution:
 
 Either promise needs enough images. Where there are too few, the threshold is the largest score, and `Support` says what
 that is worth.
+
+Images that look defective (`outliers.screen`) may be no normal images. Unless they are wanted, they are left out of all
+this, and `Bounds` says what the threshold is worth if they are good after all.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from patchbank.arrays import DoubleArray, FloatArray
+from patchbank.arrays import BoolArray, DoubleArray, FloatArray
+from patchbank.calibration.outliers import SuspectedOutlier, screen
+from patchbank.config import Config
 from patchbank.util.wording import brief, counted
+
+MOST_NAMED = 3  # images that set the threshold
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,30 @@ class Support:
         return self.guarantee
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The largest share of good images over the threshold that the held-out scores leave room for (0..1), with the
+    confidence of the calibration (Clopper and Pearson 1934), or on average for a confidence of 0. suspects: how many
+    images were left out because they look defective. if_bad: the share if they are; if_good: if they are good after
+    all, so that each of them is a good image over the threshold. Without suspects, both are one."""
+
+    suspects: int
+    if_bad: float
+    if_good: float
+
+    def __str__(self) -> str:
+        if not self.suspects:
+            return f"at most {percent_up(self.if_bad)}"
+        them, they = ("suspect is", "it is") if self.suspects == 1 else (f"{self.suspects:,} suspects are", "they are")
+        return f"at most {percent_up(self.if_bad)} if the {them} bad, {percent_up(self.if_good)} if {they} good"
+
+    @property
+    def sentence(self) -> str:
+        """What it means for the threshold that some images look defective."""
+        them = "image that looks defective does" if self.suspects == 1 else "images that look defective do"
+        return f"{self.suspects:,} {them} not set the threshold; false alarms: {self}"
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """Held-out normal scores, and the thresholds that follow from them.
@@ -71,7 +103,9 @@ class Calibration:
     scores: (n,) float32, the image scores. peaks: (n,) float32, the largest value of each image's anomaly map. images:
     the images' names. method: 'leave_one_out' (each training image against the bank without its own vectors),
     'cross_fit' (against a bank without its fold) or 'holdout' (images set aside). max_false_alarms: the share of good
-    images that may be flagged. confidence: how sure that must be; 0 = on average.
+    images that may be flagged. confidence: how sure that must be; 0 = on average. review_rate: an image whose p-value
+    is at most this is to be reviewed; 0 = none. with_suspects: whether images that look defective count like the
+    others.
     """
 
     scores: FloatArray
@@ -80,6 +114,8 @@ class Calibration:
     method: str
     max_false_alarms: float
     confidence: float = 0.0
+    review_rate: float = 0.1
+    with_suspects: bool = True
 
     __repr__ = brief
 
@@ -90,31 +126,88 @@ class Calibration:
             raise ValueError(f"expected one score and one peak for each of {n} > 0 images; got {got}")
         if not (np.isfinite(self.scores).all() and np.isfinite(self.peaks).all()):
             raise ValueError("expected finite calibration scores and peaks; got NaN or infinity")
-        if not (0 <= self.max_false_alarms <= 1 and 0 <= self.confidence < 1):
-            raise ValueError(f"expected shares between 0 and 1; got {self.max_false_alarms} and {self.confidence}")
+        shares = (self.max_false_alarms, self.confidence, self.review_rate)
+        if not (all(0 <= share <= 1 for share in shares) and self.confidence < 1):
+            raise ValueError(f"expected shares between 0 and 1; got {shares}")
+
+    @cached_property
+    def suspects(self) -> tuple[SuspectedOutlier, ...]:
+        """Images that look defective, the oddest first, whether they count or not."""
+        return screen(self.scores, self.images)
+
+    @cached_property
+    def counted(self) -> BoolArray:
+        """(n,) bool: the images that thresholds and p-values rest on; at least three quarters of them."""
+        if self.with_suspects or not self.suspects:
+            return np.ones(len(self.images), np.bool_)
+        return self.scores < np.float32(min(each.score for each in self.suspects))  # the highest scores, by the rule
+
+    @property
+    def counted_scores(self) -> FloatArray:
+        """(m,) float32: the scores of the images that count."""
+        return self.scores[self.counted]
 
     @property
     def threshold(self) -> float:
         """An image is anomalous if its score is larger."""
-        return threshold_of(self.scores, self.max_false_alarms, self.confidence)
+        return threshold_of(self.counted_scores, self.max_false_alarms, self.confidence)
 
     @property
     def pixel_threshold(self) -> float:
         """A pixel belongs to the mask if its value is larger. At most the share `max_false_alarms` of normal images has
         any such pixel."""
-        return threshold_of(self.peaks, self.max_false_alarms, self.confidence)
+        return threshold_of(self.peaks[self.counted], self.max_false_alarms, self.confidence)
+
+    @property
+    def review_above(self) -> float | None:
+        """The largest score whose p-value is over `review_rate`: a larger one is to be reviewed. None where no p-value
+        is that small, or review is off."""
+        scores = self.counted_scores
+        k = rank(len(scores), self.review_rate) if self.review_rate else None
+        return None if k is None else float(np.partition(scores, k - 1)[k - 1])
 
     @property
     def support(self) -> Support:
         """Says whether there are enough images for the guarantee, and which rate they support."""
-        return support(len(self.scores), self.max_false_alarms, self.confidence)
+        return support(int(self.counted.sum()), self.max_false_alarms, self.confidence)
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """What the threshold is worth: the share of good images that may be over it at most, whatever the suspects
+        are."""
+        n = int(self.counted.sum())
+        over = n - (rank(n, self.max_false_alarms, self.confidence) or n)  # by rank: ties only help
+        left_out = len(self.images) - n
+        bad, good = ((n, over), (n + left_out, over + left_out))
+        return Bounds(left_out, upper_bound(*bad, self.confidence), upper_bound(*good, self.confidence))
+
+    @property
+    def setters(self) -> tuple[str, ...]:
+        """The images that set the threshold: those that count and score as high or higher, the highest first, at most
+        MOST_NAMED."""
+        scores = np.where(self.counted, self.scores, -np.inf)
+        order = np.argsort(-scores, kind="stable").tolist()
+        return tuple(self.images[i] for i in order if scores[i] >= self.threshold)[:MOST_NAMED]
 
     def p_value(self, score: float) -> float:
         """The share of normal images, this one counted, that look at least this odd (0..1; a conformal p-value):
         (1 + number of calibration scores >= score) / (n + 1). A normal image's is at most p with probability at most p.
         """
-        scores = self.scores.astype(np.float64)  # as the verdict compares; NumPy 1 would round the score to float32
+        scores = self.counted_scores.astype(
+            np.float64
+        )  # as the verdict compares; NumPy 1 would round the score to float32
         return (1 + int(np.count_nonzero(scores >= score))) / (len(scores) + 1)
+
+
+def promising(calibration: Calibration, config: Config) -> Calibration:
+    """The same held-out scores, with what the options promise of them."""
+    return replace(
+        calibration,
+        max_false_alarms=config.max_false_alarms,
+        confidence=config.confidence,
+        review_rate=config.review_rate,
+        with_suspects=config.calibrate_on_suspects,
+    )
 
 
 def threshold_of(scores: FloatArray, max_false_alarms: float, confidence: float = 0.0) -> float:
@@ -152,6 +245,20 @@ def support(n: int, max_false_alarms: float, confidence: float) -> Support:
     needed = math.ceil(wanted) if math.isfinite(wanted) else None  # infinite: of a rate of 0, or almost
     satisfied = rank(n, max_false_alarms, confidence) is not None
     return Support(n, satisfied, rate, needed, max_false_alarms, confidence)
+
+
+def upper_bound(n: int, over: int, confidence: float) -> float:
+    """The largest share (0..1) that `over` of n draws, or fewer, leave room for: the upper limit of Clopper and Pearson
+    (1934), one-sided. 0 draws say nothing: 1. confidence = 0: the share on average, (over + 1) / (n + 1)."""
+    if confidence == 0:
+        return (over + 1) / (n + 1)
+    if over >= n:
+        return 1.0
+    low, high = over / n, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(n, middle)[over] > 1 - confidence else (low, middle)
+    return high
 
 
 def percent(share: float) -> str:

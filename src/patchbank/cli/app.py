@@ -23,6 +23,7 @@ from patchbank.cli import (
     tune,
     update,
 )
+from patchbank.cli.examples import panel_of
 from patchbank.cli.terminal import say
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="Show it good parts; it finds what is wrong with new ones. On an ordinary CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog="Begin with: patchbank fit good/ -o part.patchbank && patchbank predict part.patchbank new/ --out results/",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -49,6 +51,6 @@ def root(
     """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
 
 
-for module in (fit, audit, predict, explain, threshold, drift, update, history, tune, evaluate, benchmark, info, demo):
+for module in (fit, audit, tune, predict, explain, evaluate, threshold, drift, benchmark, info, update, history, demo):
     module.register(app)
-app.add_typer(backbones.app, name="backbones")
+app.add_typer(backbones.app, name="backbones", rich_help_panel=panel_of("backbones"))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command, progress_bar
-from patchbank.cli.terminal import note, say, say_json
+from patchbank.cli.options import check_page, command, progress_bar
+from patchbank.cli.terminal import note, say, say_json, say_parts
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError
 from patchbank.util.wording import counted, plural, printable
 
 if TYPE_CHECKING:
     from patchbank.monitoring.audit import Audit
+
+_MOST_REMOVED = 20  # names in a command line to copy
 
 
 def register(app: typer.Typer) -> None:
@@ -41,12 +44,9 @@ def register(app: typer.Typer) -> None:
         from patchbank.evaluation.datasets import read_dataset
         from patchbank.model import PatchCore
         from patchbank.monitoring.audit import audit_images, audit_model
-        from patchbank.util.files import check_writable
 
         if output:
-            if Path(output).suffix.lower() not in (".html", ".htm"):
-                raise ConfigError(f"output: expected a name that ends in .html; got {output}")
-            check_writable(output)
+            check_page(output)
         if _is_model(source):
             if config != Config():
                 raise ConfigError(f"{source} is a model, whose options are its own; leave the model options out")
@@ -54,12 +54,16 @@ def register(app: typer.Typer) -> None:
         else:
             with progress_bar() as progress:
                 found = audit_images(read_dataset(source).train_paths, config, runtime=runtime, progress=progress)
+        commands = _commands(found, source)
         if output:
-            found.save(output, Path(source).name or source)
+            found.save(output, Path(source).name or source, commands)
         if as_json:
             say_json(found.to_dict())
         else:
             _print(found)
+            for what, line in commands:
+                note(f"{what}:")
+                note(f"  {line}")
         for text in found.notes:
             note(text)
         if output:
@@ -74,13 +78,44 @@ def _is_model(source: str) -> bool:
         return path.suffix == ".patchbank" or file.read(4) == b"PK\x03\x04"
 
 
+def _commands(found: Audit, source: str) -> list[tuple[str, str]]:
+    """What may be done about odd images: (what it does, command line to copy). Names that a terminal must not see are
+    not offered."""
+    odd: list[str] = []
+    for image in found.odd:
+        twins = {oddity.other for oddity in image.oddities if oddity.kind == "duplicate"}
+        if image.name.isprintable() and not twins & set(odd):  # of two that are nearly the same, one stays
+            odd.append(image.name)
+    names = " ".join(f"--remove {shlex.quote(name)}" for name in odd[:_MOST_REMOVED])
+    if not odd or not source.isprintable():
+        return []
+    where = shlex.quote(source)
+    if _is_model(source):
+        images = "--images DIR"  # the folder of the fit, which a model does not name
+        return [("forget them (DIR: the folder of the fit)", f"patchbank update {where} {names} {images}")]
+    return [
+        ("fit without those that look defective", f"patchbank fit {where} -o MODEL --drop-outliers"),
+        ("make a model that has learned them forget them", f"patchbank update MODEL {names} --images {where}"),
+    ]
+
+
 def _print(found: Audit) -> None:
-    names = {image.name: printable(image.name) for image in found.odd}
-    width = max((len(names[image.name]) for image in found.odd), default=0)
+    names = {image.name: printable(image.name) for image in (*found.odd, *found.oddest)}
+    width = max((len(name) for name in names.values()), default=0)
     for image in found.odd:
         for place, oddity in enumerate(image.oddities):
             say(f"{names[image.name] if place == 0 else '':{width}}  {oddity.text}")
     for _, reason in found.unreadable:
         say(f"unreadable  {reason}")
+    if found.oddest:
+        say()
+        say(f"the {len(found.oddest)} oddest, odd or not (oddness in multiples of its limit; over 1 is odd)")
+    for rank, image in enumerate(found.oddest, start=1):
+        mark, style = ("odd", "yellow") if image.oddities else ("", "")
+        say_parts(
+            (f"{rank:>4}  {image.severity:6.2f}  ", ""),
+            (f"{mark:<3}", style),
+            (f"  {names[image.name]:{width}}  {image.leading}".rstrip(), ""),
+        )
     are = plural(len(found.odd), "is", "are")
     say(f"{len(found.odd)} of {counted(len(found.images), 'image')} {are} odd, the oddest first")

@@ -18,6 +18,7 @@ from patchbank.util.log import quiet
 
 if TYPE_CHECKING:
     from patchbank.results.result import Result
+    from patchbank.results.verdict import Verdict
 
 TRAIN, TEST = 200, 40
 
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
         from patchbank.imaging.images import write_png
         from patchbank.model import PatchCore
         from patchbank.reports.inspection import ReportRow, write_report
+        from patchbank.results.verdict import Verdict
         from patchbank.util.files import make_folder
 
         train, good, defective = solar_cells()
@@ -56,29 +58,31 @@ def register(app: typer.Typer) -> None:
                 label = "functional" if number < len(good) else "defective"
                 picture = result.overlay()
                 write_png(folder / "overlays" / label / f"{path.stem}.png", picture)
-                rows.append(
-                    ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=number >= len(good))
-                )
+                bad = number >= len(good)
+                rows.append(ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=bad))
                 results.append(result)
         unseen, broken = results[: len(good)], results[len(good) :]
         labels = np.array([False] * len(unseen) + [True] * len(broken))
         area = auroc(np.array([result.score for result in results]), labels)
         milliseconds = 1000 * float(np.median([sum(result.timings.values()) for result in results]))
         summary = {"image AUROC": f"{area:.3f}", "fitted in": f"{fit_s:.1f} s", "per image": f"{milliseconds:.0f} ms"}
-        scores = model.calibration.scores if model.calibration else None
-        write_report(folder / "report.html", rows, title="Solar cells", summary=summary, calibration_scores=scores)
-        say(f"{'':<18} images  flagged  median score")
+        held = model.calibration
+        write_report(folder / "report.html", rows, title="Solar cells", summary=summary, calibration=held)
+        say(f"{'':<18} images  {'OK':>6}  {'REVIEW':>6}  {'NG':>6}  median score")
         for name, part in (("functional, unseen", unseen), ("defective", broken)):
-            say(f"{name:<18} {len(part):>6}  {_flagged(part):>7}  {np.median([r.score for r in part]):>12.3f}")
-        threshold = f"threshold {model.calibration.threshold:.3f}; " if model.calibration else ""
+            counts = "".join(f"  {_count(part, verdict):>6}" for verdict in (Verdict.OK, Verdict.REVIEW, Verdict.NG))
+            say(f"{name:<18} {len(part):>6}{counts}  {np.median([r.score for r in part]):>12.3f}")
+        threshold = f"threshold {held.threshold:.3f} ({held.support.guarantee}); " if held else ""
         say(threshold + ", ".join(f"{name} {value}" for name, value in summary.items()))
+        if passed := sorted(Path(result.path).name for result in broken if result.verdict == Verdict.OK):
+            say(f"defective, but OK: {', '.join(passed)}")
         say(f"report    {folder / 'report.html'}")
         say(f"overlays  {folder / 'overlays'}")
         say(f"model     {folder / 'solar.patchbank'}")
 
 
-def _flagged(results: list[Result]) -> str:
-    return "-" if results[0].is_anomalous is None else str(sum(bool(result.is_anomalous) for result in results))
+def _count(results: list[Result], verdict: Verdict) -> int:
+    return sum(result.verdict == verdict for result in results)
 
 
 def solar_cells() -> tuple[list[Path], list[Path], list[Path]]:

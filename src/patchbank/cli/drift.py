@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchbank.cli.options import command
-from patchbank.cli.terminal import say, say_json
+from patchbank.cli.options import check_page, command
+from patchbank.cli.terminal import can_show, line_width, note, say, say_json, say_parts
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
+    from patchbank.calibration.thresholds import Calibration
     from patchbank.monitoring.drift import Drift, Shift
     from patchbank.monitoring.results_file import Reading
+    from patchbank.reports.stream import Span
 
 FOUND_DRIFT = 1
-_SHOWN = 5  # images of each shift, in the text
+_SHOWN, _ON_PAGE = 5, 200  # images that show a shift, in the text and on the page
+_WIDE = 100  # signs of the stream's chart in the text
 _QUESTIONS = {
     ("level", "up", "calibration"): "score over the median of the calibration images",
     ("level", "down", "calibration"): "score under the median of the calibration images",
@@ -52,6 +55,9 @@ def register(app: typer.Typer) -> None:
             int, typer.Option("--reference", metavar="N", help="Compare with the N first results too; 0 = do not.")
         ] = 100,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+        report: Annotated[
+            str | None, typer.Option("--report", metavar="FILE", help="Write one page (.html) with the stream drawn.")
+        ] = None,
         fail_on_drift: Annotated[bool, typer.Option("--fail-on-drift", help="Exit with 1 if there is drift.")] = False,
     ) -> None:
         """Test whether scores have shifted over a stream of predictions, and where it began. More flagged images alone
@@ -60,6 +66,8 @@ def register(app: typer.Typer) -> None:
         from patchbank.monitoring.drift import find_drift
         from patchbank.monitoring.results_file import read_results, text_lines
 
+        if report:
+            check_page(report)
         stored = read(model)
         calibration = stored.state.calibration
         if calibration is None:
@@ -85,6 +93,9 @@ def register(app: typer.Typer) -> None:
             say_json(_as_json(found, readings))
         else:
             _print(found, readings)
+        if report:
+            _write(report, found, readings, calibration, f"Drift of {Path(results).name} under {Path(model).name}")
+            note(f"report: {report}")
         if fail_on_drift and found.found:
             raise typer.Exit(FOUND_DRIFT)
 
@@ -119,20 +130,76 @@ def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]
     return Counter(name for n in shift.showing for name in readings[n].outside).most_common()
 
 
-def _print(found: Drift, readings: Sequence[Reading]) -> None:
-    say(f"{counted(found.images, 'image')}: {'DRIFT' if found.found else 'no drift'}")
+def _question(shift: Shift) -> str:
+    share, bound = f"{100 * shift.share:.1f} %", f"{100 * shift.bound:.1f} %"
+    return f"{share} {_QUESTIONS[shift.test, shift.direction, shift.reference]}; good images explain {bound}"
+
+
+def _place(shift: Shift, readings: Sequence[Reading]) -> str:
+    """Where the shift lies, in words; empty without one."""
+    if shift.start is None or shift.stop is None or shift.detected is None:
+        return ""
+    first, last, alarm = (readings[n] for n in (shift.start, shift.stop - 1, shift.detected))
+    return f"from line {first.line} ({first.path}) to {last.line} ({last.path}), seen by line {alarm.line}"
+
+
+def _showing(found: Drift, readings: Sequence[Reading]) -> list[tuple[Reading, str]]:
+    """The images that show any shift, each once with the tests that it shows, those that are farthest off first."""
+    tests: dict[int, list[str]] = {}
     for shift in found.tests:
-        share, bound = f"{100 * shift.share:.1f} %", f"{100 * shift.bound:.1f} %"
-        about = f"{share} {_QUESTIONS[shift.test, shift.direction, shift.reference]}; good images explain {bound}"
-        say(f"{shift.test:<8} {'SHIFT' if shift.found else 'ok':<6} {about}")
-        if shift.start is None or shift.stop is None or shift.detected is None:
-            continue
-        first, last, alarm = (readings[n] for n in (shift.start, shift.stop - 1, shift.detected))
-        say(f"         from line {first.line} ({first.path}) to {last.line} ({last.path}), seen by line {alarm.line}")
-        for name, count in _outside(shift, readings):
-            say(f"         {name} is outside of its range in {count} of them")
-        chosen = sorted(shift.showing, key=lambda n: readings[n].score, reverse=shift.direction == "up")[:_SHOWN]
-        for reading in (readings[n] for n in chosen):
-            say(f"         {reading.score:9.4f}  {reading.path}")
+        for n in shift.showing:
+            tests.setdefault(n, []).append(shift.test)
+    down = found.level.found and found.level.direction == "down"
+    order = sorted(tests, key=lambda n: readings[n].score, reverse=not down)
+    return [(readings[n], ", ".join(tests[n])) for n in order]
+
+
+def _spans(found: Drift) -> list[Span]:
+    from patchbank.reports.stream import Span
+
+    shifts = [shift for shift in found.tests if shift.start is not None and shift.stop is not None]
+    return [Span(shift.test, shift.start or 0, shift.stop or 0) for shift in shifts]
+
+
+def _write(path: str, found: Drift, readings: Sequence[Reading], calibration: Calibration, title: str) -> None:
+    from patchbank.reports.stream import TestRow, stream_chart, write_drift
+
+    scores, median = [reading.score for reading in readings], sorted(calibration.scores.tolist())
+    write_drift(
+        path,
+        title=title,
+        found=found.found,
+        images=found.images,
+        chart=stream_chart(scores, median[len(median) // 2], calibration.threshold, _spans(found)) if scores else None,
+        tests=[TestRow(t.test, t.found, _question(t), _place(t, readings)) for t in found.tests],
+        advice=found.advice,
+        showing=((reading.score, reading.path, tests) for reading, tests in _showing(found, readings)[:_ON_PAGE]),
+    )
+
+
+def _print(found: Drift, readings: Sequence[Reading]) -> None:
+    from patchbank.reports.stream import BLOCKS, PLAIN, text_chart
+
+    drift, style = ("DRIFT", "bold red") if found.found else ("no drift", "green")
+    say_parts((f"{counted(found.images, 'image')}: ", ""), (drift, style))
+    outside: dict[str, int] = {}
+    for shift in found.tests:
+        word, style = ("SHIFT", "bold red") if shift.found else ("ok", "green")
+        say_parts((f"{shift.test:<8} ", ""), (f"{word:<6}", style), (f" {_question(shift)}", ""))
+        if place := _place(shift, readings):
+            say(f"         {place}")
+            for name, count in _outside(shift, readings):
+                outside[name] = max(count, outside.get(name, 0))
+    for name, count in outside.items():
+        say(f"         {name} is outside of its range in {counted(count, 'image')} of a shift")
+    showing = _showing(found, readings)
+    if showing:
+        say(f"images   that show it: {len(showing)}" + (f", the first {_SHOWN}" if len(showing) > _SHOWN else ""))
+    for reading, tests in showing[:_SHOWN]:
+        say(f"         {reading.score:9.4f}  {reading.path}  ({tests})")
     for advice in found.advice:
         say(f"advice   {advice}")
+    signs = BLOCKS if can_show(BLOCKS) else PLAIN
+    chart = text_chart([reading.score for reading in readings], _spans(found), min(_WIDE, line_width() - 9), signs)
+    for number, line in enumerate(chart):
+        say(f"{'stream' if number == 0 else '':<9}{line}")

@@ -31,20 +31,30 @@ def register(app: typer.Typer) -> None:
         neighbours: Annotated[
             int, typer.Option("--neighbours", metavar="N", help="Show so many nearest normal patches of each.")
         ] = 3,
+        colours: Annotated[
+            str,
+            typer.Option(
+                "--colours",
+                metavar="orange|blue",
+                help="The heat map's colours; blue shows better on orange parts (rust, copper, wood).",
+            ),
+        ] = "orange",
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Say why an image was judged as it was: for each region the nearest normal patches, and how far normal patches
         are from what the model knows, at that place and overall."""
+        from patchbank.imaging.overlay import check_colours
         from patchbank.inspection.explain import check_ending, check_numbers
         from patchbank.model import PatchCore
         from patchbank.util.files import check_writable
 
         check_numbers(regions, neighbours)
+        check_colours(colours)
         if output:
             check_ending(output)
             check_writable(output)
         result = PatchCore.load(model, runtime=runtime).predict(image)
-        explanation = result.explain(regions=regions, neighbours=neighbours)
+        explanation = result.explain(regions=regions, neighbours=neighbours, colours=colours)
         if output:
             explanation.save(output, model=Path(model).name)
         if as_json:

@@ -16,6 +16,7 @@ from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.calibration.image_check import ImageCheck
+    from patchbank.calibration.thresholds import Calibration
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +50,11 @@ def register(app: typer.Typer) -> None:
             "threshold": described(calibration) if calibration else "none",
             "scene": _scene(stored.state.scene),
         }
-        if calibration and not calibration.support.satisfied:
+        if calibration:
             rows["support"] = str(calibration.support)
+            rows["review"] = _review(calibration)
+            if calibration.bounds.suspects:
+                rows["suspects"] = calibration.bounds.sentence
         if math.isnan(last.covering_radius):
             rows["radius"] = "unknown"
         if last.number > 1:
@@ -62,6 +66,13 @@ def register(app: typer.Typer) -> None:
         say("options")
         for name, value in manifest["config"].items():
             say(f"  {name:<20} {value}")
+
+
+def _review(calibration: Calibration) -> str:
+    if not calibration.review_rate:
+        return "off"
+    above, rate = calibration.review_above, f"{100 * calibration.review_rate:g} % of good images"
+    return f"{rate}, over {above:.4f}" if above is not None else f"{rate}; too few images support it"
 
 
 def _scene(scene: ImageCheck | None) -> str:

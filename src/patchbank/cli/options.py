@@ -10,19 +10,37 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from patchbank.cli.examples import example_of, panel_of
 from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
-from patchbank.errors import OutputError, PatchbankError
+from patchbank.errors import ConfigError, OutputError, PatchbankError
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import printable
 from patchbank.validation import check_names
 
 INTERRUPTED = 130
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
+# What is being done, for people: the stages that work reports (`util/progress.py`).
+STAGES = {
+    "embed": "reading and embedding images",
+    "coreset": "thinning to the memory bank",
+    "cross-fit": "fitting once without each fold",
+    "calibrate": "calibrating: scoring images held out",
+    "screen": "looking for defects among the images",
+    "compare": "comparing with the interrupted fit",
+    "fill": "filling the gaps with other patches",
+    "audit": "reading the images once more",
+    "tune": "trying settings",
+    "evaluate": "inspecting test images",
+    "inspect": "inspecting images",
+    "plant": "inspecting planted defects",
+    "explain": "explaining what was flagged",
+}
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -32,7 +50,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        app.command(name)(_guarded(_with_flags(function)))
+        example = example_of(name)
+        epilog = f"Example: {example}" if example else None
+        app.command(name, rich_help_panel=panel_of(name), epilog=epilog)(_guarded(_with_flags(function)))
         return function
 
     return register
@@ -162,8 +182,17 @@ def fail(message: str, exit_code: int, *, debug: bool = False) -> None:
     """Prints one line to stderr, below the current exception's traceback if `debug`, and ends the program."""
     if debug:
         note_trace()
-    note("patchbank: " + " ".join(message.split()))
+    note("patchbank: " + " ".join(message.split()), "red")
     raise typer.Exit(exit_code)
+
+
+def check_page(path: str) -> None:
+    """Raises ConfigError for a name that is not that of a page, OutputError if it cannot be written there."""
+    from patchbank.util.files import check_writable
+
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"output: expected a name that ends in .html; got {path}")
+    check_writable(path)
 
 
 def debugging() -> bool:
@@ -179,6 +208,12 @@ def login() -> str:
         return ""
 
 
+def in_words(stage: str) -> str:
+    """A stage in words; what stands before ": " in it (the data set, say) stays."""
+    before, separator, last = stage.rpartition(": ")
+    return before + separator + STAGES.get(last, last)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress callback that draws bars with the time left, on a terminal only."""
@@ -190,7 +225,7 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description:<10}", markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -200,7 +235,7 @@ def progress_bar() -> Iterator[Progress]:
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(printable(stage), total=total or None)
+                tasks[stage] = bars.add_task(printable(in_words(stage)), total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield report

@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from patchbank.cli.options import debugging
 from patchbank.cli.terminal import note, note_trace
-from patchbank.errors import DatasetError, OutputError
+from patchbank.errors import ConfigError, DatasetError, OutputError
 from patchbank.fit.fit import relative_names
 from patchbank.imaging.images import SUFFIXES, reason_of
 from patchbank.util.files import make_folder
 from patchbank.util.wording import counted, printable
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from patchbank.arrays import BoolArray, ByteArray
+    from patchbank.calibration.thresholds import Calibration
     from patchbank.imaging.images import Skipped
+    from patchbank.results.explanation import ExplanationFacts
     from patchbank.results.result import Result
 
 OVERLAY, MASK, REPORT = ".overlay.png", ".mask.png", "report.html"
+PICTURES = ("flagged", "all")
+MOST_EXPLAINED = 20  # images whose explanation the report holds: the first that are flagged
 _LONGEST = 255  # bytes of a file's name, on nearly all file systems
 _ROOM = 40  # of them for what `atomic_write` adds to a name while it writes
 
@@ -120,17 +123,32 @@ def _hash(text: str) -> str:
 
 
 class OutputFolder:
-    """Writes what `--out` asks for. What cannot be written is named, and the rest goes on."""
+    """Writes what `--out` asks for. What cannot be written is named, and the rest goes on.
 
-    def __init__(self, folder: str, images: Sequence[Path]) -> None:
+    pictures: of which images. "all": overlay and mask as files, and pictures in the report. "flagged": both of what is
+    not OK only. None: files of all images, which other programs may wait for, but pictures of flagged ones in the
+    report, which would not open any more (300 kB an image). colours: the overlays' scale.
+    """
+
+    def __init__(
+        self, folder: str, images: Sequence[Path], pictures: str | None = None, colours: str = "orange"
+    ) -> None:
+        from patchbank.imaging.overlay import check_colours
         from patchbank.reports.inspection import InspectionReport
 
+        if pictures not in (None, *PICTURES):
+            raise ConfigError(f"pictures: expected one of {', '.join(PICTURES)}; got {pictures!r}")
+        check_colours(colours)
+        self._pictures, self._colours = pictures, colours
+        self._explained = 0
         self._folder = make_folder(folder)
+        self.report = self._folder / REPORT
+        self.is_written = False  # whether the report is there
         self._real = Path(os.path.realpath(self._folder))
         names = relative_names([str(path) for path in images])
         files = output_names(images, _longest_name(self._folder))
         self._names = {str(image): pair for image, *pair in zip(images, names, files, strict=True)}
-        self._report = InspectionReport(self._folder / REPORT)
+        self._rows = InspectionReport(self.report)
         if renamed := sum(name != file for name, file in zip(names, files, strict=True)):
             them = counted(renamed, "image", "images")
             note(f"the pictures of {them} get other names, because theirs are too long or alike; {REPORT} says which")
@@ -141,39 +159,60 @@ class OutputFolder:
         pictures then."""
         from patchbank.imaging.images import write_png
         from patchbank.reports.inspection import ReportRow
+        from patchbank.results.verdict import Verdict
 
         name, file = self._names[result.path]
-        shown = printable(name if file == name else f"{name} (pictures: {file}{OVERLAY})")
+        flagged = result.verdict is not Verdict.OK
+        as_files, in_report = flagged or self._pictures != "flagged", flagged or self._pictures == "all"
+        shown = printable(name if file == name or not as_files else f"{name} (pictures: {file}{OVERLAY})")
+        row, failed = ReportRow.without_pictures(result, name=shown, because="OK: no picture (--pictures all)"), []
         try:
-            picture, failed = result.overlay(), []
+            if as_files or in_report:
+                picture = result.overlay(self._colours)
+            if as_files:
+                failed += self._write(write_png, file, picture, result.mask)
+            if in_report:
+                row = ReportRow.of(result, name=shown, overlay=picture, why=self._explanation(result, flagged))
         except Exception:
-            self._report.add(ReportRow.without_pictures(result, name=shown))
+            self._rows.add(ReportRow.without_pictures(result, name=shown))
             raise
-        for ending, drawn in ((OVERLAY, picture), (MASK, result.mask)):
-            try:
-                write_png(self._inside(file + ending), drawn)
-            except OutputError as error:
-                failed.append(str(error))
         try:
-            self._report.add(ReportRow.of(result, name=shown, overlay=picture))
+            self._rows.add(row)
         except OutputError as error:
             failed.append(f"{result.path}: is missing in {REPORT} ({error})")
         return failed
 
-    def finish(self, model: str, scores: npt.ArrayLike | None, refused: Sequence[Skipped]) -> list[str]:
+    def _write(self, write: Callable[..., None], file: str, overlay: ByteArray, mask: BoolArray) -> list[str]:
+        failed = []
+        for ending, drawn in ((OVERLAY, overlay), (MASK, mask)):
+            try:
+                write(self._inside(file + ending), drawn)
+            except OutputError as error:
+                failed.append(str(error))
+        return failed
+
+    def _explanation(self, result: Result, flagged: bool) -> ExplanationFacts | None:
+        """Why the image was flagged, for the first ones."""
+        if not flagged or self._explained == MOST_EXPLAINED:
+            return None
+        self._explained += 1
+        return result.explain(regions=1)
+
+    def finish(self, model: str, calibration: Calibration | None, refused: Sequence[Skipped]) -> list[str]:
         """Writes the report. Returns what could not be written, and why."""
         reasons = [printable(each.reason) for each in refused]
         title = f"Inspection with {model}"
         try:
             self._inside(REPORT)
-            with self._report as report:
-                report.write(title=title, calibration_scores=scores, skipped=reasons)
+            with self._rows as report:
+                report.write(title=title, calibration=calibration, skipped=reasons, colours=self._colours)
         except OutputError as error:
             return [str(error)]
         except Exception as error:  # noqa: BLE001  (the temporary folder is full, say: the verdicts stand)
             if debugging():
                 note_trace()
-            return [f"cannot write {self._folder / REPORT}: {reason_of(error)}"]
+            return [f"cannot write {self.report}: {reason_of(error)}"]
+        self.is_written = True
         return []
 
     def _inside(self, name: str) -> Path:

@@ -23,12 +23,17 @@ from patchbank.util.wording import printable
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def say(text: str = "") -> None:
-    """Prints one line of a result on stdout. Raises OutputError where that cannot be written.
+def say(text: str = "", style: str = "") -> None:
+    """Prints one line of a result on stdout. style: as in `painted`. Raises OutputError where that cannot be written.
 
     A reader that has gone (`| head -1`) is no error: what follows is printed to nowhere, and the work goes on.
     """
-    _print(printable(text))
+    _print(painted(printable(text), style, sys.stdout))
+
+
+def say_parts(*parts: tuple[str, str]) -> None:
+    """As `say`: one line of parts, (text, style) each."""
+    _print("".join(painted(printable(text), style, sys.stdout) for text, style in parts))
 
 
 def say_json(value: Any, indent: int | None = None) -> None:
@@ -47,11 +52,53 @@ def say_row(values: tuple[object, ...]) -> None:
     _print(buffer.getvalue().removesuffix("\r\n"))
 
 
-def note(text: str) -> None:
-    """Says something that is not a result: on stderr, so that stdout stays machine-readable. Where nobody can read it,
-    nothing happens."""
+def note(text: str, style: str = "") -> None:
+    """Says something that is not a result: on stderr, so that stdout stays machine-readable. style: as in `painted`.
+    Where nobody can read it, nothing happens."""
     with suppress(OSError, ValueError):
-        _write(sys.stderr, printable(text))
+        _write(sys.stderr, painted(printable(text), style, sys.stderr))
+
+
+def painted(text: str, style: str, stream: TextIO) -> str:
+    """The text in a style of rich ("bold red", "" = plain), where the stream shows colours: on a terminal, unless
+    NO_COLOR is set (no-color.org); elsewhere only if FORCE_COLOR is set."""
+    if not (style and text and _shows_colours(stream)):
+        return text
+    from rich.color import ColorSystem
+    from rich.style import Style
+
+    return Style.parse(style).render(text, color_system=ColorSystem.STANDARD)
+
+
+def _shows_colours(stream: TextIO) -> bool:
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    if not stream.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        return False
+    if sys.platform == "win32":  # an old console shows escape codes as they are
+        from rich.console import Console
+
+        return not Console(file=stream).legacy_windows
+    return True
+
+
+def line_width(otherwise: int = 80) -> int:
+    """The columns of the terminal that stdout is; `otherwise` where it is none."""
+    try:
+        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns or otherwise)
+    except (OSError, ValueError):
+        return otherwise
+
+
+def can_show(text: str) -> bool:
+    """Whether the encoding of stdout has all of these signs."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 class Notes(logging.Handler):

@@ -39,7 +39,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Try the presets and a few image sizes on your parts and this machine; show what each costs and finds, and
         choose the best within a time budget. Defects are the labelled ones of test/KIND or, without any, planted on
-        good images: good enough to compare settings, no forecast of what will be found."""
+        good images: good enough to compare settings, no forecast of what will be found. Settings that these images
+        cannot tell apart are named; then the options that were given stay, or else the cheapest is taken."""
         if not budget_ms > 0:
             raise ConfigError(f"--budget-ms: expected more than 0; got {budget_ms:g}")
         if plot:
@@ -81,6 +82,9 @@ def _table(report: TuneReport) -> list[str]:
             f"{100 * trial.standard_error:>7.1f}{over}"
         )
     lines += [f"  {name:<12}not tried: {reason}" for name, reason in report.missing.items()]
+    if len(report.tied) > 1:
+        why = "the options that were given stay" if report.chosen.name == report.default else "the cheapest is taken"
+        lines.append(f"{', '.join(report.tied)}: these images cannot tell them apart (95 %); {why}")
     return [*lines, f"* chosen: {report.chosen.name}"]
 
 

@@ -73,7 +73,7 @@ def register(app: typer.Typer) -> None:
         """Learn good images that were flagged, forget bad training images. A new version in the same file; 'patchbank
         rollback' undoes it."""
         from patchbank.cli.output_folder import without_outputs
-        from patchbank.evaluation.datasets import find_images
+        from patchbank.evaluation.datasets import find_images, training_files
         from patchbank.model import PatchCore
         from patchbank.update.image_names import files_by_name, folders_of
         from patchbank.util.files import check_writable, claimed
@@ -85,7 +85,7 @@ def register(app: typer.Typer) -> None:
             old = PatchCore.load(model, runtime=runtime)
             inferred = folders_of(remove or [], old.training_images) if recalibrate else []
             folders = [Path(folder) for folder in images or inferred]
-            files = [path for folder in folders for path in _training_files(folder)]
+            files = [path for folder in folders for path in training_files(folder)]
             found = files_by_name(old.training_images, files, folders) if folders else None
             with progress_bar() as progress:
                 new = old.update(
@@ -126,13 +126,6 @@ def register(app: typer.Typer) -> None:
             new = old.rollback(to, note=message, author=login() if author is None else author)
             new.save(target)
         _report(target, new, as_json)
-
-
-def _training_files(folder: Path) -> list[Path]:
-    """The files that a fit on this folder would use, or, in another layout, all of its images."""
-    from patchbank.evaluation.datasets import find_images, read_dataset
-
-    return list(read_dataset(folder).train_paths) if (folder / "train").is_dir() else find_images(folder)
 
 
 def _report(path: str, model: PatchCore, as_json: bool) -> None:

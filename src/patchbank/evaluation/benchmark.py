@@ -75,8 +75,11 @@ class BenchmarkReport:
         return {"categories": categories, "mean": self.means, "failed": dict(self.failed)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table: a row for each category and, last, the means. All rows have the same keys, "category" first."""
+        """The table: a row for each category and, last, the means. All rows have the same keys, "category" first;
+        `verdicts` is not among them."""
         rows = [{"category": category.name, **category.to_dict()} for category in self.categories]
+        for row in rows:
+            del row["verdicts"]  # no figure, but tables of their own
         return [*rows, dict.fromkeys(rows[0]) | {"category": "mean"} | self.means]
 
 

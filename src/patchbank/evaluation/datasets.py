@@ -163,6 +163,11 @@ def read_categories(root: str | os.PathLike[str]) -> dict[str, Path]:
     return categories
 
 
+def training_files(folder: Path) -> list[Path]:
+    """The files that a fit on this folder would use, or, in another layout, all of its images."""
+    return list(read_dataset(folder).train_paths) if (folder / "train").is_dir() else find_images(folder)
+
+
 def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """The images that files and folders name: files as given, folders searched through all levels in natural order.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +39,7 @@ KEYS = (
     "miss_rate",
     "n_unreadable",
 )
+VERDICTS = ("ok", "review", "ng")
 
 
 class Inspected(Protocol):
@@ -52,6 +53,8 @@ class Inspected(Protocol):
     def is_anomalous(self) -> bool | None: ...
     @property
     def anomaly_map(self) -> FloatArray: ...
+    @property
+    def verdict(self) -> str: ...
 
 
 class Inspector(Protocol):
@@ -69,6 +72,7 @@ class Row:
     defective: bool
     score: float
     is_anomalous: bool | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,19 @@ class Evaluation:
     __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values under the twelve keys of `patchbank evaluate --json`, in their order."""
-        return {name: getattr(self, name) for name in KEYS}
+        """Gives plain JSON values under the keys of `patchbank evaluate --json`, KEYS and `verdicts`."""
+        return {**{name: getattr(self, name) for name in KEYS}, "verdicts": self.verdicts}
+
+    @property
+    def verdicts(self) -> dict[str, dict[str, Any]]:
+        """How many images got which verdict: {"good": {"ok": n, "review": n, "ng": n}, "defective": {...},
+        "kinds": {KIND: {...}}}."""
+        bad = [row for row in self.rows if row.defective]
+        return {
+            "good": _counts(row for row in self.rows if not row.defective),
+            "defective": _counts(bad),
+            "kinds": {kind: _counts(row for row in bad if row.kind == kind) for kind in self.kinds},
+        }
 
     def to_frame(self) -> DataFrame:
         """The `rows` as a pandas DataFrame: one row for each test image that could be read; `skipped` has the others.
@@ -168,7 +183,16 @@ def evaluate(
             pixels.update(anomaly_map, mask)
             if sample.mask and not mask.any():
                 black.append(sample.mask)
-        rows.append(Row(sample.path, sample.kind, sample.defective, float(result.score), result.is_anomalous))
+        rows.append(
+            Row(
+                sample.path,
+                sample.kind,
+                sample.defective,
+                float(result.score),
+                result.is_anomalous,
+                str(result.verdict),
+            )
+        )
         threshold = result.threshold
         if each is not None:
             each(sample, result)
@@ -242,6 +266,14 @@ def _kind(kind: str, good: Sequence[Row], bad: Sequence[Row]) -> Kind:
     these = [row for row in bad if row.kind == kind]
     both = [*good, *these]
     return Kind(len(these), auroc([row.score for row in both], [row.defective for row in both]), _flagged(these))
+
+
+def _counts(rows: Iterable[Row]) -> dict[str, int]:
+    """How many images got which verdict. A verdict that is none of the three would be a KeyError."""
+    counts = dict.fromkeys(VERDICTS, 0)
+    for row in rows:
+        counts[row.verdict] += 1
+    return counts
 
 
 def _flagged(rows: Sequence[Row]) -> float | None:

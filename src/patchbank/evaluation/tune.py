@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from patchbank.arrays import ByteArray, FloatArray
+from patchbank.arrays import ByteArray, DoubleArray, FloatArray
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
@@ -33,6 +33,7 @@ MOST_LEARNED = 200  # good images that a candidate learns from
 MOST_HELD = 60  # good images that are held out
 LEAST_GOOD = 10
 TIMED = 12  # images whose inspection is timed
+NOISE = 2.0  # standard errors of a difference that may be by chance (95 %)
 TOO_SLOW = 2.0  # times the budget: larger candidates are not tried any more
 
 # What is tried beside the presets, smallest first.
@@ -60,7 +61,8 @@ Fit = Callable[[Sequence[Path], Config, Runtime], Inspector]
 @dataclass(frozen=True)
 class Trial:
     """One candidate. ms: median wall time of an image, file to anomaly map. image_auroc: 0..1, over held-out good and
-    defective images; standard_error: its own."""
+    defective images; standard_error: its own. scores: (n,) of all these images, the good ones first, which are the same
+    for all candidates; empty where they are unknown."""
 
     name: str
     config: Config
@@ -68,6 +70,7 @@ class Trial:
     image_auroc: float
     standard_error: float
     within_budget: bool
+    scores: tuple[float, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,7 +87,9 @@ class Trial:
 @dataclass(frozen=True)
 class TuneReport:
     """All trials, cheapest first, and the chosen one. defects: 'labelled' or 'planted'. missing: candidates whose
-    network's weights are not on this machine, by name, and how to get them."""
+    network's weights are not on this machine, by name, and how to get them. tied: the names of the trials within the
+    budget that these images cannot tell from the best one, cheapest first; default: the name of the one whose options
+    are those that were given, empty if it was not tried."""
 
     trials: tuple[Trial, ...]
     chosen: Trial
@@ -93,6 +98,8 @@ class TuneReport:
     n_good: int
     n_defective: int
     missing: Mapping[str, str] = field(default_factory=dict)
+    tied: tuple[str, ...] = ()
+    default: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -103,6 +110,7 @@ class TuneReport:
             "n_good": self.n_good,
             "n_defective": self.n_defective,
             "missing": dict(self.missing),
+            "tied": list(self.tied),
             "trials": [trial.to_dict() for trial in self.trials],
         }
 
@@ -125,9 +133,9 @@ def tune(
     among: Mapping[str, Config] | None = None,
     fit: Fit | None = None,
 ) -> TuneReport:
-    """Measures the candidates and chooses: the cheapest whose AUROC is within one standard error of the best in budget.
-
-    If none is within the budget, the fastest. Raises DatasetError for fewer than LEAST_GOOD good images,
+    """Measures the candidates and chooses among those within the budget that these images cannot tell from the best
+    one (`tied`): the options that were given, if they are among them, for noise is no reason to leave them; else the
+    cheapest. If none is within the budget, the fastest. Raises DatasetError for fewer than LEAST_GOOD good images,
     WeightsNotFoundError if no candidate's network is on this machine.
     """
     trained, good, defective, kind = _images(dataset, base)
@@ -148,17 +156,54 @@ def tune(
         trials.append(_trial(name, config, model, good, defective, budget_ms))
     progress("tune", len(tried), len(tried))
     trials.sort(key=lambda trial: trial.ms)
-    return TuneReport(tuple(trials), choose(trials), budget_ms, kind, len(good), len(defective), missing)
+    default = next((name for name, config in tried.items() if config == base), "")
+    alike = tuple(trial.name for trial in tied(trials, len(good)))
+    chosen = choose(trials, len(good), default)
+    return TuneReport(tuple(trials), chosen, budget_ms, kind, len(good), len(defective), missing, alike, default)
 
 
-def choose(trials: Sequence[Trial]) -> Trial:
-    """The cheapest trial that is, within one standard error, as good as the best within the budget."""
+def tied(trials: Sequence[Trial], n_good: int) -> list[Trial]:
+    """The trials within the budget whose AUROC is not surely below the best one's: by less than NOISE standard errors
+    of the difference, on the same images; where the scores are unknown, by no more than the best one's own."""
     allowed = [trial for trial in trials if trial.within_budget]
     if not allowed:
-        return min(trials, key=lambda trial: trial.ms)
+        return []
     best = max(allowed, key=lambda trial: trial.image_auroc)
-    enough = best.image_auroc - best.standard_error
-    return min((trial for trial in allowed if trial.image_auroc >= enough), key=lambda trial: trial.ms)
+
+    def noise(trial: Trial) -> float:
+        if not (trial.scores and best.scores):
+            return best.standard_error
+        return NOISE * difference_error(best.scores, trial.scores, n_good)
+
+    return [trial for trial in allowed if trial is best or best.image_auroc - noise(trial) <= trial.image_auroc]
+
+
+def choose(trials: Sequence[Trial], n_good: int = 0, default: str = "") -> Trial:
+    """The trial called `default` if it is as good as the best within the budget, as far as these images can tell; else
+    the cheapest of those that are. n_good: how many of the scores, the first, are of good images."""
+    alike = tied(trials, n_good)
+    if not alike:
+        return min(trials, key=lambda trial: trial.ms)
+    named = [trial for trial in alike if trial.name == default]
+    return (named or [min(alike, key=lambda trial: trial.ms)])[0]
+
+
+def difference_error(first: Sequence[float], second: Sequence[float], n_good: int) -> float:
+    """The standard error of the difference of two AUROC on the same images (DeLong, DeLong and Clarke-Pearson 1988).
+    first, second: (n,) scores, the good images' first. Infinite with less than two images of a class: one image tells
+    nothing about others."""
+    if not 2 <= n_good <= len(first) - 2:
+        return math.inf
+    bad, good = (a - b for a, b in zip(_placements(first, n_good), _placements(second, n_good), strict=True))
+    return math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in (bad, good)))
+
+
+def _placements(scores: Sequence[float], n_good: int) -> tuple[DoubleArray, DoubleArray]:
+    """For each defective image the share of good ones that it scores over, and for each good image the share of
+    defective ones that score over it; ties count half."""
+    good, bad = np.array(scores[:n_good]), np.array(scores[n_good:])
+    over = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)  # (n_bad, n_good)
+    return over.mean(axis=1), over.mean(axis=0)
 
 
 def standard_error(area: float, positives: int, negatives: int) -> float:
@@ -183,7 +228,7 @@ def _trial(
     assert area is not None  # there are good and defective images
     ms = 1000 * float(np.median(seconds))
     error = standard_error(area, len(defective), len(good))
-    return Trial(name, config, ms, area, error, within_budget=ms <= budget_ms)
+    return Trial(name, config, ms, area, error, ms <= budget_ms, tuple(scores.tolist()))
 
 
 def _timed(model: Inspector, image: ImageSource) -> float:

@@ -2,21 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from patchbank.calibration.image_check import LEAST_IMAGES
+import numpy as np
+import numpy.typing as npt
+
+from patchbank.calibration.image_check import LEAST_IMAGES, MEASURES
 from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.fitted.model import FittedModel
 from patchbank.util.wording import counted, plural
 
+FEW = 20  # training images: with fewer, the calibration's quartiles and ranges are guesses
 _MOST_NAMED = 20
+
+
+def copies(measures: npt.NDArray[np.floating], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of training images that are the same picture. measures: (n, 6) of n images, in the order of MEASURES;
+    names: of these images. The same are those whose brightness, sharpness, shape and size are equal to the last bit:
+    camera noise makes that as good as impossible for two shots of one part."""
+    whole = [k for k, measure in enumerate(MEASURES) if measure.name not in ("patch_distance", "layout_distance")]
+    groups: dict[bytes, list[str]] = {}
+    for row, name in zip(np.ascontiguousarray(measures[:, whole]), names, strict=True):
+        groups.setdefault(row.tobytes(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def doubts(model: FittedModel) -> Iterator[str]:
+    """What makes the whole fit doubtful: too few training images, or copies among them. One warning a line."""
+    calibration, scene, n = model.calibration, model.scene, len(model.bank.images)
+    if n < FEW:
+        yield (
+            f"only {counted(n, 'training image')}: with fewer than {FEW}, all that is said about good parts is a "
+            "guess; add images of good parts, 100 or more if you can"
+        )
+    if scene is None or calibration is None or len(scene.measures) != len(calibration.images):
+        return
+    groups = copies(scene.measures, calibration.images)
+    if not groups:
+        return
+    if len(groups) == 1 and len(groups[0]) == len(scene.measures):
+        yield (
+            f"all {n} training images are the same picture, so nothing is known about how good parts differ: every "
+            "other picture will be flagged; give pictures of different parts"
+        )
+        return
+    first = groups[0]
+    others = f" and {len(first) - 2} more" if len(first) > 2 else ""
+    pictures = counted(len(groups), "picture is", "pictures are")
+    yield (
+        f"{pictures} there more than once, {sum(map(len, groups))} images in all ({first[0]} = {first[1]}{others}, "
+        "for one): copies know each other, so the threshold comes out too low and new good parts are flagged; keep "
+        "one of each"
+    )
 
 
 def remarks(model: FittedModel) -> Iterator[str]:
     """One warning a line, the most important first."""
     calibration, scene = model.calibration, model.scene
+    yield from doubts(model)
     if calibration and not calibration.support.satisfied:
         yield f"{calibration.support}; the threshold is their largest score"
+    if calibration and calibration.bounds.suspects:
+        yield calibration.bounds.sentence
     if scene and not scene.support.satisfied:
         yield f"scene: {scene.support}; its ranges are widened"
     elif calibration and model.config.scene_false_alarms and not scene:

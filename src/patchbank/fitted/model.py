@@ -10,7 +10,7 @@ import numpy as np
 from patchbank.backbones import Backbone
 from patchbank.bank.memory_bank import MemoryBank
 from patchbank.calibration.image_check import ImageCheck
-from patchbank.calibration.outliers import SuspectedOutlier, suspects_of
+from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError
@@ -78,7 +78,7 @@ class FittedModel:
     def suspects(self) -> tuple[SuspectedOutlier, ...]:
         """Training images that look defective, the oddest first: their left-out scores stand out
         (docs/operate/audit.md)."""
-        return suspects_of(self.calibration)
+        return self.calibration.suspects if self.calibration else ()
 
     @property
     def unpictured(self) -> tuple[str, ...]:

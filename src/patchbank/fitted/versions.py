@@ -69,7 +69,8 @@ class Version:
     exact ones (the bank has grown since, so false alarms are rarer than promised); 'stale', perhaps lower than the
     exact ones (the bank has lost vectors since, so nothing is promised); 'none'. images: training images. size: bank
     vectors. covering_radius: no training patch is farther from the bank; an upper bound after an update; NaN where
-    unknown. max_false_alarms, confidence, threshold, pixel_threshold: None without calibration. added: the learned
+    unknown. max_false_alarms, confidence, threshold, pixel_threshold, review_rate, with_suspects: as in
+    `Calibration`; None without one. added: the learned
     images, each with its name, patches, how many of them were covered, vectors that joined, score_before, score_after.
     removed: the forgotten ones, each with its name, vectors that left, and how many of these are uncovered now.
     """
@@ -91,6 +92,8 @@ class Version:
     removed: tuple[Removed, ...] = ()
     refilled: int = 0
     restored: int | None = None
+    review_rate: float | None = None
+    with_suspects: bool | None = None
 
     __repr__ = brief
 
@@ -154,6 +157,8 @@ def guarantee_fields(calibration: Calibration | None) -> dict[str, Any]:
         "confidence": calibration.confidence if calibration else None,
         "threshold": calibration.threshold if calibration else None,
         "pixel_threshold": calibration.pixel_threshold if calibration else None,
+        "review_rate": calibration.review_rate if calibration else None,
+        "with_suspects": calibration.with_suspects if calibration else None,
     }
 
 

@@ -58,7 +58,14 @@ def check_numbers(regions: int, neighbours: int) -> None:
 
 
 def explain(
-    model: FittedModel, result: Result, image: ByteArray, patches: Patches, *, regions: int, neighbours: int
+    model: FittedModel,
+    result: Result,
+    image: ByteArray,
+    patches: Patches,
+    *,
+    regions: int,
+    neighbours: int,
+    colours: str,
 ) -> Explanation:
     """Compares a result's regions with what the model knows. image: (H, W, 3) uint8 RGB, the inspected one; patches:
     its patches, embedded again. Raises ImageError if they are not those that were inspected."""
@@ -68,7 +75,7 @@ def explain(
         _finding(model, result, image, patches, region, place, neighbours)
         for region, place in zip(shown or (None,), places, strict=True)
     )
-    picture, with_heat = _whole(result, image)
+    picture, with_heat = _whole(result, image, colours)
     return Explanation(
         path=result.path,
         score=result.score,
@@ -78,10 +85,13 @@ def explain(
         image_size=result.image_size,
         regions=result.regions,
         findings=findings,
-        good_scores=model.calibration.scores if model.calibration else None,
+        good_scores=model.calibration.counted_scores if model.calibration else None,
         notes=tuple(_notes(model, result, len(shown))),
         picture=picture,
         overlay=with_heat,
+        verdict=result.verdict,
+        unlike=result.distribution_reasons,
+        colours=colours,
     )
 
 
@@ -218,7 +228,7 @@ def _neighbour(model: FittedModel, index: int, distance: float, extent: float) -
     )
 
 
-def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:
+def _whole(result: Result, image: ByteArray, colours: str) -> tuple[ByteArray, ByteArray]:
     """The whole image, small, without and with its heat map."""
     import cv2
 
@@ -229,7 +239,7 @@ def _whole(result: Result, image: ByteArray) -> tuple[ByteArray, ByteArray]:
         heat = cv2.resize(heat, size, interpolation=cv2.INTER_AREA).astype(np.float32, copy=False)
     scale = np.array([size[0] / image.shape[1], size[1] / image.shape[0]])
     outlines = [_Outline(np.rint((region.contour + 0.5) * scale - 0.5).astype(np.int32)) for region in result.regions]
-    return picture, overlay(picture, heat, result.pixel_threshold, outlines)
+    return picture, overlay(picture, heat, result.pixel_threshold, outlines, colours=colours)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +249,8 @@ class _Outline:
 
 def _notes(model: FittedModel, result: Result, shown: int) -> list[str]:
     notes = []
+    if reasons := "; ".join(result.distribution_reasons):
+        notes.append(f"Out of distribution, so its score means little: {reasons}. Look at the picture first.")
     if not model.calibration:
         notes.append(
             "The model was fitted without calibration: it has no threshold, marks no regions, and knows no normal "

@@ -37,6 +37,7 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
         threshold=model.threshold,
         pixel_threshold=model.pixel_threshold,
         p_value=calibration.p_value(score) if calibration else None,
+        review_rate=model.config.review_rate,
         patch_scores=patches.on_grid(scores),
         distances=patches.on_grid(plain),
         nearest=patches.on_grid(nearest[:, 0]),

@@ -45,7 +45,8 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
-_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0}  # what scores were before there were these options
+# What scores and thresholds were before there were these options.
+_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0, "calibrate_on_suspects": True}
 _STEEPEST = 1e10
 _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}
@@ -317,7 +318,7 @@ def _put_calibration(calibration: Calibration | None, manifest: Manifest, entrie
 
 def _described(calibration: Calibration) -> Manifest:
     """Method and images are read again; the rest, for other readers, follows from the scores and the options."""
-    support = calibration.support
+    support, bounds = calibration.support, calibration.bounds
     return {
         "method": calibration.method,
         "max_false_alarms": calibration.max_false_alarms,
@@ -328,6 +329,10 @@ def _described(calibration: Calibration) -> Manifest:
         "threshold": calibration.threshold,
         "pixel_threshold": calibration.pixel_threshold,
         "images": list(calibration.images),
+        "review_rate": calibration.review_rate,
+        "review_above": calibration.review_above,
+        "with_suspects": calibration.with_suspects,
+        **dataclasses.asdict(bounds),
     }
 
 
@@ -342,6 +347,8 @@ def _calibration(file: archive.ModelFile, config: Config) -> Calibration | None:
         method=about["method"],
         max_false_alarms=config.max_false_alarms,
         confidence=config.confidence,
+        review_rate=config.review_rate,
+        with_suspects=config.calibrate_on_suspects,
     )
 
 

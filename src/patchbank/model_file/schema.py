@@ -61,6 +61,12 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return check
 
 
+def truth(value: Any) -> None:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _wrong("true or false", value)
+
+
 def one_of(*words: str) -> Check:
     """One of a few words."""
 
@@ -158,6 +164,12 @@ _calibration = record(
         "images_needed": nullable(whole(high=MAX_WHOLE)),
         "threshold": number(),
         "pixel_threshold": number(),
+        "review_rate": _share,
+        "review_above": nullable(number()),
+        "with_suspects": truth,
+        "suspects": whole(),
+        "if_bad": _share,
+        "if_good": _share,
     },
     closed=False,
 )
@@ -193,7 +205,8 @@ _version = record(
         "calibration_images": whole(),
         "normal_images": whole(),
         "scene": one_of("own", "next", "none"),
-    }
+    },
+    {"review_rate": nullable(_share), "with_suspects": nullable(truth)},
 )
 _manifest = record(
     {

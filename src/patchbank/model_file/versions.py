@@ -30,6 +30,7 @@ from patchbank.scoring.normal_distances import NormalDistances
 
 RESERVE = "reserve.safetensors"
 _ROWS = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
+_PROMISES = ("threshold", "pixel_threshold", "max_false_alarms", "confidence", "review_rate", "with_suspects")
 _STATE = {"members": ("I32", 1)}
 _CALIBRATION = {"calibration_image": ("I32", 1), "scores": ("F32", 1), "peaks": ("F32", 1)}
 SCENE = {
@@ -141,6 +142,7 @@ def _state(
             images=names,
             max_false_alarms=_promised(about["max_false_alarms"]),
             confidence=_promised(about["confidence"]),
+            **_later(about, config),
         )
     normal = NormalDistances(**{name: tensors[name] for name in NORMAL}, images=normals) if normals else None
     scene = following.scene if about["scene"] == "next" else None
@@ -185,13 +187,20 @@ def radius_of(value: float | None) -> float:
 
 
 def _version(about: dict[str, Any]) -> Version:
-    values = fields_of(Version, about)
-    for name in ("threshold", "pixel_threshold", "max_false_alarms", "confidence"):  # of the calibration
-        values[name] = None
+    values = fields_of(Version, about | dict.fromkeys(_PROMISES))  # they follow from the calibration
     values["covering_radius"] = radius_of(values["covering_radius"])
     values["added"] = tuple(Added(**each) for each in values["added"])
     values["removed"] = tuple(Removed(**each) for each in values["removed"])
     return Version(**values)
+
+
+def _later(about: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What versions did not say before there were these options: the model's review rate, and that all images count."""
+    rate, suspects = about.get("review_rate"), about.get("with_suspects")
+    return {
+        "review_rate": config.review_rate if rate is None else float(rate),
+        "with_suspects": True if suspects is None else suspects,
+    }
 
 
 def _promised(value: float | None) -> float:

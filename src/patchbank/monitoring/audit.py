@@ -41,7 +41,7 @@ from patchbank.imaging.images import read_image, thumbnail
 from patchbank.imaging.sources import ImageSource, held
 from patchbank.model import PatchCore
 from patchbank.reports.audit import write_page
-from patchbank.results.audit import AuditedImage, AuditFacts, Outlier
+from patchbank.results.audit import ODDEST, AuditedImage, AuditFacts, Outlier
 from patchbank.search.searcher import search_excluding
 from patchbank.util.log import quiet
 from patchbank.util.progress import Progress, silent
@@ -50,7 +50,7 @@ from patchbank.util.wording import counted
 DUPLICATE = 0.2  # of the median distance to the nearest image: closer ones are nearly the same
 _GREY = 64  # pixels a side, in which pictures are compared
 _SMALL = 128  # of the thumbnails that this is made from, where images are read
-MOST_PICTURES = 200  # odd images whose pictures are kept
+MOST_PICTURES = 200  # images, in the ranking's order, whose pictures are kept if they are odd
 PICTURE_SIDE = 900  # pixels, of a picture that was read again
 _WHOLE = [measure for measure in MEASURES if measure.name != "patch_distance"]  # a defect's score says more
 
@@ -58,8 +58,8 @@ _WHOLE = [measure for measure in MEASURES if measure.name != "patch_distance"]  
 class Audit(AuditFacts):
     """An audit of training images, the oddest first. Its fields are those of `AuditFacts`."""
 
-    def save(self, path: str | Path, title: str = "") -> None:
-        write_page(path, self, title)
+    def save(self, path: str | Path, title: str = "", commands: Sequence[tuple[str, str]] = ()) -> None:
+        write_page(path, self, title, commands)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +134,12 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
     n = len(portraits.names)
     limit = limit_for(n)
     found: list[list[tuple[float, Outlier]]] = [[] for _ in range(n)]
-    severity = np.zeros(n)
+    ranking = _Ranking(np.zeros(n), [""] * n)
     if not np.isfinite(limit):
         notes = (*notes, f"{counted(n, 'image is', 'images are')} too few to say what is usual among them")
     else:
         odd = oddness_of_scores(portraits.scores)
-        severity = np.maximum(severity, odd / limit)
+        ranking.at_least(odd / limit, "score")
         for i in np.flatnonzero(odd > limit).tolist():
             about = f"score {portraits.scores[i]:.4g}, robust z-score {IN_SIGMAS * odd[i]:.1f}"
             text = f"unlike the other images at the marked place ({about}): a defect?"
@@ -147,27 +147,42 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
         if portraits.measures is not None:
             columns = {measure.name: portraits.measures[:, k] for k, measure in enumerate(MEASURES)}
             for measure in _WHOLE:
-                _compare(measure, columns[measure.name], limit, found, severity)
-        _duplicates(portraits.thumbnails, portraits.names, found, severity)
-    order = np.argsort(-severity, kind="stable").tolist()
-    images = [
-        _audited(portraits, i, found[i], severity[i], pictured=place < MOST_PICTURES) for place, i in enumerate(order)
-    ]
+                _compare(measure, columns[measure.name], limit, found, ranking)
+        _duplicates(portraits.thumbnails, portraits.names, found, ranking)
+    # Among images of one severity (all, if they are too few) the higher score comes first.
+    order = np.lexsort([-np.nan_to_num(portraits.scores), -ranking.severity]).tolist()
+    images = [_audited(portraits, i, found[i], ranking, place) for place, i in enumerate(order)]
     return Audit(tuple(images), unreadable, notes)
 
 
+@dataclass(frozen=True, eq=False)
+class _Ranking:
+    """How odd each image is: (n,) the largest oddness over its limit so far, and of which kind it is."""
+
+    severity: npt.NDArray[np.float64]
+    leading: list[str]
+
+    def at_least(self, values: npt.NDArray[np.floating], kind: str) -> None:
+        """Takes the values, (n,), where they are larger."""
+        for i in np.flatnonzero(values > self.severity).tolist():
+            self.severity[i], self.leading[i] = float(values[i]), kind
+
+
 def _audited(
-    portraits: Portraits, number: int, found: list[tuple[float, Outlier]], severity: float, pictured: bool
+    portraits: Portraits, number: int, found: list[tuple[float, Outlier]], ranking: _Ranking, place: int
 ) -> AuditedImage:
     oddities = tuple(oddity for _, oddity in sorted(found, key=lambda pair: -pair[0]))
-    shown = pictured and bool(oddities)
+    among_oddest = place < ODDEST
+    marked = among_oddest or any(each.kind == "defect" for each in oddities)
+    shown = among_oddest or (place < MOST_PICTURES and bool(oddities))
     return AuditedImage(
         portraits.names[number],
         float(portraits.scores[number]),
-        float(severity),
+        float(ranking.severity[number]),
         oddities,
-        portraits.mark(number) if any(each.kind == "defect" for each in oddities) else None,
+        portraits.mark(number) if marked else None,
         portraits.picture(number) if shown else b"",
+        ranking.leading[number],
     )
 
 
@@ -176,13 +191,13 @@ def _compare(
     values: npt.NDArray[np.floating],
     limit: float,
     found: list[list[tuple[float, Outlier]]],
-    severity: DoubleArray,
+    ranking: _Ranking,
 ) -> None:
     """Adds what one measure finds."""
     odd = oddness(measure.scaled(values.astype(np.float64)), measure.finest)
     if measure.low is None:
         odd = np.maximum(odd, 0)
-    severity[:] = np.maximum(severity, np.abs(odd) / limit)
+    ranking.at_least(np.abs(odd) / limit, measure.name)
     middle = float(np.median(values))
     for i in np.flatnonzero(np.abs(odd) > limit).tolist():
         word, look_at = measure.high if odd[i] > 0 or measure.low is None else measure.low
@@ -194,7 +209,7 @@ def _duplicates(
     thumbnails: Sequence[bytes],
     names: Sequence[str],
     found: list[list[tuple[float, Outlier]]],
-    severity: DoubleArray,
+    ranking: _Ranking,
 ) -> None:
     """Adds images that are nearly the same as another one: both of a pair, each with the other's name."""
     known = [i for i, data in enumerate(thumbnails) if data]
@@ -202,13 +217,15 @@ def _duplicates(
         return
     nearest, distances = _nearest_pictures(np.stack([_grey(thumbnails[i]) for i in known]))
     limit = DUPLICATE * float(np.median(distances))
+    shares = np.zeros(len(names))
     for place in np.flatnonzero(distances <= limit).tolist():
         i, distance = known[place], float(distances[place])
         share = 2 - distance / limit if limit else 2.0  # 1 at the limit, 2 for the same image
         other = names[known[nearest[place]]]
         text = f"nearly the same as {other}: a copy, or two pictures of one part?"
         found[i].append((share, Outlier("duplicate", distance, 0.0, limit, text, other)))
-        severity[i] = max(severity[i], share)
+        shares[i] = share
+    ranking.at_least(shares, "duplicate")
 
 
 def _grey(jpeg: bytes) -> FloatArray:

@@ -23,7 +23,7 @@ import numpy as np
 
 from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray, IndexArray
 from patchbank.calibration.image_check import ImageCheck, widening
-from patchbank.calibration.thresholds import Calibration, binomial_cdf
+from patchbank.calibration.thresholds import Calibration, upper_bound
 from patchbank.errors import ConfigError
 from patchbank.util.wording import brief
 
@@ -119,6 +119,7 @@ def find_drift(
     if in_scene and len(in_scene) != len(values):
         raise ConfigError(f"drift: expected in_scene for {len(values)} images; got {len(in_scene)}")
     error = 1 - confidence
+    # All scores, those of suspects too: should these be good, they are good images over the threshold.
     level = _level(values, calibration, error, defects, reference)
     limit = exceedance_bound(calibration.scores, calibration.threshold, error / 2)
     flagged = _shift("flagged", [_Side("up", "calibration", values > calibration.threshold, limit)], error)
@@ -134,12 +135,7 @@ def find_drift(
 def exceedance_bound(scores: Array, cut: float, error: float) -> float:
     """The share of all normal images that lie over `cut` is at most this, but for a probability of `error` over the
     draw of the (n,) normal scores: the upper limit of Clopper and Pearson (1934). cut: one of the scores, or larger."""
-    n, over = len(scores), int(np.count_nonzero(scores > np.float32(cut)))
-    low, high = over / n, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if binomial_cdf(n, middle)[over] > error else (low, middle)
-    return high
+    return upper_bound(len(scores), int(np.count_nonzero(scores > np.float32(cut))), 1 - error)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,9 @@
-"""An audit as one self-contained HTML page: each odd image with what is odd, a crop of it, and the whole."""
+"""An audit as one self-contained HTML page: the oddest images side by side, then each odd image with what is odd, a
+crop of it, and the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,15 @@ _AROUND = 8  # a crop's side, in sides of the marked patch
 _BYTES = 40_000
 
 
-def write_page(path: str | Path, audit: AuditFacts, title: str = "", created: datetime | None = None) -> None:
-    """Writes the page. title: what was audited. Raises OutputError; then an older file is kept."""
+def write_page(
+    path: str | Path,
+    audit: AuditFacts,
+    title: str = "",
+    commands: Sequence[tuple[str, str]] = (),
+    created: datetime | None = None,
+) -> None:
+    """Writes the page. title: what was audited. commands: (what it does, command line to copy). Raises OutputError;
+    then an older file is kept."""
     figures = {"images": str(len(audit.images)), "odd": str(len(audit.odd))}
     if audit.unreadable:
         figures["unreadable"] = str(len(audit.unreadable))
@@ -32,6 +40,8 @@ def write_page(path: str | Path, audit: AuditFacts, title: str = "", created: da
         created,
         figures=figures,
         lines=[*audit.notes, *(reason for _, reason in audit.unreadable)],
+        sheet=_sheet(audit),
+        commands=commands,
         images=_images(audit),
     )
 
@@ -59,6 +69,21 @@ def whole(image: ByteArray, mark: Box | None) -> ByteArray:
 def _frame(shown: ByteArray, mark: Box, size: tuple[float, float], origin: tuple[float, float]) -> None:
     x0, y0 = mark[0] * size[0] - origin[0], mark[1] * size[1] - origin[1]
     rectangle(shown, (x0, y0, x0 + mark[2] * size[0], y0 + mark[3] * size[1]), MARK)
+
+
+def _sheet(audit: AuditFacts) -> Iterator[dict[str, Any]]:
+    """The oddest images of the ranking, odd or not. link: the heading of its section below, if it has one."""
+    for rank, image in enumerate(audit.oddest, start=1):
+        shown = decoded(image.picture)
+        figure = None if shown is None else _figure(whole(shown, image.mark), "the whole image", image.name)["picture"]
+        yield {
+            "rank": rank,
+            "name": image.name,
+            "severity": image.severity,
+            "leading": image.leading,
+            "is_odd": bool(image.oddities),
+            "picture": figure,
+        }
 
 
 def _images(audit: AuditFacts) -> Iterator[dict[str, Any]]:

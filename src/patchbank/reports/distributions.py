@@ -119,12 +119,18 @@ class Chart:
 
 
 def chart(
-    bands: Sequence[Band], mark: Mark | None, described: str, *, unit: str = "score", start: float | None = None
+    bands: Sequence[Band],
+    mark: Mark | None,
+    described: str,
+    *,
+    unit: str = "score",
+    start: float | None = None,
+    further: Sequence[Mark] = (),
 ) -> Chart | None:
     """Lays the bands out over a shared axis, each scaled to its own tallest bar; None where there is nothing to show.
 
     Values must be finite; a mark that is not is left out. unit: what the values are, in the bars' titles. start: a
-    value that the axis includes.
+    value that the axis includes. further: lines whose names stand at their foot; they must lie among the values.
     """
     bands = [band for band in bands if band.count]
     if not bands:
@@ -158,6 +164,9 @@ def chart(
         lines.append(Line(mark.kind, at, 3, at, floor))
         words = f"{mark.name} {mark.value:.4g}"
         labels.append(Label(mark.kind, at - 6 if before else at + 6, 13, words, "end" if before else "start"))
+    for each in further:
+        lines.append(Line(each.kind, x(each.value), 24, x(each.value), floor))
+        labels.append(Label(each.kind, x(each.value) - 6, 30, f"{each.name} {each.value:.4g}", "end"))
     labels += [Label("number", x(tick), floor + 16, f"{tick:g}", "middle") for tick in ticks(edges[0], edges[-1])]
     return Chart(floor + 24, tuple(bars), tuple(lines), tuple(labels), described)
 

@@ -10,7 +10,7 @@ from typing import Any
 from patchbank.arrays import ByteArray
 from patchbank.reports import explanation_pictures as views
 from patchbank.reports import explanation_text as said
-from patchbank.reports.html import Picture, picture, small_jpeg
+from patchbank.reports.html import Picture, picture, small_jpeg, verdict_of
 from patchbank.reports.html import write_page as write
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 
@@ -29,11 +29,14 @@ def write_page(
         "explanation.html",
         f"Explanation of {name}",
         created,
-        is_anomalous=explanation.is_anomalous,
+        word=verdict_of(explanation.is_anomalous) if explanation.verdict is None else str(explanation.verdict),
+        colours=explanation.colours,
+        strange=bool(explanation.unlike),
         verdict=said.verdict(explanation),
         model=model,
         figures=_figures(explanation),
         judged=explanation.threshold is not None,
+        pixel_threshold="" if explanation.pixel_threshold is None else f"{explanation.pixel_threshold:.4g}",
         overview=_overview(explanation, name),
         notes=explanation.notes,
         findings=(_finding(explanation, *numbered, name) for numbered in enumerate(explanation.findings, start=1)),
@@ -42,11 +45,11 @@ def write_page(
 
 
 def _figures(explanation: ExplanationFacts) -> dict[str, str]:
-    figures = {"score": f"{explanation.score:.4g}"}
+    figures = {"image score": f"{explanation.score:.4g}"}
     if explanation.threshold is not None:
         figures["threshold"] = f"{explanation.threshold:.4g}"
         if explanation.threshold > 0:
-            figures["score / threshold"] = f"{explanation.score / explanation.threshold:.2f}×"
+            figures["image score / threshold"] = f"{explanation.score / explanation.threshold:.2f}×"
         figures["regions"] = f"{len(explanation.regions):,}"
     if explanation.good_scores is not None:
         figures["good images scoring as high"] = f"{explanation.good_at_least:,} of {len(explanation.good_scores):,}"

@@ -28,6 +28,9 @@ _CHART = 1.25  # pixels a unit of a chart
 _VERDICTS: dict[str, tuple[Colour, Colour]] = {
     "anomalous": ((180, 35, 24), (253, 236, 235)),
     "normal": ((31, 122, 77), (232, 245, 238)),
+    "NG": ((180, 35, 24), (253, 236, 235)),
+    "REVIEW": ((138, 90, 0), (253, 243, 220)),
+    "OK": ((31, 122, 77), (232, 245, 238)),
     "unjudged": (_MUTED, (240, 242, 245)),
 }
 
@@ -90,7 +93,7 @@ def _verdict(explanation: ExplanationFacts) -> ByteArray:
     """The verdict on its colour."""
     import cv2
 
-    word = verdict_of(explanation.is_anomalous)
+    word = verdict_of(explanation.is_anomalous) if explanation.verdict is None else explanation.verdict.upper()
     ink, ground = _VERDICTS[word]
     block, width = _space(58), text_width(word, 22, BOLD)
     for x in (_LEFT + 21, _LEFT + 21 + width):

@@ -9,6 +9,7 @@ from patchbank.imaging.boxes import Box
 from patchbank.reports import distributions
 from patchbank.reports.distributions import Band, Chart, Mark
 from patchbank.results.explanation import ExplanationFacts, Finding
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.normal_distances import Distribution
 from patchbank.util.wording import plural
 
@@ -27,6 +28,8 @@ def verdict(explanation: ExplanationFacts) -> str:
     ratio = f" ({score / threshold:.2f} times)" if threshold > 0 else ""
     if explanation.is_anomalous:
         said = f"Judged anomalous: its score {score:.4g} is over the threshold {threshold:.4g}{ratio}."
+    elif explanation.verdict is Verdict.REVIEW:
+        said = f"For review, a person decides: its score {score:.4g} is not over the threshold {threshold:.4g}{ratio}."
     else:
         said = f"Judged normal: its score {score:.4g} is not over the threshold {threshold:.4g}{ratio}."
     return f"{said} {_among_good(explanation)}".strip()
@@ -99,6 +102,9 @@ HOW_TO_READ = (
     "The model knows good parts as a bank of patches of training images, described by a network's features. A distance "
     "says how different a patch of the inspected image is from the nearest patch in the bank: 0 is the same, there is "
     "no upper end.",
+    "Three numbers have three names. The image score is held against the threshold. A patch's distance, here, is what "
+    "the image score is made of: it is scaled by how far normal patches of its look are from the bank. The heat map "
+    "shows plain local distances, which are held against the pixel threshold.",
     "Nearest normal: the patches of the bank that come closest, each from another training image where possible. If "
     "they look like the inspected patch, the model may be too strict here; if they do not, it has never seen anything "
     "like it.",

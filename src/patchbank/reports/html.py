@@ -59,8 +59,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"pieces": pieces, "sha256": _sha256, "verdict": verdict_of}
-    found.globals |= {"version": __version__, "heat_scale": _heat_scale()}
+    found.filters |= {"pieces": pieces, "sha256": _sha256, "heat_scale": heat_scale}
+    found.globals |= {"version": __version__}
     return found
 
 
@@ -139,9 +139,9 @@ def _sha256(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _heat_scale() -> str:
-    """The heat map's colours from 0.8 to 2 thresholds, as stops of a CSS gradient."""
+def heat_scale(colours: str) -> str:
+    """The heat map's colours from 0.8 to 2 pixel thresholds, as stops of a CSS gradient."""
     from patchbank.imaging.overlay import heatmap
 
-    colours = heatmap(np.linspace(0.8, 2.0, 9, dtype=np.float32)[None], 1.0)[0]  # (9, 3)
-    return ",".join("#" + bytes(colour).hex() for colour in colours)
+    stops = heatmap(np.linspace(0.8, 2.0, 9, dtype=np.float32)[None], 1.0, colours=colours)[0]  # (9, 3)
+    return ",".join("#" + bytes(colour).hex() for colour in stops)

@@ -15,6 +15,7 @@ import numpy as np
 
 from patchbank.arrays import ByteArray, FloatArray
 from patchbank.imaging.boxes import Box
+from patchbank.results.verdict import Verdict
 from patchbank.scoring.normal_distances import Distribution
 from patchbank.scoring.regions import Region
 from patchbank.util.wording import brief
@@ -104,7 +105,8 @@ class ExplanationFacts(ABC):
     path, score, threshold, pixel_threshold, is_anomalous, image_size: as in `Result`. regions: all of the image's.
     findings: the regions explained, or the most anomalous patch if there are none. good_scores: (n,) image scores of
     left-out good images; None without calibration. notes: what cannot be told, and why. picture, overlay: the image
-    without and with its heat map, (h, w, 3) uint8 RGB, shrunk if it is large.
+    without and with its heat map, (h, w, 3) uint8 RGB, shrunk if it is large. verdict: as in `Result`. unlike: why the
+    image is out of distribution, in words. colours: the scale of the heat map.
     """
 
     path: str
@@ -119,6 +121,9 @@ class ExplanationFacts(ABC):
     notes: tuple[str, ...]
     picture: ByteArray
     overlay: ByteArray
+    verdict: Verdict | None = None
+    unlike: tuple[str, ...] = ()
+    colours: str = "orange"
 
     __repr__ = brief
 

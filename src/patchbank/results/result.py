@@ -14,10 +14,11 @@ from patchbank.calibration.image_check import Measurement
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.images import COLOUR, fingerprint, read_image, shown
-from patchbank.imaging.overlay import overlay
+from patchbank.imaging.overlay import check_colours, overlay
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
+from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring import regions as region_maps
 from patchbank.scoring import scores as maps
 from patchbank.scoring.regions import Region
@@ -46,7 +47,7 @@ class Inspector(Protocol):
         """What its results say of it."""
         ...
 
-    def explain(self, result: Any, *, regions: int, neighbours: int) -> ExplanationFacts:
+    def explain(self, result: Any, *, regions: int, neighbours: int, colours: str) -> ExplanationFacts:
         """Why one of its results is as it is."""
         ...
 
@@ -61,15 +62,15 @@ class Result:
 
     path: the image's path, the name that it was given (`Named`), or 'image N' for one that came without. score: the
     image's score. threshold: an image whose score is larger is anomalous; None if the model was fitted without
-    calibration. pixel_threshold: likewise for the anomaly map. p_value: the share of normal images that look at
-    least this odd (0..1). patch_scores: (h, w) float32, row-major as on the image. distances: (h, w) float32, the
-    same before they were scaled. nearest: (h, w) int64, each patch's nearest vector in the bank. image_size: (H, W)
-    of the original image. timings: seconds, by stage. counted: (h, w) bool, the patches in the region of interest
-    `roi`; the others have score 0. None = all. scene: measurements of the whole image, each with its normal range;
-    None if the model does not check them. time: when it was inspected, UTC, ISO 8601. model: what inspected it, for
-    `explain`; a copy that is pickled or sent to another process is without it (see `detached`). maker: what such a
-    copy knows, for `made_by`. source: the image as it was given, for `read_again`, or None; fingerprint:
-    `images.fingerprint` of what was inspected, None = not known.
+    calibration. pixel_threshold: likewise for the anomaly map. p_value: the share of normal images that look at least
+    this odd (0..1). review_rate: the largest p-value that a person should look at. patch_scores: (h, w) float32, row-
+    major as on the image. distances: (h, w) float32, the same before they were scaled. nearest: (h, w) int64, each
+    patch's nearest vector in the bank. image_size: (H, W) of the original image. timings: seconds, by stage. counted:
+    (h, w) bool, the patches in the region of interest `roi`; the others have score 0. None = all. scene: measurements
+    of the whole image, each with its normal range; None if the model does not check them. time: when it was inspected,
+    UTC, ISO 8601. model: what inspected it, for `explain`; a copy that is pickled or sent to another process is without
+    it (see `detached`). maker: what such a copy knows, for `made_by`. source: the image as it was given, for
+    `read_again`, or None; fingerprint: `images.fingerprint` of what was inspected, None = not known.
 
     `anomaly_map`, `mask` and `regions` are computed when they are first asked for.
     """
@@ -79,6 +80,7 @@ class Result:
     threshold: float | None
     pixel_threshold: float | None
     p_value: float | None
+    review_rate: float
     patch_scores: FloatArray
     distances: FloatArray
     nearest: IndexArray
@@ -112,6 +114,23 @@ class Result:
         """Whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
         threshold."""
         return None if self.threshold is None else not self.score <= self.threshold
+
+    @cached_property
+    def decision(self) -> Decision:
+        """The verdict and its reason (`decide`)."""
+        return decide(
+            self.score, self.threshold, self.p_value, review_rate=self.review_rate, unlike=self.distribution_reasons
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """What to do with the part: OK, REVIEW or NG. NG where `is_anomalous`; OK only for what was proven ordinary."""
+        return self.decision.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is as it is, in words."""
+        return self.decision.reason
 
     @property
     def in_distribution(self) -> bool | None:
@@ -163,7 +182,8 @@ class Result:
         return self.pixel_threshold is None or float(self.distances.max()) <= self.pixel_threshold
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time."""
+        """Plain JSON values: path, score, threshold, is_anomalous, p_value, regions, in_scene, scene, model, time,
+        verdict, reason."""
         return {
             "path": self.path,
             "score": finite(self.score),
@@ -175,17 +195,21 @@ class Result:
             "scene": None if self.scene is None else {each.name: each.to_dict() for each in self.scene},
             "model": self.made_by.to_dict() if self.made_by else None,
             "time": self.time,
+            "verdict": str(self.verdict),
+            "reason": self.reason,
         }
 
-    def overlay(self) -> ByteArray:
+    def overlay(self, colours: str = "orange") -> ByteArray:
         """(H, W, 3) uint8 RGB: the image with its heat map and outlined regions. Reads the image again if it came from
-        a file.
+        a file. colours: the heat map's scale, 'orange' or 'blue'.
 
-        Raises ImageError if the image is gone, or no longer the one that was inspected.
+        Raises ImageError if the image is gone, or no longer the one that was inspected; ConfigError for another scale.
         """
-        return overlay(shown(self.read_again()), self.anomaly_map, self.pixel_threshold, self.regions)
+        check_colours(colours)
+        image = shown(self.read_again())
+        return overlay(image, self.anomaly_map, self.pixel_threshold, self.regions, colours=colours)
 
-    def explain(self, *, regions: int = 5, neighbours: int = 3) -> ExplanationFacts:
+    def explain(self, *, regions: int = 5, neighbours: int = 3, colours: str = "orange") -> ExplanationFacts:
         """Why: what the regions with the highest peaks are compared with (`PatchCore.explain`). Reads the image again
         if it came from a file.
 
@@ -196,7 +220,7 @@ class Result:
                 f"{self.path}: expected a result as predict returned it; got a copy without its model: "
                 "use model.explain(result)"
             )
-        return self.model.explain(self, regions=regions, neighbours=neighbours)
+        return self.model.explain(self, regions=regions, neighbours=neighbours, colours=colours)
 
     def read_again(self) -> Array:
         """(H, W, 3 G) RGB in 0..255: the image that was inspected. ImageError if its file is gone, or if the file or

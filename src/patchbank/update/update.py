@@ -21,7 +21,7 @@ from patchbank.arrays import Array, BoolArray, FloatArray, IndexArray
 from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import score_held_out, score_one, summarised
 from patchbank.calibration.image_check import ImageCheck
-from patchbank.calibration.thresholds import Calibration
+from patchbank.calibration.thresholds import Calibration, promising
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described
@@ -161,7 +161,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     version = _followed(then, present + 1, reason, action="rollback", restored=number)
     promise: dict[str, Any] = {}
     if state.calibration:
-        promise = {"max_false_alarms": then.max_false_alarms, "confidence": then.confidence}
+        promise = _options_of(state.calibration)
     return dataclasses.replace(
         model,
         config=dataclasses.replace(model.config, **promise),
@@ -174,23 +174,28 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     )
 
 
-def with_guarantee(model: M, max_false_alarms: float | None, confidence: float | None, reason: Reason) -> M:
-    """The model with thresholds for another promise, from the same held-out scores; None keeps what it is.
+def _options_of(calibration: Calibration) -> dict[str, Any]:
+    """The options that say what a calibration promises."""
+    return {
+        "max_false_alarms": calibration.max_false_alarms,
+        "confidence": calibration.confidence,
+        "review_rate": calibration.review_rate,
+        "calibrate_on_suspects": calibration.with_suspects,
+    }
+
+
+def with_guarantee(model: M, changes: Mapping[str, Any], reason: Reason) -> M:
+    """The model with thresholds for another promise, from the same held-out scores. changes: of the options that say
+    what is promised, by name; None keeps what it is.
 
     Raises ConfigError for an impossible value, or if the model was fitted without calibration.
     """
     if model.calibration is None:
         raise ConfigError("the model was fitted with calibration = 'none': it has no held-out scores; fit it again")
-    promise: dict[str, Any] = {
-        "max_false_alarms": model.config.max_false_alarms if max_false_alarms is None else max_false_alarms,
-        "confidence": model.config.confidence if confidence is None else confidence,
-    }
-    config = dataclasses.replace(model.config, **promise)
+    config = dataclasses.replace(model.config, **{name: each for name, each in changes.items() if each is not None})
     if config == model.config:
         return model
-    calibration = dataclasses.replace(
-        model.calibration, max_false_alarms=config.max_false_alarms, confidence=config.confidence
-    )
+    calibration = promising(model.calibration, config)
     _, archived, past = changed(model, _none_of(model.bank), np.arange(len(model.bank)))
     last = model.history.versions[-1]
     version = _followed(

@@ -1,0 +1,48 @@
+"""How `--help` shows the commands: in groups, each with one example to copy."""
+
+from __future__ import annotations
+
+GROUPS = {
+    "Learn": {
+        "fit": "patchbank fit good/ -o part.patchbank",
+        "audit": "patchbank audit good/ -o audit.html",
+        "tune": "patchbank tune good/ --budget-ms 100 -o options.toml",
+    },
+    "Inspect": {
+        "predict": "patchbank predict part.patchbank new/ --out results/",
+        "explain": "patchbank explain part.patchbank new/007.png -o why.html",
+    },
+    "Measure": {
+        "evaluate": "patchbank evaluate part.patchbank dataset/ --report evaluation.html",
+        "threshold": "patchbank threshold part.patchbank --max-false-alarms 0.05 -o part.patchbank",
+        "drift": "patchbank drift part.patchbank results.jsonl --fail-on-drift",
+        "benchmark": "patchbank benchmark datasets/",
+    },
+    "Keep a model": {
+        "info": "patchbank info part.patchbank",
+        "update": "patchbank update part.patchbank --add false-alarms/ --note 'new supplier'",
+        "history": "patchbank history part.patchbank",
+        "rollback": "patchbank rollback part.patchbank --to 1",
+        "diff": "patchbank diff part.patchbank",
+    },
+    "Begin": {
+        "demo": "patchbank demo --out patchbank-demo",
+        "backbones": "",
+    },
+}
+OF_BACKBONES = {
+    "list": "patchbank backbones list",
+    "show": "patchbank backbones show efficientnet_lite2",
+    "fetch": "patchbank backbones fetch wide_resnet50_2",
+    "export": "patchbank backbones export wide_resnet50_2 -o network.onnx",
+}
+
+
+def panel_of(name: str) -> str | None:
+    """The group that a command stands in; None: in none."""
+    return next((group for group, commands in GROUPS.items() if name in commands), None)
+
+
+def example_of(name: str) -> str:
+    """A command line to copy; empty for a name that has none."""
+    return next((commands[name] for commands in (*GROUPS.values(), OF_BACKBONES) if name in commands), "")
