@@ -18,7 +18,8 @@ from patchbank import Config, PatchCore, read_dataset
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.calibration.outliers import screen
 from patchbank.calibration.thresholds import Bounds, Calibration, rank, support, threshold_of, upper_bound
-from patchbank.errors import ConfigError
+from patchbank.errors import ConfigError, ImageError
+from patchbank.evaluation import tradeoff
 from patchbank.evaluation.evaluate import evaluate
 from patchbank.evaluation.tradeoff import (
     Missed,
@@ -299,6 +300,13 @@ def test_planted_defects_are_scored_without_their_image(model, good):
     assert np.median(scores) > np.median(model.calibration.counted_scores)
     assert len(planted_scores(model, named, 100)) <= 23  # not on the suspect
     assert len(planted_scores(model, {}, 12)) == 0
+
+
+def test_planting_keeps_off_large_images(model, good, monkeypatch):
+    """It would take minutes, and gigabytes, after the model is there."""
+    monkeypatch.setattr(tradeoff, "MOST_PIXELS", 96 * 128 - 1)
+    with pytest.raises(ImageError, match=r"has 128x96 pixels; expected at most 12,287 to plant defects on"):
+        planted_scores(model, {f"image {n}": image for n, image in enumerate(good)}, 12)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

@@ -369,6 +369,13 @@ def test_demo_learns_solar_cells_and_writes_a_report(tmp_path):
     text = run("demo", "--out", out, *SMALL).stdout
     assert "learning 200 functional solar cells" in text
     assert "image AUROC" in text
+    rows = {line[:18].strip(): line[18:].split() for line in text.splitlines()}
+    assert rows[""][:4] == ["images", "OK", "REVIEW", "NG"]
+    for name in ("functional, unseen", "defective"):
+        assert [int(count) for count in rows[name][:1]] == [sum(map(int, rows[name][1:4]))] == [40]
+    if missed := int(rows["defective"][1]):  # and it says which
+        named = next(line for line in text.splitlines() if line.startswith("defective, but OK: "))
+        assert named.count(".png") == missed
     assert (out / "report.html").is_file()
     assert len(list((out / "overlays").rglob("*.png"))) == 80
     again = PatchCore.load(out / "solar.patchbank")

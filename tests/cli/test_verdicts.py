@@ -85,6 +85,16 @@ def test_fit_shows_both_sides(parts, tmp_path):
     assert "29.png" not in model.calibration.setters
 
 
+def test_a_fit_stands_though_nothing_could_be_planted(parts, tmp_path, monkeypatch):
+    from patchbank.evaluation import tradeoff
+
+    monkeypatch.setattr(tradeoff, "MOST_PIXELS", 10)
+    result = run("fit", parts / "good", "-o", tmp_path / "m", *SMALL)
+    assert "no defects were planted: " in result.stderr
+    assert "planted not over it" not in result.stdout
+    assert PatchCore.load(tmp_path / "m").calibration.threshold > 0
+
+
 def test_fit_without_planted_defects(parts, tmp_path):
     result = run("fit", parts / "good", "-o", tmp_path / "m", *SMALL, "--planted", "0")
     assert "planted not over it" not in result.stdout

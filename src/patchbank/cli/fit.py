@@ -120,8 +120,8 @@ def _say_both_sides(model: PatchCore, paths: Sequence[Path], count: int) -> None
             named = dict(zip(relative_names([str(path) for path in files]), files, strict=True))
             try:
                 scores = planted_scores(model, named, count, progress)
-            except ImageError as error:  # an image has gone since: the model is there all the same
-                note(f"no defects were planted: {error}")
+            except (ImageError, MemoryError) as error:  # the model is there all the same
+                note(f"no defects were planted: {str(error) or 'not enough memory'}")
     say_both_sides(model.calibration, planted=scores)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from patchbank.arrays import FloatArray
+from patchbank.arrays import Array, FloatArray
 from patchbank.calibration.held_out import score_one
 from patchbank.calibration.thresholds import Calibration, percent, percent_up, rank, upper_bound
 from patchbank.errors import ConfigError, ImageError
@@ -26,6 +26,7 @@ from patchbank.results.verdict import Verdict, decide
 from patchbank.util.progress import Progress, silent
 
 RATES = (0.01, 0.02, 0.05, 0.1)  # of the short table
+MOST_PIXELS = 1 << 23  # of an image that a defect is planted on: it takes about a second, and 0.5 GB
 SURE = 0.95  # of what is said about labelled defects
 
 
@@ -153,20 +154,33 @@ def planted_scores(
     image's own vectors, so that it knows neither the defect nor the part. Suspects are no part to plant on. Images on
     which none can be planted are left out, so m may be less than `count`.
 
-    images: training images by name. Raises ImageError for one that cannot be read.
+    images: training images by name. Raises ImageError for one that cannot be read, or has more than MOST_PIXELS.
     """
     suspects = {each.name for each in model.suspects}
     numbers = {name: n for n, name in enumerate(model.bank.images) if name in images and name not in suspects}
     rng = np.random.default_rng([model.config.seed, 5])
     names = [sorted(numbers)[n] for n in np.sort(rng.permutation(len(numbers))[:count])]
     scores = []
+    donor: Array | None = None  # foreign pieces are cut from the image before; for the first one, from the last
     for place, name in enumerate(names):
         progress("plant", place, len(names))
-        image, donor = (read_image(images[each], model.config.image_format) for each in (name, names[place - 1]))
+        image = _read(model, images, name)
+        donor = donor if donor is not None else _read(model, images, names[-1])
         where = model.roi.inside((image.shape[0], image.shape[1])) if model.roi else None
         with suppress(ImageError):  # a flat image offers some kinds nothing
             defective = plant(image, KINDS[place % len(KINDS)], rng, donors=[donor], where=where).image
             patches = patches_of(defective, model.backbone, model.config, model.roi)
             scores.append(score_one(numbers[name], patches, model.bank, model.searcher, model.config).score)
+        donor = image
     progress("plant", len(names), len(names))
     return np.array(scores, np.float32)
+
+
+def _read(model: FittedModel, images: Mapping[str, ImageSource], name: str) -> Array:
+    image = read_image(images[name], model.config.image_format)
+    if image.shape[0] * image.shape[1] > MOST_PIXELS:
+        raise ImageError(
+            f"{name}: has {image.shape[1]}x{image.shape[0]} pixels; expected at most {MOST_PIXELS:,} to plant defects "
+            "on"
+        )
+    return image
