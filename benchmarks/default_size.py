@@ -20,7 +20,7 @@ from patchbank import Config, PatchCore
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.metrics import PixelMetrics, auroc
 from patchbank.imaging.images import read_image
-from patchbank.scoring.scoring import top_fraction_mean
+from patchbank.scoring.scores import top_fraction_mean
 
 SCORES = ("max", "top 0.3 %", "top 1 %", "top 3 %", "smoothed max", "reweighted")
 

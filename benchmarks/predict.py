@@ -26,7 +26,7 @@ import numpy as np
 
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore
-from patchbank.features.tiling import layer_maps
+from patchbank.features.extract import layer_maps
 from patchbank.imaging.images import input_size, read_image, resize
 from patchbank.util.parallel import in_order, workers
 

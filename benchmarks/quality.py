@@ -29,19 +29,17 @@ import default_size
 from _common import DATA, RESULTS, save
 from patchbank import Config, PatchCore, Result
 from patchbank.backbones import load_backbone
+from patchbank.backbones.build import build_graph, locate
 from patchbank.backbones.checkpoint import read_checkpoint
-from patchbank.backbones.weights import locate
 from patchbank.backbones.zoo import ZooRow, find
-from patchbank.backbones.zoo_build import build_graph
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc
-from patchbank.features.embedding import Patches, bilinear_matrix, embed
+from patchbank.features.embedding import ImageStatistics, Patches, bilinear_matrix, embed
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging import images
-from patchbank.imaging.statistics import ImageStatistics
-from patchbank.scoring import scoring
-from patchbank.scoring.anomaly_map import smoothed
+from patchbank.scoring import scores as scoring
+from patchbank.scoring.scores import smoothed
 from patchbank.search.searcher import build_searcher
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import silent

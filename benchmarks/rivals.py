@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, read_dataset
-from patchbank.scoring import anomaly_map as maps
+from patchbank.scoring import scores as maps
 from patchbank.search.exact import ExactSearcher
 
 NEIGHBOURS = 64  # vectors; patches with fewer other images among them count as needed

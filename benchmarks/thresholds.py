@@ -33,11 +33,10 @@ from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, read_dataset
 from patchbank.calibration.held_out import HeldOut, score_cross_fitted, score_held_out
 from patchbank.calibration.thresholds import Calibration, rank
-from patchbank.features.embedding import CalibrationPatches, Patches
+from patchbank.features.embedding import CalibrationPatches, ImageStatistics, Patches
 from patchbank.features.extract import described
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
-from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.searcher import build_searcher
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import silent

@@ -36,7 +36,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def tree(build: Any, tmp_path: Path) -> Path:
     """A copy of the C sources, and a library of an earlier build."""
-    python = ("__init__.py", "layout.py", "measure.py", "nearest.py", "__pycache__")
+    python = ("__init__.py", "calls.py", "__pycache__")
     shutil.copytree(
         ROOT / build.FOLDER,
         tmp_path / build.FOLDER,

@@ -16,7 +16,7 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.calibration.thresholds import Calibration, percent, percent_up, rank, support, threshold_of
 from patchbank.errors import ConfigError
-from patchbank.scoring.scoring import top_fraction_mean
+from patchbank.scoring.scores import top_fraction_mean
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_gap_of_the_final_bank_raises_cross_fitted_scores(monkeypatch):
     folds' have. Each future image will score there, and the threshold must know it."""
     from patchbank.calibration import held_out as heldout
     from patchbank.features.embedding import CalibrationPatches, Patches
-    from patchbank.imaging.statistics import ImageStatistics
+    from patchbank.features.extract import ImageStatistics
     from patchbank.search.searcher import ExactSearcher
 
     rng = np.random.default_rng(0)

@@ -21,11 +21,10 @@ from patchbank.cli.history import MEANING
 from patchbank.config import Config, Runtime, choices, options
 from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
-from patchbank.features.embedding import CalibrationPatches, Patches
+from patchbank.features.embedding import CalibrationPatches, ImageStatistics, Patches
 from patchbank.fitted.versions import CALIBRATED
 from patchbank.imaging.images import read_image
-from patchbank.imaging.statistics import ImageStatistics
-from patchbank.scoring import scoring
+from patchbank.scoring import scores as scoring
 from patchbank.search import searcher as search
 
 SMALL = Config(

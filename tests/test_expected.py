@@ -12,20 +12,11 @@ from hypothesis import strategies as st
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import ModelFileError
-from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import ImageStatistics
+from patchbank.features.embedding import ImageStatistics, Patches
 from patchbank.model_file.archive import ModelFile, tensor_bytes, write
 from patchbank.model_file.contents import packed
-from patchbank.scoring.expected_distance import (
-    FLOOR,
-    FOLDS,
-    ODD,
-    RANGE,
-    ExpectedDistance,
-    Reservoir,
-    Sample,
-    expected_distance,
-)
+from patchbank.scoring.expected_distance import FLOOR, FOLDS, ODD, RANGE, Reservoir, Sample, expected_distance
+from patchbank.scoring.scores import ExpectedDistance
 from patchbank.search.exact import ExactSearcher
 from patchbank.update.learning import NewImage, learn
 

@@ -19,8 +19,8 @@ from patchbank.reports.explanation_page import write_page
 from patchbank.reports.explanation_sheet import WIDTH, sheet, write_sheet
 from patchbank.results.explanation import Finding, NormalPatch
 from patchbank.results.verdict import Verdict
-from patchbank.scoring.anomaly_map import Region
 from patchbank.scoring.normal_distances import NormalDistances
+from patchbank.scoring.regions import Region
 
 REGION = Region((30, 20, 8, 6), np.array([[30, 20], [37, 20], [37, 25], [30, 25]], np.int32), 48, (33, 22), 5.5)
 NORMAL = NormalDistances.of([(np.linspace(0.5, 2, 64, dtype=np.float32).reshape(8, 8), None)])

@@ -19,7 +19,7 @@ from patchbank import Config, ImageError, Named, OutputError, PatchCore, export_
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.export.outline import outline
 from patchbank.imaging.images import write_png
-from patchbank.scoring.anomaly_map import regions_of
+from patchbank.scoring.regions import regions_of
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, max_false_alarms=0.2, confidence=0)
 

@@ -12,8 +12,7 @@ from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
-from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.imaging.statistics import ImageStatistics
+from patchbank.features.embedding import CalibrationPatches, ImageStatistics, Patches
 from patchbank.search.exact import ExactSearcher
 from patchbank.update.learning import NewImage, farthest, fill, learn, learning_radius, staying
 

@@ -15,7 +15,7 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.bank.coreset import greedy_kcenter
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.fitted.versions import images_of
-from patchbank.scoring.anomaly_map import smoothed
+from patchbank.scoring.scores import smoothed
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32, spare_ratio=0.5)
 WHEN = "2026-01-02T03:04:05+00:00"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from parts import noisy
-from patchbank.imaging.statistics import image_statistics
+from patchbank.features.extract import image_statistics
 
 
 def test_a_flat_image():

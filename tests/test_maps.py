@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from patchbank.scoring.anomaly_map import anomaly_map, mask_of, regions_of
+from patchbank.scoring.regions import mask_of, regions_of
+from patchbank.scoring.scores import anomaly_map
 
 
 def test_map_has_the_image_s_size_and_aspect_ratio(rng):

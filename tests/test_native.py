@@ -21,12 +21,10 @@ import pytest
 
 from patchbank.bank import k_center_bounds as bounds
 from patchbank.errors import ConfigError, PatchbankError
-from patchbank.search import exact, native
-from patchbank.search import projections as projections
+from patchbank.search import exact, native, projections
 from patchbank.search.exact import ExactSearcher
-from patchbank.search.native import compiling, layout
-from patchbank.search.native.measure import measure
-from patchbank.search.native.nearest import NativeBank
+from patchbank.search.native import compiling
+from patchbank.search.native.calls import NativeBank, measure
 
 Array = npt.NDArray[np.float32]
 
@@ -334,7 +332,7 @@ def test_nothing_to_measure_is_no_work() -> None:
 
 
 def test_numbers_that_both_languages_need_are_the_same(library: native.Library) -> None:
-    told = layout.constants(ctypes.CDLL(str(native.LIBRARY)))
+    told = native.constants(ctypes.CDLL(str(native.LIBRARY)))
     for name in ("PANEL", "KEPT", "HIDDEN", "MIDDLE", "WIDEST", "MOST_DIM"):
         assert told.pop(name) == getattr(native, name)
     assert np.float32(told.pop("MARGIN")) == np.float32(bounds.MARGIN)

@@ -16,7 +16,7 @@ from pages import Page
 from patchbank.errors import OutputError
 from patchbank.reports.inspection import PICTURE_BYTES, PICTURE_SIDE, ReportRow, write_report
 from patchbank.results.result import MadeBy
-from patchbank.scoring.anomaly_map import Region
+from patchbank.scoring.regions import Region
 
 REGION = Region((1, 2, 3, 4), np.array([[1, 2], [4, 2], [4, 6]], np.int32), 1234, (2, 3), 5.5)
 

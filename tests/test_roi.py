@@ -163,7 +163,7 @@ def test_bank_scores_and_map_keep_to_the_region(good):
 
 def test_the_map_near_the_border_is_not_pulled_down(rng):
     """Patches that do not count have no weight: equal scores give an equal map up to the border."""
-    from patchbank.scoring.anomaly_map import anomaly_map
+    from patchbank.scoring.scores import anomaly_map
 
     counted = np.zeros((8, 8), np.bool_)
     counted[:, :4] = True

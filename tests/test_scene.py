@@ -25,8 +25,7 @@ from patchbank.calibration.image_check import (
     widening,
 )
 from patchbank.errors import ModelFileError
-from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import ImageStatistics
+from patchbank.features.embedding import ImageStatistics, Patches
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, thumbnail_size=0)
 NAMES = ["brightness", "sharpness", "aspect_ratio", "pixels", "patch_distance", "layout_distance"]

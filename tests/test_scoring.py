@@ -7,10 +7,8 @@ import pytest
 from scipy import ndimage
 
 from patchbank.config import Config
-from patchbank.features.embedding import Patches
-from patchbank.imaging.statistics import ImageStatistics
-from patchbank.scoring.anomaly_map import smoothed
-from patchbank.scoring.scoring import image_score, mean_distances, patch_scores, reweighted, top_fraction_mean
+from patchbank.features.embedding import ImageStatistics, Patches
+from patchbank.scoring.scores import image_score, mean_distances, patch_scores, reweighted, smoothed, top_fraction_mean
 from patchbank.search.searcher import build_searcher
 
 

@@ -21,11 +21,9 @@ from hypothesis.extra import numpy as hnp
 
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.search import exact, native
-from patchbank.search import projections as projections
-from patchbank.search.distances import squared_distances
-from patchbank.search.exact import ExactSearcher
-from patchbank.search.native.nearest import NativeBank, coded
+from patchbank.search import exact, native, projections
+from patchbank.search.exact import ExactSearcher, squared_distances
+from patchbank.search.native.calls import NativeBank, coded
 from patchbank.search.projections import Projections
 from patchbank.search.searcher import FaissSearcher, build_searcher, measured_recall, search_excluding
 from patchbank.util import parallel

@@ -10,11 +10,10 @@ import pytest
 from patchbank.bank.coreset import sample
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.features.embedding import Patches
+from patchbank.features.embedding import ImageStatistics, Patches
 from patchbank.fit import fit as training
 from patchbank.fit import stream as streaming
 from patchbank.fit.stream import PatchStream
-from patchbank.imaging.statistics import ImageStatistics
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import silent
 from patchbank.validation import memory_budget

@@ -16,7 +16,7 @@ from patchbank.backbones import Layer, load_backbone
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError, ConfigError
-from patchbank.features.tiling import layer_maps, spans
+from patchbank.features.extract import layer_maps, spans
 from patchbank.imaging.images import SIDE_MULTIPLE, input_size
 
 

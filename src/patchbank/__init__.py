@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.results.result import Result
     from patchbank.results.tables import to_frame
-    from patchbank.scoring.anomaly_map import Region
+    from patchbank.scoring.regions import Region
     from patchbank.update.compare import Diff
 
 # Imported when first used, so that `import patchbank` and `patchbank --help` cost nothing.
@@ -84,7 +84,7 @@ _LAZY = {
     "PatchCore": "patchbank.model",
     "PixelMetrics": "patchbank.evaluation.metrics",
     "PixelResult": "patchbank.evaluation.metrics",
-    "Region": "patchbank.scoring.anomaly_map",
+    "Region": "patchbank.scoring.regions",
     "Result": "patchbank.results.result",
     "ImageCheck": "patchbank.calibration.image_check",
     "Shift": "patchbank.monitoring.drift",

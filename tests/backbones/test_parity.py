@@ -12,11 +12,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from patchbank.backbones.build import build_graph, describe, locate
 from patchbank.backbones.checkpoint import read_checkpoint
 from patchbank.backbones.session import OnnxBackbone
-from patchbank.backbones.weights import locate
 from patchbank.backbones.zoo import find
-from patchbank.backbones.zoo_build import build_graph, describe
 
 HERE = Path(__file__).parent
 

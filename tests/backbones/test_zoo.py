@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchbank.backbones import load_backbone, weights, zoo
+from patchbank.backbones import build as weights
+from patchbank.backbones import load_backbone, zoo
 from patchbank.backbones.docs import zoo_table
 from patchbank.backbones.export import export
 from patchbank.backbones.fetch import fetch
@@ -152,8 +153,8 @@ def test_a_changed_installed_file_is_noticed(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     """They would make every score NaN, silently."""
+    from patchbank.backbones.build import build_graph
     from patchbank.backbones.checkpoint import read_checkpoint
-    from patchbank.backbones.zoo_build import build_graph
 
     row = find("efficientnet_lite0")
     state = {name: array.copy() for name, array in read_checkpoint(weights.locate(row)).items()}

@@ -23,7 +23,7 @@ from patchbank.evaluation.evaluate import evaluate
 from patchbank.features import extract as collect
 from patchbank.imaging import images
 from patchbank.results.result import Result
-from patchbank.scoring import scoring
+from patchbank.scoring import scores as scoring
 
 from .conftest import SMALL, run
 

@@ -19,7 +19,7 @@ from patchbank import errors
 from patchbank.cli.app import app
 from patchbank.model_file import archive as artifact
 from patchbank.results.result import Result
-from patchbank.scoring import scoring
+from patchbank.scoring import scores as scoring
 
 from .conftest import SMALL, failure, run
 

@@ -24,5 +24,6 @@ datas = [
     *copy_metadata("patchbank"),
 ]
 binaries = collect_dynamic_libs("patchbank", search_patterns=["*.so"])  # the compiled part, where it was built
-# Exporting networks needs PyTorch, and is done where models are made: a line's application would grow by gigabytes.
-excludedimports = ["torch", "timm"]
+# Exporting networks needs PyTorch, and is done where models are made: a line's application would grow by gigabytes. One
+# that wants tables imports pandas itself.
+excludedimports = ["torch", "timm", "pandas"]

@@ -20,14 +20,14 @@ def load_backbone(name_or_path: str, layers: tuple[str, ...] = (), runtime: Runt
     or cached; without `runtime.trusted`, an ONNX file is held to `onnx_safety.check_plain`. Raises BackboneError
     (unknown name or layer, unusable device), WeightsNotFoundError, CheckpointError.
     """
-    from patchbank.backbones import custom, zoo_build
+    from patchbank.backbones import build, custom
     from patchbank.backbones.session import OnnxBackbone
 
     runtime = runtime or Runtime()
     if name_or_path.lower().endswith(".onnx"):
         onnx, info = custom.prepare(name_or_path, layers, trusted=runtime.trusted)
     else:
-        onnx, info = zoo_build.prepare(name_or_path, layers, runtime.weights)
+        onnx, info = build.prepare(name_or_path, layers, runtime.weights)
     return OnnxBackbone(onnx, info, runtime)
 
 

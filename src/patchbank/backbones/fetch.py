@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
-from patchbank.backbones.weights import NO_CACHE, cache_dir, how_to_get, locate, verify
+from patchbank.backbones.build import NO_CACHE, cache_dir, how_to_get, locate, verify
 from patchbank.backbones.zoo import DownloadedWeights, ZooRow, find
 from patchbank.errors import CheckpointError, OutputError, WeightsNotFoundError
 from patchbank.util.files import atomic_write, make_folder

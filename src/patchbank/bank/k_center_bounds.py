@@ -16,8 +16,8 @@ import numpy as np
 
 from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.search import native
-from patchbank.search.distances import pair_distances, squared_distances, take
-from patchbank.search.native.measure import measure
+from patchbank.search.exact import pair_distances, squared_distances, take
+from patchbank.search.native.calls import measure
 from patchbank.util.parallel import scratch, share_of_workers, spread
 
 _Group = tuple[int, IndexArray]  # a cell, and points of it

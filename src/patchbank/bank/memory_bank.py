@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import FloatArray, IndexArray, IntArray
-from patchbank.scoring.expected_distance import ExpectedDistance
+from patchbank.scoring.scores import ExpectedDistance
 from patchbank.util.wording import brief
 
 

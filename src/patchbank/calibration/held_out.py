@@ -20,10 +20,11 @@ from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import DatasetError
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.scoring import anomaly_map as maps
-from patchbank.scoring import scoring
-from patchbank.scoring.expected_distance import SAMPLE, ExpectedDistance, Sample, expected_distance
+from patchbank.scoring import scores as maps
+from patchbank.scoring import scores as scoring
+from patchbank.scoring.expected_distance import SAMPLE, Sample, expected_distance
 from patchbank.scoring.normal_distances import NormalDistances
+from patchbank.scoring.scores import ExpectedDistance
 from patchbank.search.searcher import Neighbours, Searcher, build_searcher, search_excluding
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.progress import Progress, silent

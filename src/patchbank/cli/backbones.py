@@ -85,7 +85,7 @@ def export(
 
 
 def _availability(row: Any) -> str:
-    from patchbank.backbones.weights import expected_path
+    from patchbank.backbones.build import expected_path
 
     path = expected_path(row)
     if path is not None and path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from patchbank.arrays import BoolArray
-from patchbank.scoring.anomaly_map import Region
+from patchbank.scoring.regions import Region
 
 # Where the next corner lies, going with the region at the right hand: right, down, left, up.
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))

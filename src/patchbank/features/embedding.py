@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,21 @@ import numpy.typing as npt
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.imaging.statistics import ImageStatistics
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.wording import brief
 
 _ROWS = 24  # rows of patches that a thread embeds together
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+class ImageStatistics(NamedTuple):
+    """brightness: median grey level, 0..255. sharpness: mean gradient over that of the image reduced four times (1/4
+    for a smooth ramp or an empty image, 4 for white noise). height, width: pixels of the original image."""
+
+    brightness: float
+    sharpness: float
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from patchbank.arrays import Array
+from patchbank.arrays import Array, BoolArray, FloatArray
 from patchbank.backbones import Backbone
 from patchbank.config import Config
-from patchbank.errors import ImageError, PatchbankError
-from patchbank.features.embedding import Patches, embed
-from patchbank.features.tiling import layer_maps
-from patchbank.imaging.images import Skipped, blank, input_size, read_image, reason_of, resize, thumbnail
+from patchbank.errors import BackboneError, ImageError, PatchbankError
+from patchbank.features.embedding import ImageStatistics, Patches, embed
+from patchbank.imaging.images import (
+    SIDE_MULTIPLE,
+    Skipped,
+    blank,
+    input_size,
+    normalise,
+    read_image,
+    reason_of,
+    resize,
+    thumbnail,
+)
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, held, is_open_file, is_path, name_of, own, unnamed
-from patchbank.imaging.statistics import image_statistics
 from patchbank.util.parallel import beside, in_order
 
 # An image, its patches or why it has none, its thumbnail.
@@ -94,3 +103,115 @@ class Clock:
 
     def __exit__(self, *_: object) -> None:
         self._timings[self._stage] = self._timings.get(self._stage, 0.0) + time.perf_counter() - self._start
+
+
+@dataclass(frozen=True)
+class Span:
+    """A tile along one axis, in pixels: [start, stop) is kept of what is computed from [read_start, read_stop)."""
+
+    start: int
+    stop: int
+    read_start: int
+    read_stop: int
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Cuts an axis into spans of at most `tile` pixels read, of which `overlap` on every inner side are not kept.
+
+    tile and overlap are multiples of SIDE_MULTIPLE; so are all starts, and stops but for the axis' end.
+    """
+    if length <= tile:
+        return [Span(0, length, 0, length)]
+    count = -(-length // (tile - 2 * overlap))
+    step = -(-length // (count * SIDE_MULTIPLE)) * SIDE_MULTIPLE  # even parts
+    return [
+        Span(a, min(a + step, length), max(0, a - overlap), min(a + step + overlap, length))
+        for a in range(0, length, step)
+    ]
+
+
+def layer_maps(image: Array, backbone: Backbone, tile: int, overlap: int) -> tuple[FloatArray, ...]:
+    """(H, W, 3 G) RGB, 0..255 -> one (1, G C_l, H_l, W_l) float32 map a layer: the groups' channels in a row.
+
+    Raises BackboneError for an image larger than a tile if the network's strides do not divide SIDE_MULTIPLE.
+    """
+    info = backbone.info
+    rows, columns = spans(image.shape[0], tile, overlap), spans(image.shape[1], tile, overlap)
+
+    def run(y: Span, x: Span) -> tuple[FloatArray, ...]:
+        batch = normalise(image[y.read_start : y.read_stop, x.read_start : x.read_stop], info.mean, info.std)
+        layers = backbone.features(batch)  # (G, C_l, ., .) for each layer
+        return tuple(m.reshape(1, -1, *m.shape[2:]) for m in layers)  # (G, C_l, ., .) -> (1, G C_l, ., .)
+
+    if len(rows) == len(columns) == 1:
+        return run(rows[0], columns[0])
+    strides = [layer.stride for layer in info.layers]
+    if any(SIDE_MULTIPLE % stride for stride in strides):
+        raise BackboneError(
+            f"backbone {info.name} has layers of stride {strides}, which cannot be tiled; "
+            f"expected divisors of {SIDE_MULTIPLE}: raise tile_size above the images' size"
+        )
+    whole: list[FloatArray] = []
+    for y in rows:
+        for x in columns:
+            parts = run(y, x)
+            if not whole:
+                sizes = [[-(-side // stride) for side in image.shape[:2]] for stride in strides]
+                whole = [np.empty((1, p.shape[1], *size), np.float32) for p, size in zip(parts, sizes, strict=True)]
+            read = [s.read_stop - s.read_start for s in (y, x)]
+            for target, part, stride in zip(whole, parts, strides, strict=True):
+                if list(part.shape[2:]) != [-(-side // stride) for side in read]:
+                    raise BackboneError(
+                        f"backbone {info.name}: expected maps of stride {stride} of a tile of {read[0]}x{read[1]} "
+                        f"pixels; got {part.shape[2]}x{part.shape[3]}: raise tile_size above the images' size"
+                    )
+                to_y, to_x = (slice(s.start // stride, -(-s.stop // stride)) for s in (y, x))
+                at_y, at_x = (y.start - y.read_start) // stride, (x.start - x.read_start) // stride
+                target[:, :, to_y, to_x] = part[
+                    :, :, at_y : at_y + to_y.stop - to_y.start, at_x : at_x + to_x.stop - to_x.start
+                ]
+    return tuple(whole)
+
+
+_COARSER = 4  # sharpness compares the image's gradients with those of its reduction by this factor
+_SIDE = 96  # the median of brightness is taken on a reduction to about this size, which is as good and quicker
+
+
+def image_statistics(image: Array, size: tuple[int, int], inside: BoolArray | None = None) -> ImageStatistics:
+    """image: (H, W, C) in 0..255, as the network gets it; `size`: (height, width) before it was resized. inside: (H, W)
+    bool, the pixels that count; None = all."""
+    import cv2
+
+    height, width, channels = image.shape
+    grey = cv2.transform(
+        image.astype(np.float32), np.full((1, channels), 1 / channels, np.float32)
+    )  # (H, W, C) -> (H, W)
+    small, small_inside = _reduced(grey, inside, (min(_SIDE, height), min(_SIDE, width)))
+    sides = (max(height // _COARSER, 2), max(width // _COARSER, 2))
+    coarse, coarse_inside = (small, small_inside) if small.shape == sides else _reduced(grey, inside, sides)
+    counted = small if small_inside is None else small[small_inside]
+    sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
+    return ImageStatistics(float(np.median(counted)), float(sharpness), *size)
+
+
+def _reduced(grey: Any, inside: Any, size: tuple[int, int]) -> tuple[Any, Any]:
+    """Area averages at another size, and which of its pixels count: if nothing else does, all of them."""
+    import cv2
+
+    small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
+    if inside is None:
+        return small, None
+    kept = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.999
+    return small, kept if kept.any() else None
+
+
+def _gradient(grey: Any, inside: Any) -> float:
+    """Mean absolute difference of neighbours that both count, down and across."""
+    import cv2
+
+    means = []
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        both = None if inside is None else (inside[a] & inside[b]).astype(np.uint8)
+        count = grey[a].size if both is None else int(both.sum())
+        means.append(cv2.norm(grey[a], grey[b], cv2.NORM_L1, both) / max(count, 1))
+    return sum(means) / 2

@@ -16,8 +16,7 @@ import numpy as np
 
 from patchbank.arrays import Array, FloatArray, IndexArray, IntArray
 from patchbank.bank import coreset
-from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.imaging.statistics import ImageStatistics
+from patchbank.features.embedding import CalibrationPatches, ImageStatistics, Patches
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import Progress
 

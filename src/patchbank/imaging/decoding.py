@@ -23,8 +23,7 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.exif import orientation, turned
-from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels
+from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels, orientation, turned
 from patchbank.imaging.jpeg import decode_jpeg
 from patchbank.imaging.tiff import decode_tiff
 

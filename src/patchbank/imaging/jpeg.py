@@ -11,8 +11,7 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.errors import ImageError
-from patchbank.imaging.exif import orientation
-from patchbank.imaging.formats import check_size, max_pixels
+from patchbank.imaging.formats import check_size, max_pixels, orientation
 
 MAX_SCANS = 100
 MAX_SEGMENTS = 10_000  # before the first scan

@@ -17,8 +17,7 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.errors import ImageError
-from patchbank.imaging.exif import turned, upright
-from patchbank.imaging.formats import check_size
+from patchbank.imaging.formats import check_size, turned, upright
 from patchbank.imaging.jpeg import check_scans, decoded, read_header, with_tables
 
 MAX_PAGES = 256

@@ -20,8 +20,8 @@ from patchbank.reports.explanation_sheet import write_sheet
 from patchbank.reports.notebook import explanation_view
 from patchbank.results.explanation import ExplanationFacts, Finding, NormalPatch
 from patchbank.results.result import Result
-from patchbank.scoring.anomaly_map import Region
-from patchbank.scoring.scoring import mean_distances, patch_scores
+from patchbank.scoring.regions import Region
+from patchbank.scoring.scores import mean_distances, patch_scores
 from patchbank.util.files import check_writable
 from patchbank.util.wording import counted
 

@@ -11,7 +11,7 @@ from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import fingerprint
 from patchbank.imaging.sources import ImageSource, unnamed
 from patchbank.results.result import Inspector, Result
-from patchbank.scoring import scoring
+from patchbank.scoring import scores as scoring
 from patchbank.util.parallel import beside, one_blas_thread, one_image
 
 

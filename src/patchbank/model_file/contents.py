@@ -34,8 +34,8 @@ from patchbank.imaging.roi import Roi
 from patchbank.model_file import archive, schema
 from patchbank.model_file.thumbnails import check_thumbnail
 from patchbank.model_file.versions import NORMAL, SCENE, get_history, packed_radius, put_history, radius_of
-from patchbank.scoring.expected_distance import ExpectedDistance
 from patchbank.scoring.normal_distances import NormalDistances
+from patchbank.scoring.scores import ExpectedDistance
 from patchbank.search.searcher import build_searcher
 from patchbank.util.log import logger
 from patchbank.version import __version__

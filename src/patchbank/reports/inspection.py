@@ -29,7 +29,7 @@ from patchbank.reports.html import picture, small_jpeg, verdict_of, write_page
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.result import MadeBy, Result
 from patchbank.results.verdict import Verdict
-from patchbank.scoring.anomaly_map import Region
+from patchbank.scoring.regions import Region
 from patchbank.util.files import output_errors
 
 PICTURE_SIDE = 360  # pixels, the longer side

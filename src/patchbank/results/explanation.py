@@ -16,8 +16,8 @@ import numpy as np
 from patchbank.arrays import ByteArray, FloatArray
 from patchbank.imaging.boxes import Box
 from patchbank.results.verdict import Verdict
-from patchbank.scoring.anomaly_map import Region
 from patchbank.scoring.normal_distances import Distribution
+from patchbank.scoring.regions import Region
 from patchbank.util.wording import brief
 
 

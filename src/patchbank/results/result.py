@@ -19,8 +19,9 @@ from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
 from patchbank.results.verdict import Decision, Verdict, decide
-from patchbank.scoring import anomaly_map as maps
-from patchbank.scoring.anomaly_map import Region
+from patchbank.scoring import regions as region_maps
+from patchbank.scoring import scores as maps
+from patchbank.scoring.regions import Region
 from patchbank.util.wording import brief, finite
 
 
@@ -168,12 +169,12 @@ class Result:
         if self._surely_clean:
             return np.zeros(self.image_size, np.bool_)
         assert self.pixel_threshold is not None
-        return maps.mask_of(self.anomaly_map, self.pixel_threshold)
+        return region_maps.mask_of(self.anomaly_map, self.pixel_threshold)
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
         """The mask's connected regions, highest peak first. Independent of the verdict, which is the image score's."""
-        return () if self._surely_clean else maps.regions_of(self.anomaly_map, self.mask)
+        return () if self._surely_clean else region_maps.regions_of(self.anomaly_map, self.mask)
 
     @property
     def _surely_clean(self) -> bool:

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import Array, BoolArray, DoubleArray, FloatArray, IntArray
+from patchbank.scoring.scores import ExpectedDistance
 from patchbank.search.searcher import Searcher, search_excluding
 from patchbank.util.parallel import one_blas_thread
-from patchbank.util.wording import brief
 
 RIDGE = 0.1  # penalty, as a share of the features' variances
 SAMPLE = 20_000  # training patches that it is learned from
@@ -27,41 +27,6 @@ ODD = 0.01  # share of the distances that count as this quantile: a few defects 
 TAIL = 0.01  # predictions are kept between this quantile of the normal patches' and its mirror: no extrapolation
 FOLDS = 10  # groups of training images, each of which an expectation is learned without
 RANGE = 0.25  # and to this far from 0, whatever the patches: a factor of 1.28 (few images, or defects among them)
-
-
-@dataclass(frozen=True, eq=False)
-class ExpectedDistance:
-    """The logarithm of a normal patch's expected distance, relative to the geometric mean of all normal patches'.
-
-    slope: (D,) float32. level: the prediction for features of 0. low, high: what predictions are clipped to. power: of
-    the expected distance, by which distances are divided. folds: FOLDS expectations, number f learned without the
-    training images whose number leaves f when divided by FOLDS; or none. images: how many training images there were.
-    """
-
-    slope: FloatArray
-    level: float
-    low: float
-    high: float
-    power: float
-    folds: tuple[ExpectedDistance, ...] = ()
-    images: int = 0
-
-    __repr__ = brief
-
-    def without(self, image: int) -> ExpectedDistance:
-        """The expectation that a training image has had no part in, which scores it as it scores a new image. What was
-        learned from few images knows these, and makes little of what is odd about them."""
-        return self.folds[image % len(self.folds)] if self.folds and 0 <= image < self.images else self
-
-    def __call__(self, features: FloatArray) -> FloatArray:
-        """(n, D) features -> (n,) float32 logarithms; 0: as far from the bank as normal patches are on average."""
-        predicted = np.einsum("nd,d->n", features, self.slope) + np.float32(self.level)
-        return np.clip(predicted, np.float32(self.low), np.float32(self.high))
-
-    def scaled(self, distances: FloatArray, features: FloatArray) -> FloatArray:
-        """(n,) distances of patches, (n, D), to the bank -> (n,) distances over the expected ones' power."""
-        scaled: FloatArray = distances * np.exp(np.float32(-self.power) * self(features))
-        return scaled
 
 
 @dataclass(frozen=True, eq=False)

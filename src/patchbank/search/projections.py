@@ -25,7 +25,7 @@ class Projections:
     dimensions.
 
     The axes are mixed, so that all coordinates of projections are about as large: distances stay, and one step suits
-    all of them where they are rounded to codes (`native.nearest`). rest: what lengths of rests are counted from.
+    all of them where they are rounded to codes (`native.calls`). rest: what lengths of rests are counted from.
     """
 
     def __init__(self, vectors: FloatArray) -> None:

@@ -18,8 +18,7 @@ from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError, DatasetError
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.scoring.expected_distance import ExpectedDistance
-from patchbank.scoring.scoring import patch_scores
+from patchbank.scoring.scores import ExpectedDistance, patch_scores
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import Progress, silent
 

@@ -1,0 +1,175 @@
+"""From nearest-neighbour distances to patch scores, the image's score and the anomaly map. Distances are Euclidean,
+higher = more anomalous."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchbank.arrays import BoolArray, FloatArray, IndexArray
+from patchbank.config import Config
+from patchbank.features.embedding import Patches, bilinear_matrix
+from patchbank.search.searcher import Searcher
+from patchbank.util.parallel import one_blas_thread
+from patchbank.util.wording import brief
+from patchbank.validation import without_code
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedDistance:
+    """The logarithm of a normal patch's expected distance, relative to the geometric mean of all normal patches'.
+
+    slope: (D,) float32. level: the prediction for features of 0. low, high: what predictions are clipped to. power: of
+    the expected distance, by which distances are divided. folds: FOLDS expectations, number f learned without the
+    training images whose number leaves f when divided by FOLDS; or none. images: how many training images there were.
+    """
+
+    slope: FloatArray
+    level: float
+    low: float
+    high: float
+    power: float
+    folds: tuple[ExpectedDistance, ...] = ()
+    images: int = 0
+
+    __repr__ = brief
+
+    def without(self, image: int) -> ExpectedDistance:
+        """The expectation that a training image has had no part in, which scores it as it scores a new image. What was
+        learned from few images knows these, and makes little of what is odd about them."""
+        return self.folds[image % len(self.folds)] if self.folds and 0 <= image < self.images else self
+
+    def __call__(self, features: FloatArray) -> FloatArray:
+        """(n, D) features -> (n,) float32 logarithms; 0: as far from the bank as normal patches are on average."""
+        predicted = np.einsum("nd,d->n", features, self.slope) + np.float32(self.level)
+        return np.clip(predicted, np.float32(self.low), np.float32(self.high))
+
+    def scaled(self, distances: FloatArray, features: FloatArray) -> FloatArray:
+        """(n,) distances of patches, (n, D), to the bank -> (n,) distances over the expected ones' power."""
+        scaled: FloatArray = distances * np.exp(np.float32(-self.power) * self(features))
+        return scaled
+
+
+def mean_distances(distances: FloatArray) -> FloatArray:
+    """(P, k) distances to the k nearest bank vectors -> (P,) their means: what the anomaly map shows."""
+    means: FloatArray = distances.mean(axis=1, dtype=np.float32)
+    return means
+
+
+def patch_scores(plain: FloatArray, features: FloatArray, expected: ExpectedDistance | None) -> FloatArray:
+    """(P,) mean distances of the patches, (P, D), to the bank -> (P,) scaled by what is expected, if that is known.
+
+    Scores stay distances: a normal patch that is as far from the bank as normal patches are on average keeps its own.
+    """
+    return expected.scaled(plain, features) if expected else plain
+
+
+def top_fraction_mean(scores: FloatArray, fraction: float) -> float:
+    """Mean of the largest `fraction` of the (P,) patch scores, at least one of them."""
+    count = max(1, round(fraction * scores.size))
+    return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count :].mean(dtype=np.float64))
+
+
+def reweighted(
+    score: float, patch: FloatArray, nearest: int, vectors: FloatArray, searcher: Searcher, neighbours: int
+) -> float:
+    """The paper's Eq. 7: the score of the most anomalous patch, more where its nearest bank vector is itself a rare
+    one.
+
+    s = (1 - exp|p - m*| / sum_{m in N_b(m*)} exp|p - m|) s*, where p is the patch (D,), m* its nearest bank vector and
+    N_b(m*) the b vectors nearest to m* in the bank, m* among them. Computed as 1 - 1 / sum exp(|p - m| - |p - m*|),
+    which cannot overflow upwards of the terms that matter: a term beyond the range of exp means a weight of 1.
+    """
+    b = min(neighbours, len(vectors))
+    _, around = searcher.search(vectors[nearest : nearest + 1], b)
+    members = np.union1d(around[0], [nearest])  # m* counts even where exact duplicates of it fill its neighbourhood
+    distances = np.linalg.norm(vectors[members].astype(np.float64) - patch.astype(np.float64), axis=1)
+    own = float(distances[members == nearest][0])
+    with np.errstate(over="ignore"):
+        weight = 1.0 - 1.0 / float(np.exp(distances - own).sum())
+    return weight * score
+
+
+def image_score(
+    scores: FloatArray,
+    indices: IndexArray,
+    patches: Patches,
+    vectors: FloatArray,
+    searcher: Searcher,
+    config: Config,
+) -> float:
+    """One image's (P,) patch scores -> its score, as `config.image_score` says.
+
+    indices (P, k) are the patches' nearest bank vectors, vectors (M, D) the bank.
+    """
+    worst = int(scores.argmax())
+    if config.image_score == "max":
+        return float(scores[worst])
+    if config.image_score == "top_fraction":
+        grid = smoothed(patches.on_grid(scores), config.score_smoothing, patches.counted)  # (h, w)
+        return top_fraction_mean(grid.ravel()[patches.place], config.top_fraction)
+    if config.image_score == "reweighted":
+        nearest, b = int(indices[worst, 0]), config.reweight_neighbours
+        return reweighted(float(scores[worst]), patches.features[worst], nearest, vectors, searcher, b)
+    raise without_code("image_score", config.image_score)
+
+
+def anomaly_map(
+    scores: FloatArray,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+    sigma: float,
+    counted: BoolArray | None = None,
+) -> FloatArray:
+    """(h, w) patch scores -> (H, W) float32 anomaly map of the original image.
+
+    Bilinear to the backbone's input size, Gaussian smoothing there (`sigma` in its pixels, so that a setting means the
+    same for every image), bilinear to the image's size. Never larger than the largest patch score. counted: (h, w),
+    patches that do not count have no weight in the interpolation (normalised convolution).
+    """
+    if counted is None:
+        heat = _smoothed(scores, input_size, image_size, sigma)
+        return np.minimum(heat, scores.max(), out=heat)  # rounding
+    weight = _smoothed(counted.astype(np.float32), input_size, image_size, sigma)
+    total = _smoothed(np.where(counted, scores, np.float32(0)), input_size, image_size, sigma)
+    heat = np.divide(total, weight, out=np.zeros_like(total), where=weight > 1e-3)
+    return np.minimum(heat, scores.max())  # rounding
+
+
+def smoothed(scores: FloatArray, sigma: float, counted: BoolArray | None = None) -> FloatArray:
+    """(h, w) patch scores -> the same, smoothed by a Gaussian of `sigma` patches. counted: as in `anomaly_map`."""
+    size = (scores.shape[0], scores.shape[1])
+    return anomaly_map(scores, size, size, sigma, counted) if sigma else scores
+
+
+def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float) -> FloatArray:
+    rows, columns = (_spreading_matrix(*sizes, sigma) for sizes in zip(scores.shape, input_size, strict=True))
+    with one_blas_thread():
+        heat: FloatArray = np.matmul(rows @ scores, columns.T)  # (H', h) @ (h, w) @ (w, W') -> (H', W')
+    if image_size == input_size:
+        return heat
+    import cv2
+
+    return cv2.resize(heat, image_size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _spreading_matrix(size: int, target: int, sigma: float) -> FloatArray:
+    """(target, size): bilinear interpolation along one axis, then Gaussian smoothing; each row sums to 1.
+
+    Both are linear, and the axes are independent: two products of small matrices take a quarter of the time of two
+    passes over the pixels. The Gaussian is truncated at 4 sigma and mirrored at the border, as scipy's gaussian_filter.
+    """
+    matrix = bilinear_matrix(size, target).astype(np.float64)
+    if sigma > 0:
+        radius = int(4 * sigma + 0.5)
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        kernel /= kernel.sum()
+        mirrored = np.pad(matrix, ((radius, radius), (0, 0)), mode="symmetric")
+        windows = np.lib.stride_tricks.sliding_window_view(mirrored, len(kernel), axis=0)  # (target, size, kernel)
+        matrix = windows @ kernel
+    result = matrix.astype(np.float32)
+    result.flags.writeable = False
+    return result
