@@ -191,18 +191,18 @@ def test_predict_says_what_is_not_of_the_scene(fitted, good, tmp_path):
     first, second = text.stdout.splitlines()
     assert first.endswith(str(good))
     assert f"{black}" in second
-    assert "; NOT THE SCENE: darker (brightness 0, normal " in second
+    assert "; not the part or the picture that the model knows: darker (brightness 0, normal " in second
     notes = text.stderr.splitlines()
     assert notes[2:] == [
         "2 images: 1 OK, 0 REVIEW, 1 NG, 0 refused",
         f"report: {tmp_path / 'out/report.html'}",
-        "1 image is not of the scene that the model knows",
+        "1 image is out of distribution: not the part or the picture that the model knows",
     ]
     model = PatchCore.load(fitted)
     assert notes[0] == f"threshold {model.calibration.threshold:.4f}; 1.00x = a score that equals it"
     assert notes[1].startswith("p = share of good images")  # said once, and on no line of an image
     assert "threshold" not in text.stdout
-    assert "not of the known scene: darker (brightness 0" in (tmp_path / "out/report.html").read_text("utf-8")
+    assert "out of distribution: darker (brightness 0" in (tmp_path / "out/report.html").read_text("utf-8")
     rows = list(csv.DictReader(io.StringIO(run("predict", fitted, good, black, "--csv").stdout)))
     assert [row["in_scene"] for row in rows] == ["true", "false"]
     assert rows[0]["scene"] == ""

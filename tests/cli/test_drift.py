@@ -64,7 +64,7 @@ def test_drift_with_its_place_and_its_measures(fitted, rows, tmp_path):
     assert "(parts/0399.png)" in lines[lines.index(level) + 1]
     assert "brightness is outside of its range in" in text
     assert f"{largest + 1 + 0.399:.4f}  parts/0399.png" in text
-    assert "advice   the images are no longer of the known scene" in text
+    assert "advice   the images are out of distribution now" in text
     run("drift", fitted, results, "--fail-on-drift", code=1)
     values = json.loads(run("drift", fitted, results, "--json").stdout)
     assert values["drift"] is True

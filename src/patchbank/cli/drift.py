@@ -31,7 +31,7 @@ _QUESTIONS = {
     ("level", "up", "start"): "score over the median of the first results",
     ("level", "down", "start"): "score under the median of the first results",
     ("flagged", "up", "calibration"): "score over the threshold",
-    ("scene", "up", "calibration"): "are not of the known scene",
+    ("scene", "up", "calibration"): "are out of distribution",
 }
 
 
@@ -126,7 +126,7 @@ def _test_as_json(shift: Shift, readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]:
-    """Which measures of the scene lie outside in the images that show the shift, and in how many, most first."""
+    """Which measures of the image check lie outside in the images that show the shift, and in how many, most first."""
     return Counter(name for n in shift.showing for name in readings[n].outside).most_common()
 
 

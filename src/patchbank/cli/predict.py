@@ -76,8 +76,8 @@ def register(app: typer.Typer) -> None:
         ] = None,
         fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="The same as --fail-on ng.")] = False,
     ) -> None:
-        """Inspect images: verdict (OK, REVIEW or NG), score and regions of each, and whether it is of the scene that
-        the model knows. OK is only what was proven ordinary; a person decides about REVIEW.
+        """Inspect images: verdict (OK, REVIEW or NG), score and regions of each, and whether it is the part and the
+        picture that the model knows. OK is only what was proven ordinary; a person decides about REVIEW.
         Every image gets a verdict or is named at the end with the reason why not; then the exit code is that of the
         gravest reason, 3 for an unreadable image (docs/operate/batches.md)."""
         if as_json and as_csv:
@@ -164,7 +164,8 @@ def _as_text(result: Result) -> None:
     word = _word(result)
     parts = [(f"{word:<6}", _STYLES[word]), (f" {score}  ", ""), (f"{result.path}{where}", "")]
     if result.in_distribution is False:
-        parts.append((f"; NOT THE SCENE: {'; '.join(result.distribution_reasons)}", "yellow"))
+        why = "; ".join(result.distribution_reasons)
+        parts.append((f"; not the part or the picture that the model knows: {why}", "yellow"))
     say_parts(*parts)
 
 
@@ -195,7 +196,9 @@ def _conclude(refused: Sequence[Skipped], unwritten: Sequence[str], strange: int
     for reason in unwritten:
         note(f"patchbank: {reason}")
     if strange:
-        note(f"{counted(strange, 'image is', 'images are')} not of the scene that the model knows")
+        note(
+            f"{counted(strange, 'image is', 'images are')} out of distribution: not the part or the picture that the model knows"
+        )
     if unforeseen := [each for each in refused if each.trace]:
         if debugging():
             for each in unforeseen:

@@ -2,7 +2,7 @@
 
 Each test asks one yes-or-no question of every image, to which images like the training images say yes with a
 probability of at most a known bound: is the score over the median of normal scores (level, and likewise under it), over
-the threshold (flagged), is the image out of the known scene (scene)? It bets against that bound: its capital is
+the threshold (flagged), is the image out of distribution (scene)? It bets against that bound: its capital is
 multiplied by q / bound after a yes and by (1 - q) / (1 - bound) after a no, for a mixture of q above the bound and of
 places at which the shift may have begun. While the bound holds, the capital is a nonnegative supermartingale that
 starts at 1, so it ever exceeds c with probability at most 1 / c, however long the stream (Ville 1939; for bets on
@@ -258,7 +258,8 @@ def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...
     said = []
     if scene and scene.found:
         said.append(
-            "the images are no longer of the known scene: see the measures outside of their ranges; check it first"
+            "the images are out of distribution now, another part or picture: see the measures outside of their ranges; "
+            "check the scene first"
         )
     if level.found and level.direction == "up":
         said.append(
