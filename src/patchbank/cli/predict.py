@@ -196,9 +196,8 @@ def _conclude(refused: Sequence[Skipped], unwritten: Sequence[str], strange: int
     for reason in unwritten:
         note(f"patchbank: {reason}")
     if strange:
-        note(
-            f"{counted(strange, 'image is', 'images are')} out of distribution: not the part or the picture that the model knows"
-        )
+        are = counted(strange, "image is", "images are")
+        note(f"{are} out of distribution: not the part or the picture that the model knows")
     if unforeseen := [each for each in refused if each.trace]:
         if debugging():
             for each in unforeseen:

@@ -258,8 +258,8 @@ def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...
     said = []
     if scene and scene.found:
         said.append(
-            "the images are out of distribution now, another part or picture: see the measures outside of their ranges; "
-            "check the scene first"
+            "the images are out of distribution now, another part or picture: see the measures outside of their "
+            "ranges; check the scene first"
         )
     if level.found and level.direction == "up":
         said.append(
