@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
                     figures=_figures(evaluation),
                     areas={name: kind.image_auroc for name, kind in evaluation.kinds.items()},
                     skipped=[each.reason for each in evaluation.skipped],
+                    review=detector.calibration.review_above if detector.calibration else None,
                 )
         values = evaluation.to_dict()
         if as_json:
