@@ -83,6 +83,8 @@ def test_fit_shows_both_sides(parts, tmp_path):
     assert model.calibration.setters[0] in result.stderr
     assert "29.png: score " in result.stderr  # the suspect is named, and is none that sets it
     assert "29.png" not in model.calibration.setters
+    # 1 of 30 is over each row's threshold, the suspect: beside "at most 1 %" a reader must know where it comes from
+    assert lines[7] == "over it: of all held-out images, the image that looks defective among them"
 
 
 def test_a_fit_stands_though_nothing_could_be_planted(parts, tmp_path, monkeypatch):
@@ -107,6 +109,8 @@ def test_suspects_can_be_kept(parts, model, tmp_path):
     kept, other = PatchCore.load(tmp_path / "m"), PatchCore.load(model)
     assert kept.calibration.threshold == kept.calibration.scores.max() > other.calibration.threshold
     assert "does not set" not in run("info", tmp_path / "m").stdout
+    assert "among them" not in run("threshold", tmp_path / "m").stdout
+    assert "among them" in run("threshold", model).stdout
     text = run("info", model).stdout
     assert f"suspects     {other.calibration.bounds.sentence}" in text
     assert "review       10 % of good images, over " in text
