@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import hashlib
 import json
 import re
 import shutil
@@ -87,6 +88,7 @@ def test_fit_takes_a_flat_folder_and_a_csv_too(category, tmp_path):
 
 def test_info_shows_every_option_and_checks_the_file(fitted):
     text = run("info", fitted).stdout
+    assert f"sha-256      {hashlib.sha256(fitted.read_bytes()).hexdigest()}\n" in text  # as stored results name it
     for shown in ("efficientnet_lite2 (Apache-2.0)", "blocks.2 (48 channels, stride 8)", "40 vectors of 8 images"):
         assert shown in text
     for name in Config().to_dict():
