@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import io
-import hashlib
 import json
 import re
 import shutil
@@ -378,7 +378,9 @@ def test_demo_learns_solar_cells_and_writes_a_report(tmp_path):
     if missed := int(rows["defective"][1]):  # and it says which
         named = next(line for line in text.splitlines() if line.startswith("defective, but OK: "))
         assert named.count(".png") == missed
-    assert (out / "report.html").is_file()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    unlike_ok = sum(int(count) for name in ("functional, unseen", "defective") for count in rows[name][2:4])
+    assert page.count('href="#why-') == min(unlike_ok, 20) > 0
     assert len(list((out / "overlays").rglob("*.png"))) == 80
     again = PatchCore.load(out / "solar.patchbank")
     assert len(again.bank) == 40
