@@ -261,3 +261,14 @@ def test_choices_that_defects_do_not_support(model, parts, tmp_path):
     assert "it holds none of the training images" in failure(
         "threshold", model, "--planted", tmp_path / "other", code=3
     )
+
+
+def test_evaluate_says_what_is_missing_where_it_prints_dashes(model, parts, tmp_path):
+    """Good images of a CSV file without a split are training images: dashes instead of figures must not surprise."""
+    table = tmp_path / "parts.csv"
+    lines = [f"{parts / 'good'}/0{number}.png,ok" for number in range(2)] + [f"{parts / 'bad'}/0.png,scratch"]
+    table.write_text("\n".join(["filename,label", *lines]) + "\n")
+    result = run("evaluate", model, table)
+    assert "there is no good test image: no false alarms" in result.stderr
+    assert "column split does not say test" in result.stderr
+    assert "no defective test image" not in result.stderr
