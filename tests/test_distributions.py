@@ -104,3 +104,18 @@ def test_ticks_are_few_round_numbers(low, length):
 
 def test_ticks_of_small_numbers_differ():
     assert ticks(0, 1e-30) == [float(f"{k}e-31") for k in range(11)]
+
+
+@pytest.mark.parametrize("at", [0.0, 0.4, 5.0])
+def test_the_name_of_a_further_line_is_inside_the_picture(at):
+    """A limit of review close to the lowest score: its name stood before the line, and its beginning was cut off."""
+    mark, review = Mark("threshold", "threshold", at + 0.1), Mark("review", "review", at)
+    found = chart([Band("a", "normal", [0.0, 10.0])], mark, "", further=[review])
+    assert found is not None
+    (label,) = (label for label in found.labels if label.kind == "review")
+    (line,) = (line for line in found.lines if line.kind == "threshold")
+    width = drawing.text_width(label.words, 16, drawing.REGULAR)
+    begin = label.x - width if label.anchor == "end" else label.x
+    assert 0 <= begin <= begin + width <= WIDTH
+    assert label.anchor == ("end" if at == 5.0 else "start")
+    assert begin > line.x0 or begin + width < line.x0  # nor does the threshold's line cross it

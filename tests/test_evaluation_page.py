@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from pages import Page
 from patchbank.reports.evaluation import EvaluationReport
 from patchbank.results.verdict import Verdict
@@ -60,3 +62,13 @@ def test_a_model_without_mistakes_is_said_to_have_none(tmp_path: Path) -> None:
     text = Page(tmp_path / "e.html").text["main"]
     assert "No defect comes out OK." in text
     assert "No good image is NG." in text
+
+
+@pytest.mark.parametrize(("review", "drawn"), [(1.5, True), (0.1, False), (None, False)])
+def test_the_limit_of_review_is_in_the_picture(tmp_path: Path, review: float | None, drawn: bool) -> None:
+    """Without it, all bars left of the threshold look missed. A limit below all scores has no place on the axis."""
+    with EvaluationReport(tmp_path / "e.html") as report:
+        report.add(row("good/a.png", 1.0, label="good"))
+        report.add(row("dent/b.png", 4.0, label="dent", defective=True))
+        report.write_evaluation(title="E", figures={}, areas={}, review=review)
+    assert ("review 1.5" in Page(tmp_path / "e.html").text["section"]) is drawn

@@ -91,6 +91,14 @@ def test_neighbours_are_on_the_scale_of_the_score():
     assert finding.score != pytest.approx(result.distances[4, 5], rel=0.01)
 
 
+@pytest.mark.parametrize("given", ["part.png", None, np.zeros((8, 8, 3), np.uint8)])
+def test_an_image_instead_of_a_result_is_told_what_to_do(plain, given):
+    with pytest.raises(
+        ConfigError, match=r"expected a result of predict; got .*model\.explain\(model\.predict\(image\)\)"
+    ):
+        plain.explain(given)
+
+
 def test_where_there_are_too_few_images_others_fill_up(plain):
     more = plain.predict(squares(100, {(4, 5): 250})).explain(neighbours=6).findings[0].neighbours
     places = [(n.image, n.row, n.column) for n in more]

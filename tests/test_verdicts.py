@@ -431,3 +431,13 @@ def test_bottles_with_the_defaults(data_root):
     assert verdicts["good"]["ng"] == 0
     assert verdicts["good"]["ok"] >= 18
     assert rank(len(model.calibration.counted_scores), 0.05, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [(1.0, "100 %"), (0.998, "100 %"), (0.995, "100 %"), (0.82, "82 %"), (0.0999, "10 %"), (0.016, "1.6 %")],
+)
+def test_a_share_is_said_without_powers_of_ten(p, said):
+    """Stored lines and pages carry the reason: '1e+02 %' is no share that an operator can read."""
+    assert decide(1.0, 2.0, p, review_rate=0).reason == f"{said} of good images look this odd"
+    assert decide(1.0, 2.0, p, review_rate=1).reason == f"only {said} of good images look this odd (review from 100 %)"

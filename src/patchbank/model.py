@@ -17,7 +17,7 @@ from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
-from patchbank.errors import BackboneError
+from patchbank.errors import BackboneError, ConfigError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import patches_of, taken
 from patchbank.fit import fit as fitting
@@ -146,8 +146,10 @@ class PatchCore(FittedModel):
         anomalous patch, if there are none) the nearest normal patches, and how far normal patches are from the bank.
         colours: the heat map's scale, 'orange' or 'blue'.
 
-        Raises ImageError if the image is gone or no longer the one that was inspected.
+        Raises ImageError if the image is gone or no longer the one that was inspected, ConfigError for anything but a
+        result.
         """
+        _check_result(result)
         check_numbers(regions, neighbours)
         check_colours(colours)
         image = result.read_again()
@@ -297,3 +299,9 @@ def _now() -> str:
 def _read(source: ImageSource, format: ImageFormat) -> tuple[Array, float]:
     start = time.perf_counter()
     return read_image(source, format), time.perf_counter() - start
+
+
+def _check_result(given: object) -> None:
+    if not isinstance(given, Result):
+        got = type(given).__name__
+        raise ConfigError(f"expected a result of predict; got {got}: use model.explain(model.predict(image))")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
@@ -87,6 +88,7 @@ def test_fit_takes_a_flat_folder_and_a_csv_too(category, tmp_path):
 
 def test_info_shows_every_option_and_checks_the_file(fitted):
     text = run("info", fitted).stdout
+    assert f"sha-256      {hashlib.sha256(fitted.read_bytes()).hexdigest()}\n" in text  # as stored results name it
     for shown in ("efficientnet_lite2 (Apache-2.0)", "blocks.2 (48 channels, stride 8)", "40 vectors of 8 images"):
         assert shown in text
     for name in Config().to_dict():
@@ -376,7 +378,9 @@ def test_demo_learns_solar_cells_and_writes_a_report(tmp_path):
     if missed := int(rows["defective"][1]):  # and it says which
         named = next(line for line in text.splitlines() if line.startswith("defective, but OK: "))
         assert named.count(".png") == missed
-    assert (out / "report.html").is_file()
+    page = (out / "report.html").read_text(encoding="utf-8")
+    unlike_ok = sum(int(count) for name in ("functional, unseen", "defective") for count in rows[name][2:4])
+    assert page.count('href="#why-') == min(unlike_ok, 20) > 0
     assert len(list((out / "overlays").rglob("*.png"))) == 80
     again = PatchCore.load(out / "solar.patchbank")
     assert len(again.bank) == 40

@@ -83,6 +83,8 @@ def test_fit_shows_both_sides(parts, tmp_path):
     assert model.calibration.setters[0] in result.stderr
     assert "29.png: score " in result.stderr  # the suspect is named, and is none that sets it
     assert "29.png" not in model.calibration.setters
+    # 1 of 30 is over each row's threshold, the suspect: beside "at most 1 %" a reader must know where it comes from
+    assert lines[7] == "over it: of all held-out images, the image that looks defective among them"
 
 
 def test_a_fit_stands_though_nothing_could_be_planted(parts, tmp_path, monkeypatch):
@@ -107,6 +109,8 @@ def test_suspects_can_be_kept(parts, model, tmp_path):
     kept, other = PatchCore.load(tmp_path / "m"), PatchCore.load(model)
     assert kept.calibration.threshold == kept.calibration.scores.max() > other.calibration.threshold
     assert "does not set" not in run("info", tmp_path / "m").stdout
+    assert "among them" not in run("threshold", tmp_path / "m").stdout
+    assert "among them" in run("threshold", model).stdout
     text = run("info", model).stdout
     assert f"suspects     {other.calibration.bounds.sentence}" in text
     assert "review       10 % of good images, over " in text
@@ -257,3 +261,14 @@ def test_choices_that_defects_do_not_support(model, parts, tmp_path):
     assert "it holds none of the training images" in failure(
         "threshold", model, "--planted", tmp_path / "other", code=3
     )
+
+
+def test_evaluate_says_what_is_missing_where_it_prints_dashes(model, parts, tmp_path):
+    """Good images of a CSV file without a split are training images: dashes instead of figures must not surprise."""
+    table = tmp_path / "parts.csv"
+    lines = [f"{parts / 'good'}/0{number}.png,ok" for number in range(2)] + [f"{parts / 'bad'}/0.png,scratch"]
+    table.write_text("\n".join(["filename,label", *lines]) + "\n")
+    result = run("evaluate", model, table)
+    assert "there is no good test image: no false alarms" in result.stderr
+    assert "column split does not say test" in result.stderr
+    assert "no defective test image" not in result.stderr

@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         """Learn functional solar cells, inspect unseen functional and defective ones, write overlays and a report."""
         import numpy as np
 
+        from patchbank.cli.output_folder import MOST_EXPLAINED
         from patchbank.evaluation.metrics import auroc
         from patchbank.imaging.images import write_png
         from patchbank.model import PatchCore
@@ -50,7 +51,8 @@ def register(app: typer.Typer) -> None:
             model = PatchCore.fit(train, config, runtime=runtime, progress=progress)
         fit_s = time.perf_counter() - start
         model.save(folder / "solar.patchbank")
-        results, rows = [], []
+        results: list[Result] = []
+        rows: list[ReportRow] = []
         with progress_bar() as progress:
             for number, path in enumerate([*good, *defective]):
                 progress("inspect", number, len(good) + len(defective))
@@ -59,7 +61,11 @@ def register(app: typer.Typer) -> None:
                 picture = result.overlay()
                 write_png(folder / "overlays" / label / f"{path.stem}.png", picture)
                 bad = number >= len(good)
-                rows.append(ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=bad))
+                explained = sum(row.why is not None for row in rows)
+                asked = result.verdict != Verdict.OK and explained < MOST_EXPLAINED
+                why = result.explain(regions=1) if asked else None
+                seen = ReportRow.of(result, name=path.name, overlay=picture, label=label, defective=bad, why=why)
+                rows.append(seen)
                 results.append(result)
         unseen, broken = results[: len(good)], results[len(good) :]
         labels = np.array([False] * len(unseen) + [True] * len(broken))

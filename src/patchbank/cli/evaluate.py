@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
                     figures=_figures(evaluation),
                     areas={name: kind.image_auroc for name, kind in evaluation.kinds.items()},
                     skipped=[each.reason for each in evaluation.skipped],
+                    review=detector.calibration.review_above if detector.calibration else None,
                 )
         values = evaluation.to_dict()
         if as_json:
@@ -68,6 +69,9 @@ def register(app: typer.Typer) -> None:
             for name in KEYS:
                 say(f"{name:<17} {show(values[name])}")
             say_verdicts(evaluation.verdicts)
+        for name, of_them in (("good", GOOD_MISSING), ("defective", "no misses and no AUROC can be measured")):
+            if not any(evaluation.verdicts[name].values()):
+                note(f"there is no {name} test image: {of_them}")
         report_skipped([(str(s.path), s.reason) for s in evaluation.skipped])
         if report:
             note(f"report: {report}")
@@ -103,6 +107,12 @@ def _figures(evaluation: Evaluation) -> dict[str, str]:
 
 def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
+
+
+GOOD_MISSING = (
+    "no false alarms and no AUROC can be measured. In a CSV file, good images are training images where the column "
+    "split does not say test"
+)
 
 
 def say_verdicts(verdicts: dict[str, dict[str, Any]]) -> None:

@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         ]
         rows = {
             "file": f"{model} ({Path(model).stat().st_size / 1e6:.1f} MB, format {manifest['format_version']})",
+            "sha-256": stored.file.sha256(),
             "written by": f"patchbank {manifest['patchbank_version']}",
             "backbone": f"{backbone['name']} ({backbone['licence']})",
             "layers": ", ".join(layers),

@@ -357,3 +357,6 @@ def _say_rows(rows: Sequence[Choice], now: Calibration, wanted: Calibration) -> 
         if row.planted:
             values += f"  {row.planted!s:>19}"
         say(f"{mark:2}{rate:>9}  {values}  {'supported' if support.satisfied else needs}")
+    if suspects := wanted.bounds.suspects:
+        whose = "the image that looks" if suspects == 1 else f"the {suspects:,} images that look"
+        say(f"over it: of all held-out images, {whose} defective among them")

@@ -22,6 +22,7 @@ WIDTH = 800.0
 _LEFT, _INNER = 8.0, 784.0
 _TOP, _BAND, _BAR = 18.0, 74.0, 46.0
 _BINS = 60
+_LETTER = 9.0  # no letter of a name is wider on average
 INKS: dict[str, Colour] = {  # of a chart's parts, as in the pages' style
     "calibration": (138, 148, 163),
     "normal": (31, 122, 77),
@@ -166,7 +167,10 @@ def chart(
         labels.append(Label(mark.kind, at - 6 if before else at + 6, 13, words, "end" if before else "start"))
     for each in further:
         lines.append(Line(each.kind, x(each.value), 24, x(each.value), floor))
-        labels.append(Label(each.kind, x(each.value) - 6, 30, f"{each.name} {each.value:.4g}", "end"))
+        at, words = x(each.value), f"{each.name} {each.value:.4g}"
+        room = at - 6 >= _LETTER * len(words)  # before the line, or the words would begin outside of the picture
+        past = max(at, x(mark.value)) if mark else at  # a name between the two lines would run over the second
+        labels.append(Label(each.kind, at - 6 if room else past + 6, 30, words, "end" if room else "start"))
     labels += [Label("number", x(tick), floor + 16, f"{tick:g}", "middle") for tick in ticks(edges[0], edges[-1])]
     return Chart(floor + 24, tuple(bars), tuple(lines), tuple(labels), described)
 

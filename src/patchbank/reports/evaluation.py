@@ -40,17 +40,19 @@ class EvaluationReport(InspectionReport):
         figures: Mapping[str, str],
         areas: Mapping[str, float | None],
         skipped: Sequence[str] = (),
+        review: float | None = None,
         created: datetime | None = None,
     ) -> None:
         """Writes the page. figures: headline figures, {name: value}. areas: the image AUROC of each kind of defect
-        against the good images. Raises OutputError; then an older file is kept."""
+        against the good images. review: the score over which an image is to be reviewed. Raises OutputError; then an
+        older file is kept."""
         write_page(
             self._path,
             "evaluation.html",
             title,
             created,
             figures={**self._counts(), **figures},
-            chart=chart_of(self._seen, []),
+            chart=chart_of(self._seen, [], review),
             kinds=[_kind(kind, rows, areas.get(kind)) for kind, rows in self._by_kind().items()],
             skipped=skipped,
             pixel_threshold=pixel_threshold_of(self._seen),

@@ -457,7 +457,10 @@ def chart_of(rows: Sequence[Seen], calibration: Sequence[float], review: float |
         described += f". Threshold: {threshold:.4g}."
     mark = None if threshold is None else Mark("threshold", "threshold", threshold)
     further: tuple[Mark, ...] = ()
-    if review is not None and threshold is not None and review < threshold:
+    shown = min(
+        (band.range[0] for band in bands), default=math.inf
+    )  # without the calibration, review may lie below all
+    if review is not None and threshold is not None and shown <= review < threshold:
         described += f" Review: over {review:.4g}."
         further = (Mark("review", "review", review),)
     return distributions.chart(bands, mark, described, further=further)

@@ -58,8 +58,12 @@ def decide(
     if strange:
         return Decision(Verdict.REVIEW, strange)
     if not p_value > review_rate:
-        share = f"{100 * p_value:.2g} %"
-        return Decision(
-            Verdict.REVIEW, f"only {share} of good images look this odd (review from {100 * review_rate:g} %)"
-        )
-    return Decision(Verdict.OK, f"{100 * p_value:.2g} % of good images look this odd")
+        limit = f"{100 * review_rate:g} %"
+        return Decision(Verdict.REVIEW, f"only {_share(p_value)} of good images look this odd (review from {limit})")
+    return Decision(Verdict.OK, f"{_share(p_value)} of good images look this odd")
+
+
+def _share(p_value: float) -> str:
+    """A share in per cent, to two digits, and never in powers of ten: '1.6 %', '82 %', '100 %'."""
+    share = 100 * p_value
+    return f"{share:.0f} %" if share >= 9.95 else f"{share:.2g} %"
