@@ -137,6 +137,27 @@ def test_a_picture_of_other_modes_keeps_them(model: PatchCore, frames: Frames) -
         assert next(model.predict(iter([converted]))).score == model.predict(converted).score
 
 
+class Forgetful:
+    """A picture of some library, whose array is always the same memory, whatever NumPy asks for."""
+
+    def __init__(self, frame: npt.NDArray[np.uint8]) -> None:
+        self.frame = frame
+
+    def __array__(self, *_: Any, **__: Any) -> npt.NDArray[Any]:
+        return self.frame
+
+
+def test_a_copy_is_one_whatever_the_object_does(model: PatchCore, frames: Frames) -> None:
+    picture = Forgetful(np.empty_like(frames[0]))
+
+    def shots() -> Iterator[Forgetful]:
+        for frame in frames[:4]:
+            picture.frame[:] = frame
+            yield picture
+
+    assert [r.score for r in model.predict(shots())] == [model.predict(frame).score for frame in frames[:4]]
+
+
 class Broken:
     """No image, and an error for who asks."""
 

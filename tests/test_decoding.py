@@ -135,6 +135,14 @@ def test_exif_orientation_by_one_rule(tmp_path, picture, kind, channels, turn):
     assert np.abs(found.astype(int) - upright).mean() < (4 if kind == "JPEG" else 1e-9)
 
 
+def test_of_two_orientations_the_first_counts(picture):
+    """As in OpenCV, Pillow and browsers: a camera's software may add a second part of EXIF data."""
+    plain = encoded(picture, "JPEG", quality=95)
+    parts = [b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0%c\0\0\0\0\0\0" % turn for turn in (8, 3)]
+    both = plain[:2] + b"".join(b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts) + plain[2:]
+    np.testing.assert_array_equal(decode(both), np.rot90(decode(plain)))
+
+
 def test_sound_files_keep_the_values_that_opencv_gives(picture):
     """A model that was fitted with an older version must see what it saw."""
     pil = Image.fromarray(picture)
@@ -197,6 +205,12 @@ def test_packed_bits(rng, bits):
     picture = decode_picture(data)
     found = images.to_rgb(picture.values, ImageFormat(white=picture.white))
     np.testing.assert_allclose(found[:, :, 0], values * (255 / (2**bits - 1)), atol=1e-3)
+
+
+def test_a_tiff_of_jpeg_with_alpha_is_refused_by_name(picture):
+    """libjpeg takes its four channels for CMYK."""
+    with pytest.raises(ImageError, match="JPEG with 4 channels"):
+        decode(encoded(Image.fromarray(picture).convert("RGBA"), "TIFF", compression="jpeg"))
 
 
 def test_a_tiff_whose_bits_are_stored_backwards(picture):
@@ -318,11 +332,61 @@ def test_netpbm_of_8_and_16_bits_and_black_and_white(picture):
         b"P1 10 8 " + b"2" * 80,
         b"P4 10 8 " + bytes(3),
         b"P2 1 1 255 " + b" " * 200_000 + b"1",
+        b"P5 10 8 100000 " + bytes(240),
+        b"P5 10 8 255#" + bytes(81),
+        b"P5 10 8 255\n# written by a camera\n" + bytes(80),
+        b"P5\r\n10 8\r\n255\r\n" + bytes(80),
+        b"P4 8 0000000080\n" + bytes(80),
+        b"P6 10 8 255\n" + bytes(240) + b"P6 10 8 255\n" + bytes(240),
+        b"P2 10 8 255 " + b"1 " * 81,
+        b"P1 10 8 " + b"1 " * 81,
     ],
 )
 def test_damaged_netpbm(data):
+    """Cut, with another header than it seems, or longer than its picture, which then lies elsewhere."""
     with pytest.raises(ImageError, match=r"damaged|truncated|decoded"):
         decode(data)
+
+
+def test_every_cut_of_numbers_as_text_is_noticed(rng):
+    """NumPy fills up what it does not find with whatever lies in the memory."""
+    numbers = rng.integers(0, 256, 40 * 30).tolist()
+    whole = b"P2 40 30 255\n" + " ".join(map(str, numbers)).encode()
+    assert decode(whole)[:, :, 0].ravel().tolist() == numbers
+    for end in range(20, len(whole) - 3, 7):
+        with pytest.raises(ImageError, match=r"truncated"):
+            decode(whole[:end])
+
+
+# --- BMP ---
+
+
+def bmp(picture, masks, start):
+    """32 bits a pixel, bottom row first, with the old header, after which OpenCV does not look at the masks."""
+    rows = np.concatenate([picture[::-1], np.zeros((*picture.shape[:2], 1), np.uint8)], 2).tobytes()
+    height, width = picture.shape[:2]
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 32, 3, len(rows), 0, 0, 0, 0) + struct.pack(
+        "<3I", *masks
+    )
+    return b"BM" + struct.pack("<IHHI", 14 + len(header) + len(rows), 0, 0, start) + header + rows
+
+
+def test_a_bmp_in_another_order_of_colours_is_not_read_as_if_it_had_the_usual_one(picture):
+    usual = bmp(picture[:, :, ::-1], (0xFF0000, 0xFF00, 0xFF), 66)
+    np.testing.assert_array_equal(decode(usual), picture)
+    with pytest.raises(ImageError, match="order of colours"):
+        decode(bmp(picture, (0xFF, 0xFF00, 0xFF0000), 66))
+
+
+@pytest.mark.parametrize("start", [0, 14, 53])
+def test_a_bmp_whose_header_is_not_taken_for_its_picture(picture, start):
+    data = bmp(picture[:, :, ::-1], (0xFF0000, 0xFF00, 0xFF), start)
+    with pytest.raises(ImageError, match="begins inside"):
+        decode(data)
+    indexed = encoded(Image.fromarray(picture).quantize(256), "BMP")
+    decode(indexed)
+    with pytest.raises(ImageError, match="begins inside"):
+        decode(indexed[:10] + struct.pack("<I", 54) + indexed[14:])
 
 
 # --- damage ---

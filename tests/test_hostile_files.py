@@ -10,6 +10,7 @@ import io
 import json
 import math
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,12 @@ from safetensors.numpy import load, save
 from parts import striped
 from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones import Layer
+from patchbank.backbones.checkpoint import read_checkpoint
 from patchbank.backbones.fake import FakeBackbone
-from patchbank.errors import BackboneError, ModelFileError, OutputError
+from patchbank.backbones.session import read_onnx
+from patchbank.errors import BackboneError, CheckpointError, ModelFileError, OutputError
+from patchbank.imaging.decoding import read_file
+from patchbank.imaging.images import write_png
 from patchbank.model_file import archive, schema
 from patchbank.model_file.contents import needs_trust, packed, read
 from patchbank.monitoring.audit import audit_model
@@ -227,6 +232,38 @@ def test_a_pipe_is_no_model(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match="regular file"):
         PatchCore.load(tmp_path / "pipe")
+
+
+def test_reading_a_file_takes_the_memory_of_that_file(model: PatchCore, tmp_path: Path) -> None:
+    """Asked for as much as a file may have, Python takes that memory first: 4 GiB for a small model."""
+    model.save(tmp_path / "m")
+    write_png(tmp_path / "a.png", np.zeros((16, 16, 3), np.uint8))
+    tracemalloc.start()
+    archive.ModelFile(tmp_path / "m")
+    read_file(tmp_path / "a.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * (tmp_path / "m").stat().st_size + 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("load_file", "error"),
+    [(PatchCore.load, ModelFileError), (read_checkpoint, CheckpointError), (read_onnx, BackboneError)],
+)
+def test_gigabytes_of_nothing_are_not_read(
+    load_file: Callable[[Path], object], error: type[Exception], tmp_path: Path
+) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        try:
+            file.truncate(3 << 29)
+        except OSError:
+            pytest.skip("no room for such a file here")
+    tracemalloc.start()
+    with pytest.raises(error):
+        load_file(tmp_path / "sparse")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000_000
 
 
 def test_a_model_that_was_loaded_stays_what_it_was(model: PatchCore, images: list[Any], tmp_path: Path) -> None:

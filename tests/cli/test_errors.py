@@ -257,6 +257,25 @@ def test_a_closed_pipe_is_no_error(fitted, good):
     assert stderr == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_cannot_be_printed_is_no_anomaly(stream):
+    """1 says that an anomaly was found; help, versions and usage errors are printed by others than the commands."""
+    arguments = ["--version"] if stream == "stdout" else ["predict"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([*PATCHBANK, *arguments], **{"stdout": subprocess.PIPE, stream: full}, check=False)
+    assert done.returncode == errors.OutputError.exit_code
+
+
+def test_a_help_page_whose_reader_has_gone_is_no_anomaly():
+    reader = subprocess.Popen([*PATCHBANK, "tune", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    reader.stdout.close()
+    stderr = reader.stderr.read()
+    reader.stderr.close()
+    assert reader.wait(60) == 0
+    assert stderr == b""
+
+
 # --- Ctrl-C ---
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -239,6 +241,17 @@ def test_csv_errors_name_the_line(tmp_path: Path, text: str, message: str) -> No
         read_dataset(csv_file(tmp_path, text))
 
 
+@pytest.mark.parametrize("start", ["", "path,label\n", 'path,label\n"', "path,label\na.png,good\n"])
+@pytest.mark.parametrize("filler", [",", "x", '"\n",'])
+def test_csv_rows_have_a_length(tmp_path: Path, start: str, filler: str) -> None:
+    """A row is taken apart as a whole: 200 MB of commas took 4 GB."""
+    touch(tmp_path, "a.png")
+    (tmp_path / "list.csv").write_text(start + filler * 200_000)
+    with pytest.raises(DatasetError, match=r"list.csv.*(at most 100,000 characters|fields|column|not valid)") as found:
+        read_dataset(tmp_path / "list.csv")
+    assert len(str(found.value)) < 500 + len(str(tmp_path))
+
+
 def test_csv_in_another_encoding(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="UTF-8"):
         read_dataset(csv_file(tmp_path, "path,label\nimg/ä.png,good\n", "latin-1"))
@@ -360,6 +373,46 @@ def test_find_images_survives_a_circle_of_links(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("no links on this system")
     assert [path.name for path in find_images(tmp_path)] == ["1.png"]
+
+
+def test_folders_that_link_to_each_other_are_searched_once(tmp_path: Path) -> None:
+    """Ten folders that link to all others have millions of ways through them; each image has one name."""
+    for one in range(10):
+        touch(tmp_path, f"{one}/x.png")
+        for other in range(10):
+            try:
+                (tmp_path / f"{one}" / f"to{other}").symlink_to(tmp_path / f"{other}")
+            except OSError:
+                pytest.skip("no links on this system")
+    assert find_images(tmp_path) == [tmp_path / f"{one}" / "x.png" for one in range(10)]
+
+
+def test_links_out_of_a_folder_are_searched_in_natural_order(tmp_path: Path) -> None:
+    touch(tmp_path, "out/x.png", "in/10.png", "in/2/y.png", "in/30/z.png")
+    try:
+        (tmp_path / "in" / "4").symlink_to(tmp_path / "out")
+    except OSError:
+        pytest.skip("no links on this system")
+    found = [path.relative_to(tmp_path / "in").as_posix() for path in find_images(tmp_path / "in")]
+    assert found == ["10.png", "2/y.png", "4/x.png", "30/z.png"]
+
+
+def test_folders_deeper_than_the_stack_are_searched(tmp_path: Path) -> None:
+    """A thousand folders, one in the other, ended in a RecursionError."""
+    deep = tmp_path.joinpath(*["a"] * 150)
+    touch(deep, "x.png")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 100)
+    try:
+        assert find_images(tmp_path) == [deep / "x.png"]
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def test_numbers_of_thousands_of_digits_are_in_order() -> None:
+    """Python refuses to read them as numbers: a label in a list may be as long."""
+    names = ["a1", "a02", "a" + "2" * 5000, "a" + "3" * 5000, "a1" + "0" * 5000]
+    assert sorted((*names[3:], *names[:3]), key=natural_key) == names
 
 
 @settings(deadline=None)

@@ -103,7 +103,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Array]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise CheckpointError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB, which no backbone needs")
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            if file.peek(1)[:1] not in (b"P", b"\x80", b""):  # before gigabytes of something else are read
+                raise CheckpointError(f"{path}: expected a PyTorch checkpoint (.pth), a file that starts like one")
+            data = file.read()
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     try:

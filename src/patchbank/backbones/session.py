@@ -270,6 +270,9 @@ def read_onnx(path: str | Path) -> bytes:
         about = Path(path).stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_ONNX_BYTES:
             raise BackboneError(f"{path}: expected an ONNX file of at most {MAX_ONNX_BYTES >> 30} GiB")
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            if not file.peek(1)[:1].strip(b"\0"):  # no ONNX file begins so; before gigabytes of nothing are read
+                raise BackboneError(f"{path}: expected an ONNX file; got zeros, or nothing")
+            return file.read()
     except OSError as error:
         raise BackboneError(f"cannot read the ONNX file {path}: {error.strerror}") from error

@@ -164,9 +164,9 @@ def _print(line: str) -> None:
     try:
         _write(sys.stdout, line)
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
     except OSError as error:
-        _drop_stdout()
+        drop_stdout()
         reason = error.strerror or str(error)
         raise OutputError(f"cannot write the standard output: {reason}; results are missing there") from error
 
@@ -186,7 +186,7 @@ def _cell(value: object) -> object:
     return f"'{text}" if value.startswith(_FORMULA) else text
 
 
-def _drop_stdout() -> None:
+def drop_stdout() -> None:
     """Sends what is still buffered, and what follows, to nowhere."""
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)

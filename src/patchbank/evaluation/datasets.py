@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from patchbank.errors import DatasetError
 from patchbank.imaging.formats import HEAD, format_of
@@ -30,7 +30,8 @@ from patchbank.util.wording import brief, counted, plural, printable
 Split = Literal["train", "test"]
 GOOD = "good"
 DEFECTIVE = "defective"
-MAX_CSV_BYTES = 256 * 2**20
+MAX_CSV_BYTES = 32 * 2**20  # 300 000 images
+MAX_CSV_ROW = 100_000  # characters
 COLUMNS = ("path", "label", "mask", "split")
 OBJECT = "object"  # VisA's column of categories
 # What the columns are called too, by those who write such lists.
@@ -199,7 +200,8 @@ def find_images(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key that puts "2.png" before "10.png", the same on every system."""
     parts = re.split(r"([0-9]+)", text)
-    numbers = tuple((0, int(p), "") if p.isascii() and p.isdigit() else (1, 0, p.casefold()) for p in parts)
+    digits = (p.lstrip("0") if p.isascii() and p.isdigit() else None for p in parts)  # int() refuses thousands of them
+    numbers = tuple((1, 0, p.casefold()) if d is None else (0, len(d), d) for p, d in zip(parts, digits, strict=True))
     return (*numbers, (2, 0, text))  # the text itself decides between a.png and A.png, 1.png and 01.png
 
 
@@ -389,15 +391,16 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if file.stat().st_size > MAX_CSV_BYTES:
             raise DatasetError(f"{file}: expected at most {MAX_CSV_BYTES:,} bytes; split the list into several files")
         with file.open(encoding="utf-8-sig", newline="") as text:
-            header = text.readline()
+            lines = _Lines(file, text)
+            header = next(lines, "")
             # Spreadsheets of half the world write semicolons.
             delimiter = max(",;\t", key=header.count)
             names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
             names = [_ALIASES.get(name, name) for name in names]
             _check_header(file, names)
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             for fields in reader:
-                number = reader.line_num + 1
+                number = lines.row_read()
                 if not any(field.strip() for field in fields):
                     continue
                 if len(fields) != len(names):
@@ -414,13 +417,42 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DatasetError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
 
 
+class _Lines:
+    """A text's lines, as long as the row that they belong to is no longer than a row can be."""
+
+    def __init__(self, file: Path, text: TextIO) -> None:
+        self._file, self._text = file, text
+        self._number, self._length = 0, 0  # lines so far; characters of the row so far
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_CSV_ROW + 1)
+        self._number += 1
+        self._length += len(line)
+        if self._length > MAX_CSV_ROW:
+            raise DatasetError(
+                f"{self._file}, line {self._number}: expected at most {MAX_CSV_ROW:,} characters for an image; is it a "
+                "list of images?"
+            )
+        if not line:
+            raise StopIteration
+        return line
+
+    def row_read(self) -> int:
+        """Begins a new row. Returns the number of the line that ended the one before."""
+        self._length = 0
+        return self._number
+
+
 def _check_header(file: Path, names: list[str]) -> None:
     unknown = [name for name in names if name not in (*COLUMNS, OBJECT)]
     missing = [name for name in COLUMNS[:2] if name not in names]
     if unknown or missing or len(set(names)) != len(names):
         raise DatasetError(
             f"{file}, line 1: expected the columns path,label and, if wanted, mask,split; "
-            f"got {','.join(names) or 'nothing'}; add a header, or rename or remove columns"
+            f"got {','.join(names)[:200] or 'nothing'}; add a header, or rename or remove columns"
         )
 
 
@@ -535,13 +567,28 @@ def _begins_as_image(path: Path) -> bool:
         return False
 
 
-def _images_under(folder: Path, left_out: _LeftOut, above: frozenset[str] = frozenset()) -> list[Path]:
-    """The images in a folder and its subfolders; links are followed, but never in a circle."""
-    real = os.path.realpath(folder)
-    if real in above:
-        return []
-    inner = [image for child in _subfolders(folder) for image in _images_under(child, left_out, above | {real})]
-    return _images_in(folder, left_out) + inner
+_Place = tuple[tuple[tuple[int, int, str], ...], ...]  # in the natural order of folders within folders
+
+
+def _images_under(folder: Path, left_out: _LeftOut) -> list[Path]:
+    """The images in a folder and its subfolders, through links too. What several links lead to is searched once: under
+    its own name, if it lies in the folder."""
+    folders: list[tuple[Path, str, _Place]] = [(folder, os.path.realpath(folder), ())]
+    links: list[tuple[Path, str, _Place]] = []
+    searched: set[str] = set()
+    found: list[tuple[_Place, list[Path]]] = []
+    while folders or links:
+        each, real, place = folders.pop() if folders else links.pop(0)
+        if real in searched:
+            continue
+        searched.add(real)
+        found.append((place, _images_in(each, left_out)))
+        inner = [(child, (*place, natural_key(child.name))) for child in _subfolders(each)]
+        links += [(child, os.path.realpath(child), below) for child, below in inner if child.is_symlink()]
+        folders += [
+            (child, f"{real}{os.sep}{child.name}", at) for child, at in reversed(inner) if not child.is_symlink()
+        ]
+    return [image for _, images in sorted(found, key=lambda each: each[0]) for image in images]
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -80,7 +80,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         if about.st_size > most:
             raise ImageError(f"is a file of {about.st_size:,} bytes; expected at most {most:,}")
         with Path(path).open("rb") as file:
-            data = file.read(most + 1)
+            data = file.read(about.st_size + 1)  # not `most`: Python would first take the memory for it
     except FileNotFoundError as error:
         gone = "its link leads nowhere" if Path(path).is_symlink() else "check the path"
         raise ImageError(f"no such file ({gone})") from error
@@ -92,8 +92,8 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         raise ImageError(f"cannot be read ({error})") from error
     if not data:
         raise ImageError("is empty (0 bytes)")
-    if len(data) > most:
-        raise ImageError(f"is a file of more than {most:,} bytes")
+    if len(data) > about.st_size:
+        raise ImageError("is being written while it is read; try again when it is whole")
     return data
 
 
@@ -180,19 +180,27 @@ def _check_coded(parts: list[memoryview], raw: int) -> None:
             raise ImageError("is damaged (the PNG file's coded data are longer than its picture)")
 
 
+_BGRX = (0xFF0000, 0xFF00, 0xFF)  # where red, green and blue are in 32 bits
+
+
 def _bmp(data: bytes, as_stored: bool) -> Picture:
     start, size = struct.unpack_from("<II", data, 10)
     if size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
-        packing = 0
+        packing, colours = 0, 0
     else:
         width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
-        packing = struct.unpack_from("<I", data, 30)[0] if size >= 40 else 0
+        packing, colours = struct.unpack_from("<I12xI", data, 30) if size >= 40 else (0, 0)
     check_size(width, abs(height), 4 if as_stored and bits == 32 else 3)
     if packing not in (0, 3, 6):
         raise ImageError("is a BMP with compression; expected none: save it again, for example as PNG")
     if bits not in (1, 4, 8, 16, 24, 32):
         raise ImageError(f"is a BMP of {bits} bits a pixel; expected 1, 4, 8, 16, 24 or 32")
+    if size < 52 and packing and bits == 32 and struct.unpack_from("<3I", data, 54) != _BGRX:
+        raise ImageError("is a BMP whose header is of another order of colours; save it again")  # OpenCV ignores it
+    palette = (colours or 2**bits) * (3 if size == 12 else 4) if bits <= 8 else 0
+    if start < 14 + size + palette:
+        raise ImageError("is damaged (the BMP file's picture begins inside of its header)")
     row = (width * bits + 31) // 32 * 4
     if start + row * (abs(height) - 1) + (width * bits + 7) // 8 > len(data):
         raise ImageError("is truncated (the BMP file is shorter than its picture)")
@@ -235,8 +243,8 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
     return None
 
 
-_PNM = re.compile(rb"P([1-6])((?:\s|#[^\n]*\n)+(\d{1,9}))((?:\s|#[^\n]*\n)+(\d{1,9}))")
-_MAXVAL = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})")
+_PNM = re.compile(rb"P([1-6])((?:\s|#[^\n]*\n)+(\d{1,9}))((?:\s|#[^\n]*\n)+(\d{1,9}))(?=\s)")
+_MAXVAL = re.compile(rb"(?:\s|#[^\n]*\n)+(\d{1,5})(?=\s)")
 
 
 def _pnm(data: bytes) -> Picture:
@@ -271,8 +279,11 @@ def _pnm(data: bytes) -> Picture:
         text = re.sub(rb"#[^\n]*\n?", b" ", data[end:])
         if text.translate(None, b"0123456789 \t\r\n\v\f"):
             raise ImageError("is damaged (it has other characters than digits)")
-        values = np.fromstring(text.decode("ascii"), np.int64, count, sep=" ")
-        _check_length(len(values), count)
+        # NumPy does not say how many numbers it found, and fills up with whatever lies in the memory: an end of ours
+        values = np.fromstring((text + b" -1").decode("ascii"), np.int64, count + 1, sep=" ")
+        ends = np.flatnonzero(values < 0)
+        _check_length(int(ends[0]) if len(ends) else count + 1, count)
+        values = values[:count]
     else:
         _check_length(len(data) - end - 1, count * depth)
         values = np.frombuffer(data, ">u2" if depth == 2 else np.uint8, count, end + 1)
@@ -287,6 +298,10 @@ def _pnm(data: bytes) -> Picture:
 def _check_length(found: int, wanted: int) -> None:
     if found < wanted:
         raise ImageError(f"is truncated (it has {max(0, found):,} of the {wanted:,} numbers of its picture)")
+    if found > wanted:
+        raise ImageError(
+            "is longer than its picture: it holds several, or is damaged (by a program that changed its line ends?)"
+        )
 
 
 _quiet_lock, _quiet_depth, _loud_level = threading.Lock(), 0, 0

@@ -66,7 +66,8 @@ def decoded(data: bytes, header: JpegHeader, accept_damaged: bool = False) -> Ar
 
 def read_header(data: bytes) -> JpegHeader:
     """Walks a JPEG's segments to its first scan. Raises ImageError for a picture that is too large or not there."""
-    position, frame, turn = 2, None, 1
+    position, frame = 2, None
+    turn: int | None = None
     firsts: dict[int, int] = {}
     segments = 0
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -87,14 +88,14 @@ def read_header(data: bytes) -> JpegHeader:
             check_size(width, height, components)
         elif marker == 0xC4:
             firsts |= _first_symbols(body)
-        elif marker == 0xE1 and body[:6] == b"Exif\0\0":
+        elif marker == 0xE1 and body[:6] == b"Exif\0\0" and turn is None:  # of several, the first counts
             turn = orientation(body)
         position += 2 + length
         if marker == 0xDA:
             if frame is None:
                 break
             used = {body[at] & 15 for at in range(2, len(body) - 3, 2)}  # the tables that this scan's components name
-            return JpegHeader(*frame, turn, position, all(firsts.get(table, 0) == 0 for table in used))
+            return JpegHeader(*frame, turn or 1, position, all(firsts.get(table, 0) == 0 for table in used))
     raise ImageError("is truncated (the JPEG file ends before its picture)")
 
 

@@ -173,7 +173,9 @@ def own(image: ImageSource) -> ImageSource:
         if isinstance(getattr(mine, "mode", None), str) and callable(getattr(mine, "copy", None)):
             copied: ImageSource = mine.copy()  # a PIL image, which keeps its mode and its palette
             return copied
-        array: Any = np.array(on_this_side(mine))
+        array: Any = np.asarray(
+            on_this_side(mine)
+        ).copy()  # np.array() leaves the copy to the object, which may forget it
     except Exception:  # noqa: BLE001  (of someone else's class; reading it says what is wrong with it)
         return image
     return array if array.dtype != object else image

@@ -460,6 +460,8 @@ def _jpeg(raw: bytes, page: Page, shape: tuple[int, int, int]) -> Array:
     stream = with_tables(page.tables, raw, ycc=colours == 6)
     header = read_header(stream)
     check_scans(stream, header)
+    if header.components not in (1, 3):
+        raise ImageError(f"is a TIFF file of JPEG with {header.components} channels; expected 1 or 3: save it again")
     if (header.height, header.width, header.components) != shape:
         raise ImageError("is damaged (a JPEG strip or tile of the TIFF file has another size than it should)")
     return decoded(stream, header)

@@ -149,7 +149,9 @@ class ModelFile:
             if about.st_size > MAX_FILE_BYTES:
                 raise self._bad(f"has {about.st_size:,} bytes; expected at most {MAX_FILE_BYTES:,}")
             with self.path.open("rb") as file:
-                return file.read(MAX_FILE_BYTES)
+                if file.peek(4)[:4] not in (b"PK\3\4", b""):  # before gigabytes of something else are read
+                    raise self._bad("is not a whole model file (it does not begin as one); fit or copy it again")
+                return file.read(about.st_size)  # not more: Python would first take the memory for it
         except FileNotFoundError as error:
             raise ModelFileError(f"{self.path}: no such file; expected a model written by 'patchbank fit'") from error
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL
