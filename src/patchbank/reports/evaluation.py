@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from patchbank.reports.both_sides import both_sides
+from patchbank.reports.distributions import Chart
 from patchbank.reports.html import write_page
 from patchbank.reports.inspection import InspectionReport, ReportRow, Seen, chart_of, pixel_threshold_of, sortable
 from patchbank.results.result import Result
@@ -53,6 +56,7 @@ class EvaluationReport(InspectionReport):
             created,
             figures={**self._counts(), **figures},
             chart=chart_of(self._seen, [], review),
+            sides=self._sides(review),
             kinds=[_kind(kind, rows, areas.get(kind)) for kind, rows in self._by_kind().items()],
             skipped=skipped,
             pixel_threshold=pixel_threshold_of(self._seen),
@@ -63,6 +67,13 @@ class EvaluationReport(InspectionReport):
 
     def _mistakes(self, kind: str, order: Callable[[Seen], float]) -> Any:
         return self._rows(sorted((row for row in self._seen if row.mistake == kind), key=order), in_order=True)
+
+    def _sides(self, review: float | None) -> Chart | None:
+        """Both sides of the threshold; None without one."""
+        rows = [row for row in self._seen if row.threshold is not None and math.isfinite(row.score)]
+        good, defective = ([row.score for row in rows if row.defective is of] for of in (False, True))
+        threshold = rows[0].threshold if rows else None
+        return None if threshold is None else both_sides(good, defective, threshold, review)
 
     def _by_kind(self) -> dict[str, list[Seen]]:
         """Good images first, then the kinds of defects as they came."""
