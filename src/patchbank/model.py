@@ -112,7 +112,7 @@ class PatchCore(FittedModel):
 
         Up to two more images than results are taken from the iterable. An array or PIL image is copied as it is taken,
         so that the iterable may hand out the same buffer again; those of a list or tuple are not copied, and must not
-        change before their results are there, nor must files.
+        change before their results are there.
         """
         return in_order(self._attempt, enumerate(taken(images)))
 
