@@ -298,7 +298,7 @@ def test_netpbm_says_what_white_is(tmp_path):
         b"P5\n# camera\n10 8\n100\n" + values.tobytes(),
         f"P2 10\n8 # size\n100\n{text}".encode(),
         b"P6 10 8 100 " + np.repeat(values[:, :, None], 3, 2).tobytes(),
-        b"P5 10 8 1000 " + (values * np.uint16(10)).astype(">u2").tobytes(),
+        b"P5 10 8 1000 " + (values.astype(np.uint16) * 10).astype(">u2").tobytes(),
     ):
         (tmp_path / "a").write_bytes(data)
         np.testing.assert_allclose(read_image(tmp_path / "a")[:, :, 1], values * 2.55, rtol=1e-5)

@@ -243,3 +243,19 @@ def test_onnx_runtime_leaves_nothing_in_the_home_and_users_may_let_it(tmp_path: 
         assert done.stdout.strip() == (chosen or "1"), done.stderr
         if chosen is None:
             assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("strides", [[0, 2], [2, -1]])
+def test_a_window_that_does_not_move_is_refused(strides):
+    """Found by the fuzzer: ONNX Runtime 1.25 divides by it, and the process ends."""
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 2, 2], [0.0] * 48)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["out"], strides=strides)],
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 4, "h", "w"])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    with pytest.raises(BackboneError, match="strides"):
+        check_plain(model.SerializeToString(), 64)

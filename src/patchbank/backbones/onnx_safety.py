@@ -243,6 +243,12 @@ def check_plain(onnx: bytes, side: int) -> None:
     if len(graph.get("node", [])) > MAX_NODES:
         raise _refused(f"it has {len(graph['node'])} operators, more than {MAX_NODES}")
     nodes = [_node(each) for each in graph.get("node", [])]
+    for node in nodes:
+        for name in ("strides", "dilations", "kernel_shape", "group"):
+            if any(value < 1 for value in node.ints.get(name, [])):  # older runtimes divide by it
+                raise BackboneError(
+                    f"damaged ONNX file: {node.op} with {name} {list(node.ints[name])}, expected over 0"
+                )
     tensors = {_text(each, "name"): _dims(each) for each in graph.get("initializer", [])}
     entries = {_text(each, "name"): _entry(each, side) for each in graph.get("input", [])}
     sizes = {name: shape for name, shape in entries.items() if name not in tensors}

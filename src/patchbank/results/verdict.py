@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+_ROUNDING = 1e-9  # of shares: 3 of 30 images are 10 %
+
 
 class Verdict(StrEnum):
     """OK: proven ordinary. REVIEW: a person decides. NG: not good. ERROR: there is no result; treat it as NG."""
@@ -57,7 +59,7 @@ def decide(
         return Decision(Verdict.NG, f"{reason}; {strange}" if strange else reason)
     if strange:
         return Decision(Verdict.REVIEW, strange)
-    if not p_value > review_rate:
+    if review_rate and not p_value > review_rate + _ROUNDING:
         limit = f"{100 * review_rate:g} %"
         return Decision(Verdict.REVIEW, f"only {_share(p_value)} of good images look this odd (review from {limit})")
     return Decision(Verdict.OK, f"{_share(p_value)} of good images look this odd")
