@@ -59,7 +59,7 @@ def decide(
         return Decision(Verdict.NG, f"{reason}; {strange}" if strange else reason)
     if strange:
         return Decision(Verdict.REVIEW, strange)
-    if review_rate and not p_value > review_rate + _ROUNDING:
+    if not p_value > (review_rate and review_rate + _ROUNDING):
         limit = f"{100 * review_rate:g} %"
         return Decision(Verdict.REVIEW, f"only {_share(p_value)} of good images look this odd (review from {limit})")
     return Decision(Verdict.OK, f"{_share(p_value)} of good images look this odd")
