@@ -458,3 +458,20 @@ def test_the_fake_backbone_is_local_and_seeded(rng: np.random.Generator) -> None
         assert changed_at.tolist() == [[40 // layer.stride, 20 // layer.stride]]
     assert not np.array_equal(FakeBackbone(seed=1).features(image)[0], FakeBackbone().features(image)[0])
     assert FakeBackbone().to_onnx() == FakeBackbone().to_onnx()
+
+
+def test_a_size_whose_name_is_no_text_is_a_damaged_file():
+    """Found by the fuzzer: the runtime hands names on as they are."""
+    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [4, 3, 2, 2], [0.0] * 48)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "w"], ["out"], strides=[2, 2])],
+        "g",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, ["batch", 4, "abcde", "w2"])],
+        [weight],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    data = model.SerializeToString().replace(b"abcde", b"abc\xab\xac")
+    info = BackboneInfo("any", (Layer("out", 4, 2),), (0.0,) * 3, (1.0,) * 3, "none", "mean")
+    with pytest.raises(BackboneError, match=r"damaged ONNX file|UTF-8"):
+        OnnxBackbone(data, info)

@@ -12,7 +12,7 @@ import numpy as np
 from patchbank.arrays import Array
 from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD, BackboneInfo, Layer
 from patchbank.backbones.onnx_safety import check_plain, read_model
-from patchbank.backbones.session import check_input, make_session, read_onnx
+from patchbank.backbones.session import check_input, make_session, names_as_text, read_onnx
 from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
@@ -129,8 +129,9 @@ def _inputs(node: Any) -> set[str]:
 def _probe(onnx: bytes, names: tuple[str, ...], skip_others: bool) -> list[Layer]:
     """Runs the network on noise of two sizes and tells channels and strides from the shapes."""
     session = make_session(onnx, Runtime())
-    check_input(session)
-    entry = session.get_inputs()[0]
+    with names_as_text():
+        check_input(session)
+        entry = session.get_inputs()[0]
     fixed = [side if isinstance(side, int) else None for side in entry.shape[2:]]
     small, large = [[side or size for side in fixed] for size in _PROBE_SIZES]
     first = _run(session, entry.name, small, names)

@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import weakref
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,9 @@ class OnnxBackbone:
         self._renewing = threading.Lock()
         session = self._session
         self._provider: str = session.get_providers()[0]
-        check_input(session)
-        _check_outputs(session, info)
+        with names_as_text():
+            check_input(session)
+            _check_outputs(session, info)
         entry = session.get_inputs()[0]
         self._input: str = entry.name
         self._size = tuple(entry.shape[2:])  # numbers where the graph fixes them
@@ -216,6 +218,16 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def names_as_text() -> Iterator[None]:
+    """What the session says of its inputs and outputs is read inside: BackboneError for names that are no UTF-8, which
+    the runtime hands on as they are."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise BackboneError("damaged ONNX file: expected names in UTF-8") from error
 
 
 def check_input(session: Any) -> None:
