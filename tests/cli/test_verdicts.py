@@ -84,7 +84,7 @@ def test_fit_shows_both_sides(parts, tmp_path):
     assert "29.png: score " in result.stderr  # the suspect is named, and is none that sets it
     assert "29.png" not in model.calibration.setters
     # 1 of 30 is over each row's threshold, the suspect: beside "at most 1 %" a reader must know where it comes from
-    assert lines[7] == "over it: of all held-out images, the image that looks defective among them"
+    assert lines[7] == "over it: of all held-out images, the suspected outlier among them"
 
 
 def test_a_fit_stands_though_nothing_could_be_planted(parts, tmp_path, monkeypatch):

@@ -181,6 +181,8 @@ def _print(found: Drift, readings: Sequence[Reading]) -> None:
     from patchbank.reports.stream import BLOCKS, PLAIN, text_chart
 
     drift, style = ("DRIFT", "bold red") if found.found else ("no drift", "green")
+    if found.flagged.found and not found.found:
+        drift, style = "no drift, but more images are flagged than good parts explain", "yellow"
     say_parts((f"{counted(found.images, 'image')}: ", ""), (drift, style))
     outside: dict[str, int] = {}
     for shift in found.tests:

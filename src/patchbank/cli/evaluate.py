@@ -69,6 +69,7 @@ def register(app: typer.Typer) -> None:
             for name in KEYS:
                 say(f"{name:<17} {show(values[name])}")
             say_verdicts(evaluation.verdicts)
+            note("miss_rate counts the defective images that are not NG, those to be reviewed too")
         for name, of_them in (("good", GOOD_MISSING), ("defective", "no misses and no AUROC can be measured")):
             if not any(evaluation.verdicts[name].values()):
                 note(f"there is no {name} test image: {of_them}")

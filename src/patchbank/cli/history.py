@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
         size = f"{found.before.size} -> {found.after.size}"
         say(f"vectors    {size} ({found.vectors_added} came, {found.vectors_removed} left)")
         say(f"threshold  {arrow(found.before.threshold, found.after.threshold)}")
-        say(f"pixels     {arrow(found.before.pixel_threshold, found.after.pixel_threshold)}")
+        say(f"pixel threshold {arrow(found.before.pixel_threshold, found.after.pixel_threshold)}")
         say(f"scores     {MEANING[found.after.calibrated]}")
         for line in sides(found):
             say(line)
@@ -82,7 +82,7 @@ def arrow(before: float | None, after: float | None) -> str:
 def sides(diff: Diff) -> list[str]:
     """How many calibration images changed sides of the threshold, and which."""
     changes = diff.changed_sides
-    lines = [f"sides      {counted(len(changes), 'calibration image')} changed sides of the threshold"]
+    lines = [f"verdicts   {counted(len(changes), 'calibration image')} changed sides of the threshold"]
     for change in changes:
         way = "over it now" if change.over_after else "no longer over it"
         lines.append(f"  {change.image}: {way}, score {arrow(change.before, change.after)}")

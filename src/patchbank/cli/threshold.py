@@ -301,8 +301,10 @@ def _say_passing(calibration: Calibration, scores: dict[str, FloatArray | None])
     above = calibration.review_above
     if above is None:
         say("review: none for an odd score" + ("" if calibration.review_rate == 0 else "; too few images support it"))
+    elif above >= calibration.threshold:
+        say("review: none, because all scores that are so odd are over the threshold: they are NG")
     else:
-        say(f"review: {percent(calibration.review_rate)} of good images, over {min(above, calibration.threshold):.4f}")
+        say(f"review: {percent(calibration.review_rate)} of good images, over {above:.4f}")
     for name, what in (("labelled", "labelled defects"), ("planted", "planted defects")):
         if (found := scores.get(name)) is not None and len(found):
             say(f"{what} that come out OK: {passing(calibration, found)} of {len(found)}")
@@ -358,5 +360,5 @@ def _say_rows(rows: Sequence[Choice], now: Calibration, wanted: Calibration) -> 
             values += f"  {row.planted!s:>19}"
         say(f"{mark:2}{rate:>9}  {values}  {'supported' if support.satisfied else needs}")
     if suspects := wanted.bounds.suspects:
-        whose = "the image that looks" if suspects == 1 else f"the {suspects:,} images that look"
-        say(f"over it: of all held-out images, {whose} defective among them")
+        whose = "the suspected outlier" if suspects == 1 else f"the {suspects:,} suspected outliers"
+        say(f"over it: of all held-out images, {whose} among them")

@@ -154,7 +154,7 @@ def _report(path: str, model: PatchCore, as_json: bool) -> None:
         if model.calibration:
             promise = _promise(model.calibration, version)
             say(f"threshold  {arrow(before.threshold, version.threshold)} ({promise})")
-            say(f"pixels     {arrow(before.pixel_threshold, version.pixel_threshold)}")
+            say(f"pixel threshold {arrow(before.pixel_threshold, version.pixel_threshold)}")
             for line in sides(diff):
                 say(line)
     _warn(model)
