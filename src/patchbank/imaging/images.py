@@ -161,7 +161,7 @@ def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) ->
         array = array[:, :, :-1]
     values = _to_255(array, format.white, ours)
     if not wanted:
-        return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
+        return _as_colour(values)
     filled = np.minimum(np.arange(-(-channels // 3) * 3), channels - 1)  # 4 channels: 0 1 2, 3 3 3
     return np.ascontiguousarray(values[:, :, filled])  # (H, W, C) -> (H, W, 3 G)
 
@@ -242,6 +242,15 @@ def _marked(values: Array, lossy: bool, ground_truth: bool) -> BoolArray:
     if alpha is not None and ((alpha > alpha.max() / 2) != marked).any():
         raise ImageError("expected a mask that is in the colours or in the alpha channel; it is another one in each")
     return marked
+
+
+def _as_colour(values: Array) -> Array:
+    """(H, W, 1 or 3) -> (H, W, 3), contiguous: grey is repeated."""
+    if values.shape[2] == 1 and values.dtype in (np.uint8, np.float32):
+        import cv2
+
+        return cv2.cvtColor(np.ascontiguousarray(values), cv2.COLOR_GRAY2RGB)  # a tenth of NumPy's time
+    return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
 def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int) -> tuple[int, int]:
