@@ -42,8 +42,8 @@ def option(
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What an image's numbers mean. channels: 0 = colour or grey, n = that many channels of equal standing, none of
-    them alpha. white: the value of full brightness, None = the type's own. accept_damaged: take what a decoder warns
+    """Holds what an image's numbers mean. channels: 0 = colour or grey, n = that many channels of equal standing, none
+    of them alpha. white: the value of full brightness, None = the type's own. accept_damaged: take what a decoder warns
     about. channel_order: "rgb" or "bgr", of arrays and NPY files, which do not say it themselves."""
 
     channels: int = 0
@@ -55,7 +55,7 @@ class ImageFormat:
 @names_checked
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a model is made of. Immutable; `dataclasses.replace` makes a changed copy.
+    """The options that a model is made with. Immutable; `dataclasses.replace` makes a changed copy.
 
     Raises ConfigError for an unknown or impossible value. Unset values (`None`, `"auto"`, an empty tuple) are filled in
     by the backbone when a model is fitted; `PatchCore.config` shows the result.
@@ -296,7 +296,7 @@ class Config:
 
     @property
     def image_format(self) -> ImageFormat:
-        """What the images' numbers mean."""
+        """Returns what the images' numbers mean."""
         return ImageFormat(self.channels, self.white, self.accept_damaged, self.channel_order)
 
     def to_dict(self) -> dict[str, Any]:
@@ -325,7 +325,8 @@ class Config:
 @names_checked
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How this machine runs a model: never stored in the model file, and of no influence on which options it has."""
+    """Says how this machine runs a model: never stored in the model file, and of no influence on which options it
+    has."""
 
     device: str = option(
         "cpu",

@@ -134,15 +134,15 @@ class PatchCore(FittedModel):
 
     @cached_property
     def made_by(self) -> MadeBy:
-        """What results say of the model that made them: its file's digest, its version, the software's. The digest is
-        that of the file that was loaded, or of the file that `save` writes."""
+        """Returns what results say of the model that made them: its file's digest, its version, the software's. The
+        digest is that of the file that was loaded, or of the file that `save` writes."""
         return self._made_by(contents.sha256(self))
 
     def _made_by(self, digest: str) -> MadeBy:
         return MadeBy(digest, self.versions[-1].number, __version__)
 
     def explain(self, result: Result, *, regions: int = 5, neighbours: int = 3, colours: str = "orange") -> Explanation:
-        """Why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
+        """Says why one of this model's results is as it is: for each of the regions with the highest peaks (or the most
         anomalous patch, if there are none) the nearest normal patches, and how far normal patches are from the bank.
         colours: the heat map's scale, 'orange' or 'blue'.
 
@@ -227,8 +227,8 @@ class PatchCore(FittedModel):
         return rolled_back(self, to, Reason(time or _now(), author, note))
 
     def diff(self, before: int | None = None, after: int | None = None) -> Diff:
-        """What differs between two versions; None: the present one, and the one before. Raises ConfigError for a
-        version that there is not."""
+        """Returns what differs between two versions; None: the present one, and the one before. Raises ConfigError for
+        a version that there is not."""
         last = len(self.versions) if after is None else after
         return difference(self, last - 1 if before is None else before, last)
 

@@ -35,7 +35,7 @@ def build_graph(row: ZooRow, layers: tuple[Layer, ...], weights: Weights) -> byt
 
 
 def describe(row: ZooRow, layers: tuple[Layer, ...]) -> BackboneInfo:
-    """What a model is told about a zoo network of which it uses `layers`."""
+    """Returns what a model is told about a zoo network of which it uses `layers`."""
     return BackboneInfo(row.name, layers, row.mean, row.std, row.licence, row.embedding)
 
 
@@ -64,8 +64,8 @@ def locate(row: ZooRow, given: str | None = None) -> Path:
 
 
 def expected_path(row: ZooRow) -> Path | None:
-    """Where the row's checkpoint is looked for; None where the package that holds it is not installed, or no cache is
-    known."""
+    """Returns where the row's checkpoint is looked for; None where the package that holds it is not installed, or no
+    cache is known."""
     if isinstance(row.weights, DownloadedWeights):
         cache = cache_dir()
         return cache / row.weights.file if cache else None

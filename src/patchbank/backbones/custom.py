@@ -117,7 +117,7 @@ def _cut(model: Any, names: tuple[str, ...]) -> bytes:
 
 
 def _inputs(node: Any) -> set[str]:
-    """What a node reads, its subgraphs (If, Loop, Scan) included."""
+    """Returns what a node reads, its subgraphs (If, Loop, Scan) included."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):

@@ -341,7 +341,7 @@ def _padded(shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def _windows(node: Node, inputs: Sequence[Shape]) -> list[int]:
-    """How often a kernel fits into each side."""
+    """Returns how often a kernel fits into each side."""
     sides, n = inputs[0][2:], len(inputs[0]) - 2
     kernel = inputs[1][2:] if node.op == "Conv" else node.ints["kernel_shape"]
     strides, dilations = (node.ints.get(name, [1] * n) for name in ("strides", "dilations"))

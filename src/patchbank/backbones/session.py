@@ -100,7 +100,7 @@ class OnnxBackbone:
 
     @property
     def runtime(self) -> Runtime:
-        """Where and how it runs."""
+        """Returns where and how it runs."""
         return self._runtime
 
     @property
@@ -214,7 +214,7 @@ def _load_cuda(onnxruntime: Any) -> None:
 
 
 def available_cpus() -> int:
-    """How many processors this process may use (less than the machine has, under taskset or in a container)."""
+    """Returns how many processors this process may use (less than the machine has, under taskset or in a container)."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
@@ -222,8 +222,8 @@ def available_cpus() -> int:
 
 @contextlib.contextmanager
 def names_as_text() -> Iterator[None]:
-    """What the session says of its inputs and outputs is read inside: BackboneError for names that are no UTF-8, which
-    the runtime hands on as they are."""
+    """Holds the names that a session gives its inputs and outputs to UTF-8; the runtime hands them on as they are.
+    Raises BackboneError."""
     try:
         yield
     except UnicodeDecodeError as error:

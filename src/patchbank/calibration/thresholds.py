@@ -91,7 +91,7 @@ class Bounds:
 
     @property
     def sentence(self) -> str:
-        """What it means for the threshold that some images look defective."""
+        """Returns what it means for the threshold that some images look defective."""
         them = "image that looks defective does" if self.suspects == 1 else "images that look defective do"
         return f"{self.suspects:,} {them} not set the threshold; false alarms: {self}"
 
@@ -173,8 +173,8 @@ class Calibration:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """What the threshold is worth: the share of good images that may be over it at most, whatever the suspects
-        are."""
+        """Returns what the threshold is worth: the share of good images that may be over it at most, whatever the
+        suspects are."""
         n = int(self.counted.sum())
         over = n - (rank(n, self.max_false_alarms, self.confidence) or n)  # by rank: ties only help
         left_out = len(self.images) - n

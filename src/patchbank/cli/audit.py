@@ -79,8 +79,8 @@ def _is_model(source: str) -> bool:
 
 
 def _commands(found: Audit, source: str) -> list[tuple[str, str]]:
-    """What may be done about odd images: (what it does, command line to copy). Names that a terminal must not see are
-    not offered."""
+    """Returns what may be done about odd images: (what it does, command line to copy). Names that a terminal must not
+    see are not offered."""
     odd: list[str] = []
     for image in found.odd:
         twins = {oddity.other for oddity in image.oddities if oddity.kind == "duplicate"}

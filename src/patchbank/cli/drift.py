@@ -126,7 +126,8 @@ def _test_as_json(shift: Shift, readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def _outside(shift: Shift, readings: Sequence[Reading]) -> list[tuple[str, int]]:
-    """Which measures of the image check lie outside in the images that show the shift, and in how many, most first."""
+    """Returns which measures of the image check lie outside in the images that show the shift, and in how many, most
+    first."""
     return Counter(name for n in shift.showing for name in readings[n].outside).most_common()
 
 
@@ -136,7 +137,7 @@ def _question(shift: Shift) -> str:
 
 
 def _place(shift: Shift, readings: Sequence[Reading]) -> str:
-    """Where the shift lies, in words; empty without one."""
+    """Returns where the shift lies, in words; empty without one."""
     if shift.start is None or shift.stop is None or shift.detected is None:
         return ""
     first, last, alarm = (readings[n] for n in (shift.start, shift.stop - 1, shift.detected))

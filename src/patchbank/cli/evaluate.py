@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _adder(page: EvaluationReport, root: Path) -> Callable[[Sample, Result], None]:
-    """What puts each image on the page, under its path below the data set's folder."""
+    """Returns what puts each image on the page, under its path below the data set's folder."""
 
     def add(sample: Sample, result: Result) -> None:
         path = sample.path

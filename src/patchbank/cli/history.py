@@ -80,7 +80,7 @@ def arrow(before: float | None, after: float | None) -> str:
 
 
 def sides(diff: Diff) -> list[str]:
-    """How many calibration images changed sides of the threshold, and which."""
+    """Returns how many calibration images changed sides of the threshold, and which."""
     changes = diff.changed_sides
     lines = [f"verdicts   {counted(len(changes), 'calibration image')} changed sides of the threshold"]
     for change in changes:

@@ -196,7 +196,7 @@ def check_page(path: str) -> None:
 
 
 def debugging() -> bool:
-    """Whether the command was called with --debug."""
+    """Says whether the command was called with --debug."""
     return _debug.get()
 
 

@@ -192,7 +192,7 @@ class OutputFolder:
         return failed
 
     def _explanation(self, result: Result, flagged: bool) -> ExplanationFacts | None:
-        """Why the image was flagged, for the first ones."""
+        """Says why the image was flagged, for the first ones."""
         if not flagged or self._explained == MOST_EXPLAINED:
             return None
         self._explained += 1

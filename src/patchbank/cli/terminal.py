@@ -93,7 +93,7 @@ def line_width(otherwise: int = 80) -> int:
 
 
 def can_show(text: str) -> bool:
-    """Whether the encoding of stdout has all of these signs."""
+    """Says whether the encoding of stdout has all of these signs."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):

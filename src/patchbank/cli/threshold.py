@@ -276,7 +276,7 @@ def _rows(wanted: Calibration, *, labelled: FloatArray | None, planted: FloatArr
 
 
 def _further(wanted: Calibration, scores: dict[str, FloatArray | None]) -> dict[str, Any]:
-    """What JSON says beside the rows: of the threshold that was asked for."""
+    """Returns what JSON says beside the rows: of the threshold that was asked for."""
     from patchbank.evaluation.tradeoff import passing
 
     told: dict[str, Any] = {

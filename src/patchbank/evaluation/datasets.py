@@ -336,7 +336,7 @@ def _is_good(folder: Path) -> bool:
 
 
 def _is_visa(folder: Path) -> bool:
-    """Whether a folder is a category of VisA, or holds them and is for a message that says so."""
+    """Says whether a folder is a category of VisA, or holds them and is for a message that says so."""
     return (folder / "Data" / "Images").is_dir() or (folder / _VISA_LIST).is_file()
 
 

@@ -127,7 +127,7 @@ class Evaluation:
 
     @property
     def verdicts(self) -> dict[str, dict[str, Any]]:
-        """How many images got which verdict: {"good": {"ok": n, "review": n, "ng": n}, "defective": {...},
+        """Returns how many images got which verdict: {"good": {"ok": n, "review": n, "ng": n}, "defective": {...},
         "kinds": {KIND: {...}}}."""
         bad = [row for row in self.rows if row.defective]
         return {
@@ -269,7 +269,7 @@ def _kind(kind: str, good: Sequence[Row], bad: Sequence[Row]) -> Kind:
 
 
 def _counts(rows: Iterable[Row]) -> dict[str, int]:
-    """How many images got which verdict. A verdict that is none of the three would be a KeyError."""
+    """Returns how many images got which verdict. A verdict that is none of the three would be a KeyError."""
     counts = dict.fromkeys(VERDICTS, 0)
     for row in rows:
         counts[row.verdict] += 1

@@ -108,7 +108,7 @@ def _missed(scores: FloatArray | None, threshold: float) -> Missed | None:
 
 
 def passing(calibration: Calibration, scores: FloatArray) -> int:
-    """How many of these (m,) image scores come out OK: neither over the threshold nor to be reviewed."""
+    """Returns how many of these (m,) image scores come out OK: neither over the threshold nor to be reviewed."""
     decisions = (
         decide(score, calibration.threshold, calibration.p_value(score), review_rate=calibration.review_rate)
         for score in scores.tolist()
@@ -142,7 +142,7 @@ def cheapest(options: Sequence[Choice], miss: float, false_alarm: float, defect_
 
 
 def cost(each: Choice, miss: float, false_alarm: float, defect_rate: float) -> float:
-    """What an image costs on average, in the unit of the two costs."""
+    """Returns what an image costs on average, in the unit of the two costs."""
     misses = each.labelled.share if each.labelled else 0.0
     return defect_rate * misses * miss + (1 - defect_rate) * each.false_alarms * false_alarm
 

@@ -39,7 +39,7 @@ def outline(region: Region) -> list[tuple[int, int]]:
 
 
 def _ahead(inside: BoolArray, corner: tuple[int, int], heading: int) -> tuple[bool, bool]:
-    """Whether the pixels ahead of a corner, at the left and at the right hand, are of the region."""
+    """Says whether the pixels ahead of a corner, at the left and at the right hand, are of the region."""
     x, y = corner
     pixels = {
         0: ((y - 1, x), (y, x)),

@@ -132,7 +132,8 @@ class Net:
         return True
 
     def _joining(self, fresh: FloatArray, distances: FloatArray, room: int) -> IndexArray | None:
-        """Which of the new patches join the net, sorted; None if they are more than `room`. distances: to the net."""
+        """Returns which of the new patches join the net, sorted; None if they are more than `room`. distances: to the
+        net."""
         if len(distances) <= room:
             return np.arange(len(distances))
         if room < 1:
@@ -155,7 +156,7 @@ class Net:
 
 
 class ImageFacts:
-    """What is remembered of every image: grids (h, w), input sizes (H', W') and looks, in order."""
+    """Holds what is remembered of every image: grids (h, w), input sizes (H', W') and looks, in order."""
 
     def __init__(self) -> None:
         self.grids: list[tuple[int, int]] = []

@@ -42,7 +42,7 @@ _LARGEST_PICTURE = 4 << 30  # bytes of a picture's file that are compared; its s
 
 
 class Checkpoint:
-    """Where a fit keeps its state, and whose state it is. images: paths, all that the fit learns."""
+    """Says where a fit keeps its state, and whose state it is. images: paths, all that the fit learns."""
 
     def __init__(self, path: Path, fingerprint: str, images: Sequence[Any], budget: int) -> None:
         self.path, self.fingerprint = path, fingerprint

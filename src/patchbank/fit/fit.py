@@ -79,9 +79,9 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What `fit` makes of the training images: the bank, its spares, a sample of the patches, the patches to calibrate
-    with, thumbnails, and what was left out. known: the usable images as `described` yielded them, in order, for a
-    further fit of some of them; None where the memory budget has no room for both."""
+    """Holds what `fit` makes of the training images: the bank, its spares, a sample of the patches, the patches to
+    calibrate with, thumbnails, and what was left out. known: the usable images as `described` yielded them, in order,
+    for a further fit of some of them; None where the memory budget has no room for both."""
 
     bank: MemoryBank
     spares: ArchivedVectors
@@ -94,8 +94,8 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a fit does with each image, and within which limits. embed: turns an image into its patches. budget: bytes
-    for all that grows with the number of images."""
+    """Holds what a fit does with each image, and within which limits. embed: turns an image into its patches. budget:
+    bytes for all that grows with the number of images."""
 
     config: Config
     embed: Callable[[Array], Patches]
@@ -161,9 +161,9 @@ def listed(images: Iterable[ImageSource]) -> Iterable[ImageSource]:
 
 @dataclass(eq=False)
 class _Run:
-    """How far a fit has come. picture_bytes: what thumbnails may take. unnamed: the places in `names` of images that
-    have no path; a fit with a checkpoint has none. met: the images' names, and whether they were
-    given (`Named`)."""
+    """Says how far a fit has come. picture_bytes: what thumbnails may take. unnamed: the places in `names` of images
+    that have no path; a fit with a checkpoint has none. met: the images' names, and whether they were given
+    (`Named`)."""
 
     stream: PatchStream
     picture_bytes: int
@@ -205,7 +205,7 @@ class _Run:
         return reduced
 
     def finish(self, images: Iterable[ImageSource]) -> Training:
-        """What has been made of all images. The run must not be used afterwards."""
+        """Returns what has been made of all images. The run must not be used afterwards."""
         stream, config = self.stream, self.stream.config
         known = self._known(list(images)) if config.drop_outliers else None
         sample = stream.sample()
@@ -271,8 +271,8 @@ def with_expected(bank: MemoryBank, searcher: Searcher, sample: Sample | None, p
 
 
 def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
-    """Which images, by number, are set aside for calibration: an exact share of `total`, or by chance where it is
-    unknown."""
+    """Returns which images, by number, are set aside for calibration: an exact share of `total`, or by chance where it
+    is unknown."""
     if config.calibration != "holdout":
         return lambda _: False
     rng = np.random.default_rng(config.seed)

@@ -28,7 +28,7 @@ def copies(measures: npt.NDArray[np.floating], names: Sequence[str]) -> list[tup
 
 
 def doubts(model: FittedModel) -> Iterator[str]:
-    """What makes the whole fit doubtful: too few training images, or copies among them. One warning a line."""
+    """Returns what makes the whole fit doubtful: too few training images, or copies among them. One warning a line."""
     calibration, scene, n = model.calibration, model.scene, len(model.bank.images)
     if n < FEW:
         yield (

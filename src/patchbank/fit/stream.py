@@ -37,14 +37,16 @@ _ROW_OVERHEAD = 64  # bytes a patch, beside its features and their projection: p
 
 @dataclass(frozen=True)
 class Limits:
-    """How the memory budget, in bytes, is shared out. dims: of a patch's features. expected: images, 0 if unknown."""
+    """Says how the memory budget, in bytes, is shared out. dims: of a patch's features. expected: images, 0 if
+    unknown."""
 
     config: Config
     budget: int
     expected: int
 
     def buffer(self, dims: int, patches: int) -> int:
-        """How many patches the buffer may hold at first, of images of so many. Raises ConfigError for too few."""
+        """Returns how many patches the buffer may hold at first, of images of so many. Raises ConfigError for too
+        few."""
         capacity = self.rows(dims, projected=True)
         if self.expected * patches > capacity:
             capacity = self.rows(dims, projected=False)
@@ -54,7 +56,7 @@ class Limits:
         return capacity
 
     def rows(self, dims: int, *, projected: bool) -> int:
-        """How many patches the buffer may hold, if they are projected to be sampled, or if not."""
+        """Returns how many patches the buffer may hold, if they are projected to be sampled, or if not."""
         config = self.config
         if projected and config.sampler == "approx_greedy_coreset":
             dims += config.projection_dim
@@ -65,23 +67,23 @@ class Limits:
         return int(share * self.budget / (copies * (4 * dims + _ROW_OVERHEAD)))
 
     def images(self, dims: int, patches: int) -> int:
-        """How many images of so many patches are kept to calibrate with, beyond one chunk."""
+        """Returns how many images of so many patches are kept to calibrate with, beyond one chunk."""
         return max(2, min(CALIBRATION_IMAGES, int(CALIBRATION_SHARE * self.budget / (4 * dims * patches))))
 
     def sample(self, dims: int) -> int:
-        """How many patches the expected distances are learned from."""
+        """Returns how many patches the expected distances are learned from."""
         return max(2, min(SAMPLE, int(SAMPLE_SHARE * self.budget / (8 * dims))))
 
     def net(self, seen: int, images: int, capacity: int) -> int:
-        """How many patches the net may hold, after so many of so many images: a multiple of the final coreset, as far
-        as that can be foreseen."""
+        """Returns how many patches the net may hold, after so many of so many images: a multiple of the final coreset,
+        as far as that can be foreseen."""
         foreseen = seen * max(1.0, self.expected / images) if self.expected else 8 * seen
         wanted = NET_FACTOR * coreset.coreset_size(int(foreseen), self.config)
         return max(2, min(wanted, int(NET_SHARE * capacity)))
 
     def bank(self, seen: int, half: int | None) -> int:
-        """How many vectors the bank gets. half: of what the buffer holds, if it was full. Raises ConfigError if the
-        budget cannot hold that many."""
+        """Returns how many vectors the bank gets. half: of what the buffer holds, if it was full. Raises ConfigError if
+        the budget cannot hold that many."""
         size = coreset.coreset_size(seen, self.config) if self.config.sampler != "identity" else seen
         if half is not None and size > half:
             raise ConfigError(
@@ -232,8 +234,8 @@ class PatchStream:
             buffer.grow(buffer.capacity)
 
     def _sampling(self, size: int) -> Config:
-        """How the bank is sampled. What is left of several chunks is few enough for exact k-center, which makes up for
-        part of what was dropped, and needs no memory for projections."""
+        """Returns how the bank is sampled. What is left of several chunks is few enough for exact k-center, which makes
+        up for part of what was dropped, and needs no memory for projections."""
         if self.config.sampler == "identity":
             return self.config
         chunked = self.chunks > 0 or self.buffer.used > self._limits.rows(self._first[1], projected=True)

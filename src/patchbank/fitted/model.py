@@ -24,7 +24,7 @@ from patchbank.util.wording import brief
 
 @dataclass(frozen=True, eq=False)
 class FittedModel:
-    """What a fit has learned. It does not change.
+    """Holds what a fit has learned. It does not change.
 
     config: all options, with the backbone's choices filled in. bank: the memory bank. searcher: holds the bank's
     vectors. calibration: held-out normal scores, or None. history: the bank's versions, and the vectors that are not in
@@ -89,7 +89,7 @@ class FittedModel:
         return tuple(self.bank.images[n] for n in np.unique(self.bank.image).tolist() if n not in self.thumbnails)
 
     def state(self, number: int) -> State:
-        """What version `number` consists of. Raises ConfigError for a version that there is not."""
+        """Returns what version `number` consists of. Raises ConfigError for a version that there is not."""
         if not 1 <= number <= len(self.versions):
             raise ConfigError(
                 f"version: expected 1 to {len(self.versions)}; got {number} (patchbank history lists them)"

@@ -110,7 +110,7 @@ class Version:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a version consists of. members: (M,) int32, its vectors' numbers: the present bank's first, then the
+    """Holds what a version consists of. members: (M,) int32, its vectors' numbers: the present bank's first, then the
     reserve's. calibration, normal, scene: as in `PatchCore`."""
 
     members: IntArray

@@ -101,7 +101,8 @@ def _font() -> Any:
 
 
 def _printable(words: str) -> str:
-    """What may be handed to OpenCV, which crashes on half a surrogate pair: a file name that is no UTF-8 has some."""
+    """Returns what may be handed to OpenCV, which crashes on half a surrogate pair: a file name that is no UTF-8 has
+    some."""
     return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
@@ -110,5 +111,5 @@ def _hershey(size: int, weight: int) -> tuple[float, int]:
 
 
 def _plain(words: str) -> str:
-    """What a stroke font can draw."""
+    """Returns what a stroke font can draw."""
     return words.replace("×", "x").replace("·", "-").replace("≥", ">=").encode("ascii", "replace").decode()

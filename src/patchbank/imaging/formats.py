@@ -91,8 +91,8 @@ def known_formats() -> str:
 
 
 def max_pixels() -> int:
-    """How many pixels of 8 bits an image may have: MAX_PIXELS, or what the environment variable says. ConfigError for
-    one that is no number."""
+    """Returns how many pixels of 8 bits an image may have: MAX_PIXELS, or what the environment variable says.
+    ConfigError for one that is no number."""
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return MAX_PIXELS
@@ -106,7 +106,7 @@ def max_pixels() -> int:
 
 
 def max_file_bytes() -> int:
-    """How large an image's file may be: what the largest picture takes without compression, and some room."""
+    """Returns how large an image's file may be: what the largest picture takes without compression, and some room."""
     return 4 * max_pixels() + 2**24
 
 

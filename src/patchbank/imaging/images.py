@@ -79,7 +79,7 @@ class Skipped:
 
 
 def reason_of(error: Exception, name: str = "") -> str:
-    """Why an image cannot be used, beginning with its name."""
+    """Says why an image cannot be used, beginning with its name."""
     if isinstance(error, PatchbankError):
         reason = str(error)
     else:
@@ -167,7 +167,7 @@ def to_rgb(array: Array, format: ImageFormat = COLOUR, *, ours: bool = False) ->
 
 
 def _advice(shape: tuple[int, ...]) -> str:
-    """What to do about an array that is no image of colours, to a message's end."""
+    """Returns what to do about an array that is no image of colours, to a message's end."""
     if len(shape) == 4:
         return ": give the images of a batch one by one, as a list"
     if len(shape) != 3:

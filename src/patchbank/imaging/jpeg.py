@@ -24,7 +24,7 @@ _HOLE = bytes(48)
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What stands before the first scan. turn: EXIF's orientation. scans: where the coded picture begins.
+    """Holds what stands before the first scan. turn: EXIF's orientation. scans: where the coded picture begins.
     zeros_are_flat: whether zeros may be a flat picture's code."""
 
     width: int
@@ -116,7 +116,8 @@ def check_scans(data: bytes, header: JpegHeader, accept_damaged: bool = False) -
 
 
 def _first_symbols(tables: bytes) -> dict[int, int]:
-    """What a code of zeros means in each of these Huffman tables for coefficients, by number; 0 is the block's end."""
+    """Returns what a code of zeros means in each of these Huffman tables for coefficients, by number; 0 is the block's
+    end."""
     position, found = 0, {}
     while position + 18 <= len(tables):
         if tables[position] >> 4 == 1:

@@ -43,7 +43,7 @@ COLOURS = tuple(_SCALES)
 
 
 class Outlined(Protocol):
-    """What drawing needs of a region: `patchbank.Region` has it."""
+    """The part of a region that drawing needs: `patchbank.Region` has it."""
 
     @property
     def contour(self) -> IntArray: ...

@@ -25,13 +25,13 @@ class BinaryFile(Protocol):
 
 
 class ArrayLike(Protocol):
-    """What NumPy makes an array of: tensors of PyTorch, arrays of JAX, ..."""
+    """An object that NumPy makes an array of: tensors of PyTorch, arrays of JAX, ..."""
 
     def __array__(self) -> Any: ...
 
 
 class ArrayInterface(Protocol):
-    """What NumPy makes an array of, in an older way: PIL images."""
+    """An object that NumPy makes an array of, in an older way: PIL images."""
 
     @property
     def __array_interface__(self) -> Any: ...
@@ -63,7 +63,8 @@ ImageSource: TypeAlias = Union[
 
 
 def name_of(source: ImageSource, number: int) -> str:
-    """What to call an image in messages and provenance: its name or path, or its place in the sequence (from 0)."""
+    """Returns what to call an image in messages and provenance: its name or path, or its place in the sequence (from
+    0)."""
     if isinstance(source, Named):
         return source.name
     return os.fspath(source) if is_path(source) else f"image {number}"
@@ -75,22 +76,22 @@ def unnamed(source: ImageSource) -> ImageSource:
 
 
 def is_path(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Whether an image is named by its file. Its name cannot tell: a file may be called 'image 1'."""
+    """Says whether an image is named by its file. Its name cannot tell: a file may be called 'image 1'."""
     return isinstance(source, (str, os.PathLike))
 
 
 def is_encoded(source: object) -> TypeGuard[bytes | bytearray | memoryview]:
-    """Whether an image comes as the bytes of its file. A memoryview of two or three dimensions is an array."""
+    """Says whether an image comes as the bytes of its file. A memoryview of two or three dimensions is an array."""
     return isinstance(source, (bytes, bytearray)) or (isinstance(source, memoryview) and source.ndim == 1)
 
 
 def is_open_file(source: object) -> TypeGuard[BinaryFile]:
-    """Whether an image comes as an open file."""
+    """Says whether an image comes as an open file."""
     return callable(getattr(source, "read", None)) and not is_path(source) and not hasattr(source, "__array__")
 
 
 def is_one_image(source: object) -> bool:
-    """Whether it is one image, although Python may take it for a sequence or an iterator (of bytes, of lines)."""
+    """Says whether it is one image, although Python may take it for a sequence or an iterator (of bytes, of lines)."""
     single = isinstance(source, (np.ndarray, Named, memoryview)) or is_path(source) or is_encoded(source)
     return single or is_open_file(source) or isinstance(getattr(source, "mode", None), str)
 
@@ -192,7 +193,8 @@ class _Unusable:
 
 
 def _loaded(load: Callable[[], Any]) -> Any:
-    """What `load` returns; ImageError for whatever it raises: PIL reads a file only when its pixels are asked for."""
+    """Returns what `load` returns; ImageError for whatever it raises: PIL reads a file only when its pixels are asked
+    for."""
     try:
         return load()
     except ImageError:

@@ -292,7 +292,7 @@ def _block(raw: bytes, page: Page, shape: tuple[int, int, int], full: int) -> Ar
 
 
 def _unpacked(raw: bytes, how: int, wanted: int, most: int) -> bytes:
-    """What a strip or tile holds: `wanted` bytes, or up to `most` where it is padded. ImageError for any other
+    """Returns what a strip or tile holds: `wanted` bytes, or up to `most` where it is padded. ImageError for any other
     number."""
     if how == 1:
         return raw

@@ -32,7 +32,7 @@ _MARGIN = 1.3  # the side of a region's surroundings, in multiples of the region
 
 
 class Explanation(ExplanationFacts):
-    """Why an image was judged as it was; made by `Result.explain` or `PatchCore.explain`. Its fields are those of
+    """Says why an image was judged as it was; made by `Result.explain` or `PatchCore.explain`. Its fields are those of
     `ExplanationFacts`."""
 
     def _repr_html_(self) -> str:

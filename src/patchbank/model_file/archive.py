@@ -57,7 +57,7 @@ def write(path: str | Path, manifest: Mapping[str, Any], entries: Mapping[str, b
 
 
 def file_bytes(manifest: Mapping[str, Any], entries: Mapping[str, bytes]) -> bytes:
-    """What `write` writes."""
+    """Returns what `write` writes."""
     file = io.BytesIO()
     _write(file, manifest, entries)
     return file.getvalue()
@@ -82,8 +82,8 @@ def _write(file: IO[bytes], manifest: Mapping[str, Any], entries: Mapping[str, b
 
 
 class ModelFile:
-    """What a model file holds. All of it is read into memory at once, and checksums are of the very bytes that are
-    used, so nothing that happens to the file later matters.
+    """Holds what a model file holds. All of it is read into memory at once, and checksums are of the very bytes that
+    are used, so nothing that happens to the file later matters.
 
     data: the file's bytes, where they are in memory already; the path then only names them. Raises ModelFileError if
     the file is missing, damaged, too new, or not a model file.
@@ -170,7 +170,7 @@ class ModelFile:
             raise self._bad(f"has a directory of {stated:,} bytes; expected at most {MAX_ENTRIES} entries")
 
     def _place(self, info: zipfile.ZipInfo, directory: int) -> tuple[int, int, int]:
-        """Where an entry's header starts, where its data starts, and where that ends."""
+        """Returns where an entry's header starts, where its data starts, and where that ends."""
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 0x1:
             raise self._bad(f"entry {info.filename!r} is compressed or encrypted; expected stored entries")
         if info.filename != MANIFEST and not _ENTRY_NAME.fullmatch(info.filename):

@@ -89,7 +89,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What a file holds, read once and checked; its network is not started yet."""
+    """Holds what a file holds, read once and checked; its network is not started yet."""
 
     file: archive.ModelFile
     config: Config
@@ -176,7 +176,7 @@ def _check_work(path: str | Path, stored: Stored) -> None:
 
 
 def needs_trust(model: FittedModel) -> str | None:
-    """Why the model's file will load with `Runtime.trusted` only; None if it loads as it is."""
+    """Says why the model's file will load with `Runtime.trusted` only; None if it loads as it is."""
     try:
         schema.check_work(model.config, model.backbone.info, (len(model.bank), model.bank.vectors.shape[1]))
         check_plain(model.backbone.to_onnx(), _side(model.config))
@@ -191,7 +191,7 @@ def _side(config: Config) -> int:
 
 
 def _state(file: archive.ModelFile, config: Config, bank: MemoryBank) -> State:
-    """What the present version consists of, beside its bank."""
+    """Returns what the present version consists of, beside its bank."""
     members = np.arange(len(bank), dtype=np.int32)
     return State(members, _calibration(file, config), _normal(file), _scene(file, config, bank.vectors.shape[1]))
 

@@ -195,7 +195,8 @@ def _version(about: dict[str, Any]) -> Version:
 
 
 def _later(about: dict[str, Any], config: Config) -> dict[str, Any]:
-    """What versions did not say before there were these options: the model's review rate, and that all images count."""
+    """Returns what versions did not say before there were these options: the model's review rate, and that all images
+    count."""
     rate, suspects = about.get("review_rate"), about.get("with_suspects")
     return {
         "review_rate": config.review_rate if rate is None else float(rate),

@@ -157,7 +157,7 @@ def judged(portraits: Portraits, unreadable: tuple[tuple[str, str], ...] = (), n
 
 @dataclass(frozen=True, eq=False)
 class _Ranking:
-    """How odd each image is: (n,) the largest oddness over its limit so far, and of which kind it is."""
+    """Says how odd each image is: (n,) the largest oddness over its limit so far, and of which kind it is."""
 
     severity: npt.NDArray[np.float64]
     leading: list[str]

@@ -87,7 +87,7 @@ def _sheet(audit: AuditFacts) -> Iterator[dict[str, Any]]:
 
 
 def _images(audit: AuditFacts) -> Iterator[dict[str, Any]]:
-    """What the template shows of each odd image."""
+    """Returns what the template shows of each odd image."""
     by_name = {image.name: image for image in audit.images}
     for image in audit.odd:
         yield {

@@ -47,7 +47,7 @@ class Band:
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """Returns how many values there are."""
         return self.values.count if isinstance(self.values, Distribution) else len(self.values)
 
     @property

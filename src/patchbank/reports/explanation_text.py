@@ -21,7 +21,7 @@ def short_name(path: str) -> str:
 
 
 def verdict(explanation: ExplanationFacts) -> str:
-    """What was decided, and how that compares with good images."""
+    """Returns what was decided, and how that compares with good images."""
     score, threshold = explanation.score, explanation.threshold
     if threshold is None:
         return f"Not judged: the model has no threshold. The image's score is {score:.4g}."
@@ -53,7 +53,7 @@ def title(number: int, finding: Finding) -> str:
 
 
 def distance(finding: Finding) -> str:
-    """How far the patch is, in one sentence."""
+    """Returns how far the patch is, in one sentence."""
     of = "Its most anomalous patch" if finding.region else "This patch"
     nearest = "the nearest normal patch that the model knows"
     return f"{of}, {percent(finding.mark)}, has a distance of {finding.score:.3g} to {nearest}."
@@ -86,7 +86,7 @@ def comparisons(finding: Finding) -> list[str]:
 
 
 def percent(box: Box) -> str:
-    """Where the middle of a box is in its image."""
+    """Returns where the middle of a box is in its image."""
     return f"{100 * (box[0] + box[2] / 2):.0f} % across and {100 * (box[1] + box[3] / 2):.0f} % down"
 
 

@@ -118,8 +118,8 @@ def verdict_of(is_anomalous: bool | None) -> str:
 
 
 def _told(value: Any) -> Any:
-    """What a template may show: texts whose every sign shows (markup is made of such already), and never None, which is
-    a mistake of the template."""
+    """Returns what a template may show: texts whose every sign shows (markup is made of such already), and never None,
+    which is a mistake of the template."""
     if value is None:
         raise TypeError("a page was about to show None")
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
@@ -135,7 +135,7 @@ def _sign(letter: str) -> str:
 
 
 def _sha256(text: str) -> str:
-    """What a content security policy knows a script by."""
+    """Returns what a content security policy knows a script by."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

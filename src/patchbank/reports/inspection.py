@@ -291,7 +291,7 @@ class InspectionReport:
         )
 
     def _rows(self, seen: Sequence[Seen], in_order: bool = False) -> Iterator[dict[str, Any]]:
-        """What the template shows of these rows, the highest score first or in this order."""
+        """Returns what the template shows of these rows, the highest score first or in this order."""
         for row in seen if in_order else sorted(seen, key=lambda row: -sortable(row.score)):
             self._spool.seek(row.offset)
             yield json.loads(self._spool.readline())
@@ -332,7 +332,7 @@ def write_report(
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the page's head needs of a row, and where the row waits."""
+    """Holds what the page's head needs of a row, and where the row waits."""
 
     score: float
     threshold: float | None
@@ -347,7 +347,7 @@ class Seen:
 
 
 def _shown(number: int, row: ReportRow) -> dict[str, Any]:
-    """What the template shows of a row, as plain JSON values."""
+    """Returns what the template shows of a row, as plain JSON values."""
     ratio = None if row.ratio is None else float(row.ratio)
     outlined = f"{row.name}: heat map and {len(row.regions)} outlined regions"
     return {
@@ -429,7 +429,7 @@ def _figures(rows: Sequence[Seen]) -> dict[str, str]:
 
 
 def _promise(calibration: Calibration) -> str:
-    """What the verdicts rest on, in words."""
+    """Returns what the verdicts rest on, in words."""
     said = f"NG: over the threshold, which promises {calibration.support.guarantee}"
     if calibration.suspects and not calibration.with_suspects:
         said += f" ({calibration.bounds})"

@@ -21,7 +21,7 @@ _MOST_POINTS = 1500
 
 @dataclass(frozen=True)
 class Span:
-    """Where a shift lies: its images are start <= number < stop. name: of the test."""
+    """Says where a shift lies: its images are start <= number < stop. name: of the test."""
 
     name: str
     start: int

@@ -16,9 +16,9 @@ ODDEST = 12  # images that are shown whether they are odd or not
 
 @dataclass(frozen=True)
 class Outlier:
-    """What is odd about an image. kind: 'defect', 'duplicate' or the name of a measure. value: the score, the distance
-    to the duplicate, or the measure's value. oddness: in units from the median (0 for a duplicate); limit: what is
-    usual. text: in words. other: the duplicate's name."""
+    """Holds what is odd about an image. kind: 'defect', 'duplicate' or the name of a measure. value: the score, the
+    distance to the duplicate, or the measure's value. oddness: in units from the median (0 for a duplicate); limit:
+    what is usual. text: in words. other: the duplicate's name."""
 
     kind: str
     value: float

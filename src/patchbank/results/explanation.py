@@ -100,7 +100,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationFacts(ABC):
-    """Why an image was judged as it was. Made by `Result.explain` or `PatchCore.explain`.
+    """Says why an image was judged as it was. Made by `Result.explain` or `PatchCore.explain`.
 
     path, score, threshold, pixel_threshold, is_anomalous, image_size: as in `Result`. regions: all of the image's.
     findings: the regions explained, or the most anomalous patch if there are none. good_scores: (n,) image scores of
@@ -129,7 +129,7 @@ class ExplanationFacts(ABC):
 
     @property
     def good_at_least(self) -> int | None:
-        """How many of the left-out good images score at least as high."""
+        """Returns how many of the left-out good images score at least as high."""
         return None if self.good_scores is None else int((self.good_scores >= np.float32(self.score)).sum())
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from patchbank.util.wording import brief, finite
 
 @dataclass(frozen=True)
 class MadeBy:
-    """Which model made a result. sha256: the digest of the model's file, in hexadecimal. version: the number of the
-    bank's version, from 1. software: patchbank's version."""
+    """Says which model made a result. sha256: the digest of the model's file, in hexadecimal. version: the number of
+    the bank's version, from 1. software: patchbank's version."""
 
     sha256: str
     version: int
@@ -40,19 +40,19 @@ class MadeBy:
 
 
 class Inspector(Protocol):
-    """What makes results and answers for them: a model."""
+    """An object that makes results and answers for them: a model."""
 
     @property
     def made_by(self) -> MadeBy:
-        """What its results say of it."""
+        """Returns what its results say of it."""
         ...
 
     def explain(self, result: Any, *, regions: int, neighbours: int, colours: str) -> ExplanationFacts:
-        """Why one of its results is as it is."""
+        """Says why one of its results is as it is."""
         ...
 
     def _view_of(self, result: Any) -> str:
-        """What a notebook shows of one of its results, as HTML."""
+        """Returns what a notebook shows of one of its results, as HTML."""
         ...
 
 
@@ -101,17 +101,17 @@ class Result:
     __repr__ = brief
 
     def _repr_html_(self) -> str | None:
-        """What a notebook shows; its `repr`, for a result that has lost its model."""
+        """Returns what a notebook shows; its `repr`, for a result that has lost its model."""
         return self.model._view_of(self) if self.model else None
 
     @property
     def made_by(self) -> MadeBy | None:
-        """Which model inspected the image; None if that is not known."""
+        """Returns which model inspected the image; None if that is not known."""
         return self.maker or (self.model.made_by if self.model else None)
 
     @property
     def is_anomalous(self) -> bool | None:
-        """Whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
+        """Says whether the score is over the threshold, or is none that could be proven not to be (NaN); None without a
         threshold."""
         return None if self.threshold is None else not self.score <= self.threshold
 
@@ -124,23 +124,24 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """What to do with the part: OK, REVIEW or NG. NG where `is_anomalous`; OK only for what was proven ordinary."""
+        """Returns what to do with the part: OK, REVIEW or NG. NG where `is_anomalous`; OK only for what was proven
+        ordinary."""
         return self.decision.verdict
 
     @property
     def reason(self) -> str:
-        """Why the verdict is as it is, in words."""
+        """Says why the verdict is as it is, in words."""
         return self.decision.reason
 
     @property
     def in_distribution(self) -> bool | None:
-        """Whether the image as a whole looks like the training images; if not, its score means little. None if that is
-        not checked."""
+        """Says whether the image as a whole looks like the training images; if not, its score means little. None if
+        that is not checked."""
         return None if self.scene is None else not self.distribution_reasons
 
     @property
     def distribution_reasons(self) -> tuple[str, ...]:
-        """Why the image is out of distribution, in words: one reason for each measure outside its range."""
+        """Says why the image is out of distribution, in words: one reason for each measure outside its range."""
         return tuple(measured.reason for measured in self.scene or () if measured.reason)
 
     @property

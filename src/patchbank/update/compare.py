@@ -24,13 +24,13 @@ class ScoreChange:
 
     @property
     def changed_sides(self) -> bool:
-        """Whether it is over one version's threshold and not over the other's."""
+        """Says whether it is over one version's threshold and not over the other's."""
         return None not in (self.over_before, self.over_after) and self.over_before != self.over_after
 
 
 @dataclass(frozen=True)
 class Diff:
-    """What differs between two versions of a model. images_added, images_removed: names of training images.
+    """Holds what differs between two versions of a model. images_added, images_removed: names of training images.
     vectors_added, vectors_removed: of the bank. scores: of all calibration images of either version, each with image,
     before, after, over_before, over_after (the threshold; None where it does not count)."""
 
@@ -64,7 +64,7 @@ class Diff:
 
 
 def difference(model: FittedModel, before: int, after: int) -> Diff:
-    """What differs between two versions, by number. Raises ConfigError for a number that there is not."""
+    """Returns what differs between two versions, by number. Raises ConfigError for a number that there is not."""
     bank, history = model.bank, model.history
     states = [model.state(number) for number in (before, after)]
     sets = images_of(history.versions)

@@ -63,9 +63,9 @@ def new_names(sources: Sequence[ImageSource], taken: Collection[str], first: int
 
 
 def files_by_name(names: Iterable[str], files: Sequence[Path], folders: Collection[Path]) -> dict[str, Path]:
-    """Which of the files each training image is: the one of that name in one of the folders, or the only one anywhere
-    whose path ends with it. Names without a file are left out. Raises DatasetError where several files could be meant.
-    """
+    """Returns which of the files each training image is: the one of that name in one of the folders, or the only one
+    anywhere whose path ends with it. Names without a file are left out. Raises DatasetError where several files could
+    be meant."""
     there = set(files)
     by_end: dict[str, list[Path]] = {}
     for file in files:

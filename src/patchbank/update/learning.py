@@ -35,8 +35,8 @@ class NewImage:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What the bank takes from new images. covered: for each image, how many of its patches lie within the radius of
-    the bank before. reach: no patch of theirs is farther from the bank after."""
+    """Holds what the bank takes from new images. covered: for each image, how many of its patches lie within the radius
+    of the bank before. reach: no patch of theirs is farther from the bank after."""
 
     rows: ArchivedVectors
     covered: tuple[int, ...]
@@ -44,9 +44,9 @@ class Learned:
 
 
 def learning_radius(bank: MemoryBank, calibration: Calibration | None) -> float:
-    """How close the bank must come to a new image's patches: its covering radius, or a typical good image's score or
-    map's peak, whichever is least. No patch, and so neither the score nor the map, is odder than that then. Raises
-    ConfigError where none of these is known."""
+    """Returns how close the bank must come to a new image's patches: its covering radius, or a typical good image's
+    score or map's peak, whichever is least. No patch, and so neither the score nor the map, is odder than that then.
+    Raises ConfigError where none of these is known."""
     typical = [float(np.median(values)) for values in (calibration.scores, calibration.peaks)] if calibration else []
     known = [radius for radius in (bank.covering_radius, *typical) if not math.isnan(radius)]
     if not known:
@@ -61,8 +61,8 @@ def learn(
     expected: ExpectedDistance | None = None,
     progress: Progress = silent,
 ) -> Learned:
-    """What the bank, whose vectors are `centres`, (M, D), must take so that no patch of the new images scores more than
-    `radius`: greedy k-center continues from the bank, among the patches that it does not cover."""
+    """Returns what the bank, whose vectors are `centres`, (M, D), must take so that no patch of the new images scores
+    more than `radius`: greedy k-center continues from the bank, among the patches that it does not cover."""
     searcher, covered, reach, rows = ExactSearcher(centres), [], 0.0, [_nothing(centres)]
     close = radius  # what distance is close enough for all patches that are not covered, however their own is scaled
     for each in new:
@@ -82,7 +82,8 @@ def learn(
 
 
 def staying(bank: MemoryBank, gone: Collection[int]) -> IndexArray:
-    """Which of the bank's vectors are of other images than those that are gone. Raises DatasetError if none is."""
+    """Returns which of the bank's vectors are of other images than those that are gone. Raises DatasetError if none
+    is."""
     kept = np.flatnonzero(~np.isin(bank.image, list(gone)))
     if len(kept) == 0:
         raise DatasetError("the bank would be empty; keep some of its images, or fit again")
@@ -91,8 +92,8 @@ def staying(bank: MemoryBank, gone: Collection[int]) -> IndexArray:
 
 @dataclass(frozen=True, eq=False)
 class Filled:
-    """Which candidates take the place of vectors that have left. picks: (m,) int64, their numbers. reach: no candidate,
-    and no patch that `farthest` left out, is farther from the bank after."""
+    """Says which candidates take the place of vectors that have left. picks: (m,) int64, their numbers. reach: no
+    candidate, and no patch that `farthest` left out, is farther from the bank after."""
 
     picks: IndexArray
     reach: float
@@ -121,8 +122,8 @@ def farthest(
 
 
 def fill(candidates: ArchivedVectors, centres: FloatArray, count: int, config: Config, left_out: float = 0.0) -> Filled:
-    """Which of the candidates take the place of `count` vectors that have left the bank, of which `centres`, (M, D),
-    are left: the sampler that made the bank continues from these. All of them, if they are not enough."""
+    """Returns which of the candidates take the place of `count` vectors that have left the bank, of which `centres`,
+    (M, D), are left: the sampler that made the bank continues from these. All of them, if they are not enough."""
     count = min(count, len(candidates))
     if count == 0:
         return Filled(np.empty(0, np.int64), math.inf if len(candidates) else left_out)

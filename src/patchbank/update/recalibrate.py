@@ -111,7 +111,7 @@ def read_again(
 
 
 def _has(patches: Patches, own: ArchivedVectors) -> bool:
-    """Whether these patches include the vectors, in their places."""
+    """Says whether these patches include the vectors, in their places."""
     place = own.row * patches.grid[1] + own.column
     at = np.searchsorted(patches.place, place)
     if at.max() >= len(patches.place) or (patches.place[at] != place).any():
@@ -121,7 +121,7 @@ def _has(patches: Patches, own: ArchivedVectors) -> bool:
 
 
 def _scores_as_before(model: FittedModel, name: str, number: int, patches: Patches) -> bool:
-    """Whether an image without vectors scores as it did, as far as the model can tell."""
+    """Says whether an image without vectors scores as it did, as far as the model can tell."""
     calibration, status = model.calibration, model.history.versions[-1].calibrated
     if calibration is None or calibration.method == "cross_fit" or name not in calibration.images:
         return True

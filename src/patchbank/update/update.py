@@ -70,9 +70,9 @@ class Reason:
 
 @dataclass(frozen=True, eq=False)
 class _Vectors:
-    """What the next bank is made of. kept: (m,) which of the bank's vectors stay. refill: (r,) which of the reserve's
-    take the place of those that leave. fresh: vectors that are new, of training images first, then those that were
-    learned. reach: no training patch is farther from the bank, where that is known."""
+    """Holds what the next bank is made of. kept: (m,) which of the bank's vectors stay. refill: (r,) which of the
+    reserve's take the place of those that leave. fresh: vectors that are new, of training images first, then those that
+    were learned. reach: no training patch is farther from the bank, where that is known."""
 
     kept: IndexArray
     refill: IndexArray
@@ -96,7 +96,7 @@ class _Next:
 
 @dataclass(frozen=True, eq=False)
 class _Certified:
-    """What the next bank knows of normal images, and how far the threshold's guarantee holds
+    """Holds what the next bank knows of normal images, and how far the threshold's guarantee holds
     (docs/operate/updates.md)."""
 
     calibration: Calibration | None
@@ -317,8 +317,8 @@ def _forget(
     again: TrainingImages | None,
     progress: Progress,
 ) -> tuple[IndexArray, ArchivedVectors, float]:
-    """What takes the place of the vectors that are not kept: which of the reserve's, and patches of the images. No
-    training patch is farther from the bank then than the last value, which may be infinite."""
+    """Returns what takes the place of the vectors that are not kept: which of the reserve's, and patches of the images.
+    No training patch is farther from the bank then than the last value, which may be infinite."""
     bank, archived = model.bank, model.history.archived
     spare = np.flatnonzero(np.isin(archived.image, list(set(current).difference(gone))))
     candidates, count, left_out = archived.take(spare), len(bank) - len(kept), math.inf
@@ -387,7 +387,7 @@ def _version(
     before: int,
     reason: Reason,
 ) -> Version:
-    """What the update has changed. before: how many training images there were."""
+    """Returns what the update has changed. before: how many training images there were."""
     owner = model.bank.image[step.left]
     return Version(
         number=len(model.versions) + 1,
