@@ -142,23 +142,23 @@ class Calibration:
             return np.ones(len(self.images), np.bool_)
         return self.scores < np.float32(min(each.score for each in self.suspects))  # the highest scores, by the rule
 
-    @property
+    @cached_property
     def counted_scores(self) -> FloatArray:
         """(m,) float32: the scores of the images that count."""
         return self.scores[self.counted]
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """An image is anomalous if its score is larger."""
         return threshold_of(self.counted_scores, self.max_false_alarms, self.confidence)
 
-    @property
+    @cached_property
     def pixel_threshold(self) -> float:
         """A pixel belongs to the mask if its value is larger. At most the share `max_false_alarms` of normal images has
         any such pixel."""
         return threshold_of(self.peaks[self.counted], self.max_false_alarms, self.confidence)
 
-    @property
+    @cached_property
     def review_above(self) -> float | None:
         """The largest score whose p-value is over `review_rate`: a larger one is to be reviewed. None where no p-value
         is that small, or review is off."""
