@@ -54,7 +54,11 @@ FLOORS = (
 )
 MOST_AT_THE_ROOT = 12  # modules beside the folders
 # Who builds on the library as a user does: by its public names, and what lies on these floors, which know no models.
-USERS = {"line": ("util", "version", "reports"), "server": ("util", "version", "reports", "store")}
+USERS = {
+    "store": ("util", "version", "errors"),
+    "line": ("util", "version", "reports"),
+    "server": ("util", "version", "reports", "store"),
+}
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
 # Package -> the folder that may import it at the top of a module, "" = all.
@@ -62,6 +66,8 @@ AT_THE_TOP = {
     "numpy": "",
     "typer": "cli",
     "jinja2": "reports",
+    "sqlalchemy": "store",  # store/__init__.py says so where it is missing
+    "alembic": "store",
     "PyInstaller": "_pyinstaller",
 }
 # Distributions whose package has another name.
@@ -71,6 +77,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "scikit-learn": "sklearn",
     "pyinstaller": "PyInstaller",
+    "argon2-cffi": "argon2",
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference/ that are made from the code: configuration.md, cli.md and python-api.md.
+"""Writes the pages of docs/reference/ that are made from the code: configuration, cli, python-api and database.
 
 python tools/make_docs.py            writes them
 python tools/make_docs.py --check    exits with 1 if one of them is not current (tests/test_docs.py does the same)
@@ -294,10 +294,68 @@ def code(text: str) -> str:
     return f"```text\n{text}\n```"
 
 
+# --- database.md ---
+
+
+def database() -> str:
+    """Every table and column of the service's store, as both databases have them."""
+    from patchbank.store import folder, schema, types
+
+    parts = [
+        NOTE,
+        "# The database of the service",
+        "`patchbank serve` keeps everything in its data folder. The database is SQLite in a file there, or PostgreSQL. "
+        "This page is for who reads or backs up either; only the service writes.",
+        "## The data folder",
+        code(inspect.cleandoc(str(folder.__doc__)).partition("\n\n")[2]),
+        "## Types",
+        inspect.cleandoc(str(types.__doc__)).partition("\n\n")[2],
+        "Compare times with texts of the same form in SQLite: `WHERE at >= '2026-01-31T00:00:00.000000Z'`. The "
+        "identifier of an inspection is a UUID of version 7: it begins with the time, so sorting by it is sorting by time.",
+        "Read SQLite with `sqlite3 'file:patchbank.sqlite?mode=ro'` while the service runs. A second connection that "
+        "writes can damage the file.",
+        "Names of tables and columns are stable within a minor version; steps between versions are applied when the "
+        "service starts. Rows of "
+        + " and ".join(f"`{name}`" for name in schema.APPEND_ONLY)
+        + " cannot be changed: triggers "
+        "refuse it.",
+    ]
+    for name, described in sorted(schema.metadata.tables.items()):
+        parts += [f"## {name}", described.comment or "", columns(described)]
+        if indexes := sorted(map(index_line, described.indexes)):
+            parts.append("Indexes: " + "; ".join(indexes) + ".")
+    return joined(parts)
+
+
+def columns(described: Any) -> str:
+    """The columns of a table."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    rows = []
+    for column in described.columns:
+        kinds = [
+            column.type.compile(dialect=each).lower().replace('"c"', '"C"')
+            for each in (sqlite.dialect(), postgresql.dialect())
+        ]
+        to = [f"-> `{key.target_fullname}`." for key in column.foreign_keys]
+        said = ["Key." if column.primary_key else "", column.comment or "", *to]
+        what = " ".join(part for part in said if part)
+        rows.append((f"`{column.name}`", *kinds, "" if column.nullable else "not null", what))
+    return table(("column", "SQLite", "PostgreSQL", "", "what"), rows)
+
+
+def index_line(index: Any) -> str:
+    """The columns of an index, and for which rows it is."""
+    over = ", ".join(str(each).rpartition(".")[2] for each in index.expressions)
+    where = index.dialect_options["sqlite"]["where"]
+    return ("unique " if index.unique else "") + f"({over})" + (f" where {where}" if where is not None else "")
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "cli.md": command_line,
     "python-api.md": python_api,
+    "database.md": database,
 }
 
 

@@ -9,7 +9,14 @@
     │   └── WeightsNotFoundError  4   the weights are not on this machine; the message says how to get them
     ├── ModelFileError            5   a .patchbank file is damaged, too new, or not one at all
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
-    └── OutputError               7   a result cannot be written (full disk, no permission)
+    ├── OutputError               7   a result cannot be written (full disk, no permission)
+    └── StoreError                8   the service's data folder or database cannot be used
+        ├── StoreBusyError        8   more is waiting to be written than may wait: try again in a moment
+        ├── StoreFullError        8   the disk is full; nothing of this request was kept
+        ├── StoreUnavailableError 8   the database does not answer, or went away meanwhile: try again
+        ├── StoreNotFoundError    8   there is no such row
+        ├── StoreConflictError    8   what is there already forbids it
+        └── StoreValueError       2   a value that the store does not keep
 
 The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly` and
 `drift --fail-on-drift`, 130 for Ctrl-C, 70 for what nobody foresaw. A batch goes on after an error of one image or one
@@ -73,3 +80,42 @@ class OutputError(PatchbankError, OSError):
     """A result cannot be written."""
 
     exit_code = 7
+
+
+class StoreError(PatchbankError):
+    """The service's data folder or database cannot be used."""
+
+    exit_code = 8
+    retry = False  # whether the same request may succeed a moment later; a write that raised was not acknowledged
+
+
+class StoreBusyError(StoreError):
+    """More is waiting to be written than may wait; try again in a moment."""
+
+    retry = True
+
+
+class StoreFullError(StoreError):
+    """The disk is full, and nothing of the request was kept."""
+
+    retry = True
+
+
+class StoreUnavailableError(StoreError):
+    """The database does not answer, or went away before it had confirmed a write; try again."""
+
+    retry = True
+
+
+class StoreNotFoundError(StoreError):
+    """There is no such row in the store."""
+
+
+class StoreConflictError(StoreError):
+    """What is in the store already forbids it: a name that is taken, another state, the last administrator."""
+
+
+class StoreValueError(StoreError, ValueError):
+    """A value that the store does not keep: too long, unknown, or not allowed there."""
+
+    exit_code = 2
