@@ -127,6 +127,13 @@ class Config:
     layers: tuple[str, ...] = option(
         (), "Layers whose features are used; empty = the backbone's own choice", group="backbone"
     )
+    precision: str = option(
+        "auto",
+        "Numbers that the network computes with: 'float32', or 'int8', for which the fit quantises it on the training "
+        "images: faster, and the same features on every processor. 'auto' = float32",
+        group="backbone",
+        choices=("auto", "float32", "int8"),
+    )
     # patches
     embedding: str = option(
         "auto",

@@ -9,7 +9,7 @@ from patchbank.backbones.base import Backbone, BackboneInfo, Layer
 from patchbank.backbones.zoo import ZooRow, zoo
 from patchbank.config import Runtime
 
-__all__ = ["Backbone", "BackboneInfo", "Layer", "ZooRow", "load_backbone", "restore_backbone", "zoo"]
+__all__ = ["Backbone", "BackboneInfo", "Layer", "ZooRow", "load_backbone", "precision_of", "restore_backbone", "zoo"]
 
 
 def load_backbone(name_or_path: str, layers: tuple[str, ...] = (), runtime: Runtime | None = None) -> Backbone:
@@ -45,3 +45,13 @@ def restore_backbone(onnx: bytes, info: BackboneInfo, runtime: Runtime | None = 
     if not runtime.trusted:
         check_plain(onnx, side)
     return OnnxBackbone(onnx, info, runtime)
+
+
+def precision_of(backbone: Backbone) -> str:
+    """ "int8" for a network in ONNX Runtime that has operators of quantised networks, else "float32"."""
+    from patchbank.backbones.onnx_safety import operators
+    from patchbank.backbones.session import OnnxBackbone
+
+    if not isinstance(backbone, OnnxBackbone):
+        return "float32"
+    return "int8" if operators(backbone.to_onnx()) & {"QuantizeLinear", "QLinearConv"} else "float32"

@@ -96,6 +96,12 @@ def read_model(onnx: bytes) -> Message:
     return _message(memoryview(onnx), "Model", 0, itertools.count(1))
 
 
+def operators(onnx: bytes) -> set[str]:
+    """The operators that a network is made of. Raises BackboneError as `read_model` does."""
+    (graph,) = read_model(onnx).get("graph", [{}])
+    return {_text(node, "op_type") for node in graph.get("node", [])}
+
+
 def _message(data: memoryview, kind: str, depth: int, counter: Iterator[int]) -> Message:
     """counter: of all fields of the file so far."""
     if depth > _MAX_DEPTH:
@@ -215,8 +221,9 @@ _PLAIN = (
 )
 PLAIN = frozenset(name for line in _PLAIN for name in line.split(" "))
 _DOMAINS = (b"", b"ai.onnx")
-_SAME = {"Relu", "Clip"}  # of the shape of their first input
-_OURS = {"Conv", "MaxPool", "Add", *_SAME}  # what our builders write
+_SAME = {"Relu", "Clip"}  # of the shape of their first input, and computed in place
+_BYTES = {"QuantizeLinear", "DequantizeLinear"}  # of that shape, too
+_OURS = {"Conv", "MaxPool", "Add", *_SAME, *_BYTES}  # what our builders write
 _WIDE = {7, 11, 13, 14, 15}  # element types of 8 bytes and more
 
 Shape = tuple[int, ...]
@@ -250,6 +257,7 @@ def check_plain(onnx: bytes, side: int) -> None:
                     f"damaged ONNX file: {node.op} with {name} {list(node.ints[name])}, expected over 0"
                 )
     tensors = {_text(each, "name"): _dims(each) for each in graph.get("initializer", [])}
+    types = {_text(each, "name"): each.get("data_type", [0])[0] for each in graph.get("initializer", [])}
     entries = {_text(each, "name"): _entry(each, side) for each in graph.get("input", [])}
     sizes = {name: shape for name, shape in entries.items() if name not in tensors}
     if any(node.op not in _OURS for node in nodes):
@@ -257,8 +265,10 @@ def check_plain(onnx: bytes, side: int) -> None:
     else:
         shapes, wide = _shapes(nodes, {**sizes, **tensors}), frozenset()
     shapes = {**shapes, **tensors}
+    outputs = {_text(each, "name") for each in graph.get("output", [])}
     try:
-        _check_cost(nodes, sizes, shapes, wide, {_text(each, "name") for each in graph.get("output", [])})
+        sides = dict.fromkeys(wide, 8) | fused(nodes, tensors, types, outputs)
+        _check_cost(nodes, sizes, shapes, sides, outputs)
     except IndexError as error:  # an operator without the inputs that it needs
         raise BackboneError("damaged ONNX file: an operator lacks inputs") from error
 
@@ -329,7 +339,7 @@ def _shapes(nodes: Sequence[Node], known: Mapping[str, Shape]) -> dict[str, Shap
 def _shape(node: Node, inputs: Sequence[Shape]) -> Shape:
     if node.op == "Add":
         return tuple(map(max, zip(*_padded(inputs[:2]), strict=True)))
-    if node.op in _SAME:
+    if node.op in _SAME or node.op in _BYTES:
         return inputs[0]
     channels = inputs[1][0] if node.op == "Conv" else inputs[0][1]
     return (inputs[0][0], channels, *_windows(node, inputs))
@@ -391,10 +401,11 @@ def _check_cost(
     nodes: Sequence[Node],
     entries: Mapping[str, Shape],
     shapes: Mapping[str, Shape],
-    wide: frozenset[str],
+    sides: Mapping[str, int],
     outputs: set[str],
 ) -> None:
-    """Walks through the network as the runtime does: what is held at once, and how much is multiplied."""
+    """Walks through the network as the runtime does: what is held at once, and how much is multiplied. sides: bytes of
+    a value's elements, where they are not 4."""
     last = {name: place for place, node in enumerate(nodes) for name in node.inputs}
     held = {name: 4 * math.prod(shape) for name, shape in entries.items()}
     total, work = sum(held.values()), 0
@@ -403,7 +414,7 @@ def _check_cost(
         ending = [name for name in node.inputs if last[name] == place and name not in outputs and name in held]
         for name in (name for name in node.outputs if name):
             if name in shapes:
-                held[name] = math.prod(shapes[name]) * (8 if name in wide else 4)
+                held[name] = math.prod(shapes[name]) * sides.get(name, 4)
             elif node.op in _GROWING:
                 raise _refused(f"how large what its {node.op} makes will be cannot be told")
             else:
@@ -415,6 +426,66 @@ def _check_cost(
         work += _work(node, shapes)
         _check_limits(total, work)
         total -= sum(held.pop(name, 0) for name in ending)
+
+
+_UINT8, _INT8, _INT32 = 2, 3, 6  # of tensors
+
+
+def fused(
+    nodes: Sequence[Node], tensors: Mapping[str, Shape], types: Mapping[str, int], outputs: set[str]
+) -> dict[str, int]:
+    """Bytes an element, of the values of a quantised network: 1 for bytes, and 0 for the floats between them, which
+    the runtime never makes, because it fuses operators between DequantizeLinear and QuantizeLinear. Only what it
+    fuses for certain counts: convolutions, additions and max pooling of unsigned bytes, with constants for scales and
+    zero points, whose floats nobody else reads. tensors, types: the constants' shapes and types."""
+    makers = {name: node for node in nodes for name in node.outputs if name}
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+
+    def one_scale(node: Node, kind: int) -> bool:
+        constants = node.inputs[1:]
+        return (
+            len(constants) == 2
+            and all(name in tensors and math.prod(tensors[name]) == 1 for name in constants)
+            and types[constants[1]] == kind
+        )
+
+    def is_bytes(name: str) -> bool:
+        node = makers.get(name)
+        return node is not None and node.op == "QuantizeLinear" and one_scale(node, _UINT8)
+
+    def floats_of_bytes(name: str) -> bool:
+        node = makers.get(name)
+        known = node is not None and node.op == "DequantizeLinear" and one_scale(node, _UINT8)
+        return known and name not in outputs and is_bytes(makers[name].inputs[0])
+
+    def constant(name: str, kind: int) -> bool:
+        node = makers.get(name)
+        return node is not None and node.op == "DequantizeLinear" and types.get(node.inputs[0]) == kind
+
+    def is_fused(node: Node) -> bool:
+        activations = node.inputs[: 2 if node.op == "Add" else 1]
+        weights = zip(node.inputs[1:], (_INT8, _INT32), strict=False) if node.op == "Conv" else ()
+        out = readers.get(node.outputs[0], [])
+        return (
+            node.op in ("Conv", "Add", "MaxPool")
+            and len(out) == len(node.outputs) == 1
+            and node.outputs[0] not in outputs
+            and is_bytes(out[0].outputs[0])
+            and all(floats_of_bytes(name) for name in activations)
+            and all(constant(name, kind) for name, kind in weights)
+        )
+
+    whole = {id(node) for node in nodes if node.inputs and node.outputs and is_fused(node)}
+    sides = {node.outputs[0]: 1 for node in nodes if node.outputs and is_bytes(node.outputs[0])}
+    for node in nodes:
+        if id(node) in whole:
+            sides[node.outputs[0]] = 0
+        elif node.op == "DequantizeLinear" and all(id(each) in whole for each in readers.get(node.outputs[0], [])):
+            sides[node.outputs[0]] = 4 if node.outputs[0] in outputs else 0
+    return sides
 
 
 def _check_limits(total: int, work: int) -> None:

@@ -27,6 +27,7 @@ INTERRUPTED = 130
 _debug: ContextVar[bool] = ContextVar("debug", default=False)
 # What is being done, for people: the stages that work reports (`util/progress.py`).
 STAGES = {
+    "quantise": "measuring the network's activations",
     "embed": "reading and embedding images",
     "coreset": "thinning to the memory bank",
     "cross-fit": "fitting once without each fold",

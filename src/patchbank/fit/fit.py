@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from patchbank.arrays import Array
-from patchbank.backbones import Backbone, BackboneInfo, load_backbone
+from patchbank.backbones import Backbone, load_backbone, precision_of
+from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, Runtime
@@ -22,6 +23,7 @@ from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import described, patches_of, taken, usable
 from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_array, json_value, pack_blobs, unpack_blobs
+from patchbank.fit.quantise import in_eight_bits
 from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
 from patchbank.fitted.model import FittedModel
@@ -47,12 +49,14 @@ def fit(
 ) -> FittedModel:
     """The fitted model; `PatchCore.fit` says what the arguments mean."""
     network = backbone or load_backbone(config.backbone, config.layers, runtime)
-    config = _resolved(config, network.info)
+    config = _resolved(config, network, chosen=backbone is not None)
     roi, budget = Roi.from_config(config), memory_budget(runtime.memory)
-    job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
     images = listed(images)
     if config.drop_outliers and not isinstance(images, (list, tuple)):
         raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
+    if config.precision == "int8" and isinstance(network, OnnxBackbone) and precision_of(network) == "float32":
+        network, images = in_eight_bits(network, images, config, roi, budget, skip_unreadable, progress)
+    job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
     state = checkpoint_of(checkpoint, images, config, runtime, budget, network, roi) if checkpoint else None
 
     def once(
@@ -283,10 +287,23 @@ def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
     return lambda image: image > 0 and bool(rng.random() < config.holdout_fraction)
 
 
-def _resolved(config: Config, info: BackboneInfo) -> Config:
-    """The config with what it left to the backbone filled in."""
-    embedding = info.embedding if config.embedding == "auto" else config.embedding
-    return replace(config, backbone=info.name, layers=tuple(layer.name for layer in info.layers), embedding=embedding)
+def _resolved(config: Config, network: Backbone, *, chosen: bool) -> Config:
+    """The config with what it left to the backbone filled in. chosen: the network was passed, and is taken as it is.
+    Raises ConfigError where it is not as the config says."""
+    info, own = network.info, precision_of(network)
+    wanted = own if config.precision == "auto" else config.precision
+    if wanted != own and (chosen or own == "int8"):
+        raise ConfigError(
+            f"precision: expected {own}, which this network has; got {wanted} (a backbone that is passed, or quantised "
+            "already, is taken as it is)"
+        )
+    return replace(
+        config,
+        backbone=info.name,
+        layers=tuple(layer.name for layer in info.layers),
+        embedding=info.embedding if config.embedding == "auto" else config.embedding,
+        precision=wanted,
+    )
 
 
 def _check_count(usable: int, skipped: list[Skipped], config: Config) -> None:

@@ -45,8 +45,13 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
-# What scores and thresholds were before there were these options.
-_BEFORE = {"distance_scaling": 0.0, "score_smoothing": 0.0, "calibrate_on_suspects": True}
+# What scores, thresholds and networks were before there were these options.
+_BEFORE = {
+    "distance_scaling": 0.0,
+    "score_smoothing": 0.0,
+    "calibrate_on_suspects": True,
+    "precision": "float32",
+}
 _STEEPEST = 1e10
 _EXPECTED = ("level", "low", "high")
 _CALIBRATION = {"scores": ("F32", 1), "peaks": ("F32", 1)}

@@ -282,6 +282,8 @@ def resolved(config: Config) -> Config:
     """The options, if none is left to the backbone any more; else ValueError."""
     if config.embedding == "auto":
         raise ValueError("config: embedding: expected mean or reference; got auto")
+    if config.precision == "auto":
+        raise ValueError("config: precision: expected float32 or int8; got auto")
     return config
 
 
