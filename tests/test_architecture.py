@@ -57,7 +57,7 @@ MOST_AT_THE_ROOT = 12  # modules beside the folders
 USERS = {
     "store": ("util", "version", "errors"),
     "line": ("util", "version", "reports"),
-    "server": ("util", "version", "reports", "store"),
+    "server": ("util", "version", "reports", "store", "config", "validation", "errors"),
 }
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.
@@ -69,6 +69,11 @@ AT_THE_TOP = {
     "sqlalchemy": "store",  # store/__init__.py says so where it is missing
     "alembic": "store",
     "PyInstaller": "_pyinstaller",
+    # `patchbank serve` imports the server when it starts it; FastAPI reads the types of a module's top.
+    "fastapi": "server",
+    "starlette": "server",
+    "uvicorn": "server",
+    "prometheus_client": "server",
 }
 # Distributions whose package has another name.
 IMPORTED_AS = {
@@ -273,7 +278,7 @@ def not_for(user: str, name: str) -> bool:
         return False
     last = name.removeprefix(target.name).lstrip(".")
     if target.folders[0] in USERS[user]:
-        return last.startswith("_")
+        return last.startswith("_") and last != "__version__"
     return target.name != "patchbank" or last not in patchbank.__all__
 
 

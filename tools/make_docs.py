@@ -19,6 +19,7 @@ import typer
 import patchbank
 from patchbank import errors
 from patchbank.config import Config, Runtime, options
+from patchbank.server.settings import Settings
 
 DOCS = Path(__file__).parents[1] / "docs" / "reference"
 NOTE = "<!-- Made by tools/make_docs.py from the code: change the code, not this page. -->\n"
@@ -66,6 +67,10 @@ def configuration() -> str:
     parts += [
         "## Runtime",
         option_table(options(Runtime)),
+        "## Service",
+        "The options of `patchbank serve`, beside those of `Runtime`; `patchbank serve --config FILE` reads both from "
+        "one file. [serve.md](../operate/serve.md) says how they are used.",
+        option_table(options(Settings)),
         "## All of it as TOML",
         "The defaults; leave out what suits you. `None` (nothing set) has no spelling in TOML: leave the option out.",
         toml(),

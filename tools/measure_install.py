@@ -5,7 +5,7 @@
 
 To be run in an environment that holds nothing but patchbank. Sizes are those of the files that pip recorded, with the
 byte code that it compiled; pip itself does not count. With --limit-mb, exits with 1 if the sum is not below that many
-MiB.
+MiB; with --over FILE, an earlier result, if it is not below that many MiB more than there: what an extra weighs.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit-mb", type=int)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--over", type=Path)
     arguments = parser.parse_args()
     table = sizes()
     total = sum(row["mib"] for row in table.values())
@@ -79,6 +80,9 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
         print(f"wrote {arguments.json}")
+    if arguments.over:
+        total -= json.loads(arguments.over.read_text())["total_mib"]
+        print(f"that is {total:.1f} MiB more than before")
     if arguments.limit_mb is not None and total >= arguments.limit_mb:
         sys.exit(f"site-packages: expected less than {arguments.limit_mb} MiB, got {total:.0f}")
 

@@ -19,6 +19,7 @@ from patchbank.cli import (
     history,
     info,
     predict,
+    serve,
     threshold,
     tune,
     update,
@@ -51,6 +52,21 @@ def root(
     """Show it good parts; it finds what is wrong with new ones. On an ordinary CPU."""
 
 
-for module in (fit, audit, tune, predict, explain, evaluate, threshold, drift, benchmark, info, update, history, demo):
+for module in (
+    fit,
+    audit,
+    tune,
+    predict,
+    explain,
+    evaluate,
+    threshold,
+    drift,
+    benchmark,
+    info,
+    update,
+    history,
+    demo,
+    serve,
+):
     module.register(app)
 app.add_typer(backbones.app, name="backbones", rich_help_panel=panel_of("backbones"))

@@ -12,6 +12,9 @@ GROUPS = {
         "predict": "patchbank predict part.patchbank new/ --out results/",
         "explain": "patchbank explain part.patchbank new/007.png -o why.html",
     },
+    "Serve": {
+        "serve": "patchbank serve part.patchbank",
+    },
     "Measure": {
         "evaluate": "patchbank evaluate part.patchbank dataset/ --report evaluation.html",
         "threshold": "patchbank threshold part.patchbank --max-false-alarms 0.05 -o part.patchbank",

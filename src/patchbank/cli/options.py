@@ -19,6 +19,7 @@ from patchbank.cli.examples import example_of, panel_of
 from patchbank.cli.terminal import logged_as_notes, note, note_trace
 from patchbank.config import PRESETS, Config, Runtime, options, read_toml, with_preset
 from patchbank.errors import ConfigError, OutputError, PatchbankError
+from patchbank.server.settings import Settings
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import printable
 from patchbank.validation import check_names
@@ -42,12 +43,14 @@ STAGES = {
     "plant": "inspecting planted defects",
     "explain": "explaining what was flagged",
 }
+# Parameters of a command that become one flag for each option of their class.
+_OPTIONS: dict[str, type] = {"config": Config, "runtime": Runtime, "settings": Settings}
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command: its parameters named `config` and `runtime` become one flag for each of their fields, and
-    errors become one line and an exit code.
+    """Registers a command: its parameters named `config`, `runtime` and `settings` become one flag for each of their
+    fields, and errors become one line and an exit code.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -61,8 +64,9 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 
 def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(function, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.name not in ("config", "runtime")]
-    parts = [cls for name, cls in (("config", Config), ("runtime", Runtime)) if name in signature.parameters]
+    own = [p for p in signature.parameters.values() if p.name not in _OPTIONS]
+    taken = {name: cls for name, cls in _OPTIONS.items() if name in signature.parameters}
+    parts = list(taken.values())
     fits = Config in parts
     fields = {cls: [f for f in options(cls) if fits or not f.metadata["fit_only"]] for cls in parts}
     flags = [_flag(field) for cls in parts for field in fields[cls]]
@@ -88,12 +92,11 @@ def _with_flags(function: Callable[..., None]) -> Callable[..., None]:
         if preset := given.pop("preset", None):
             stored["preset"] = preset
         built = _build(parts, stored, {name: value for name, value in values.items() if value is not None})
-        function(
-            **given, **{name: built[cls] for name, cls in (("config", Config), ("runtime", Runtime)) if cls in parts}
-        )
+        function(**given, **{name: built[cls] for name, cls in taken.items()})
 
-    run.__signature__ = inspect.Signature([*own, *(file if Config in parts else []), *flags])  # type: ignore[attr-defined]
-    run.__annotations__ = {p.name: p.annotation for p in [*own, *(file if Config in parts else []), *flags]}
+    parameters = [*own, *(file if Config in parts else file[:1] if Settings in parts else []), *flags]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 
 

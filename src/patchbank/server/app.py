@@ -1,0 +1,58 @@
+"""The application, put together. Whoever adds endpoints adds a router here, made of `GuardedRoute`s."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from patchbank.server import health, problems
+from patchbank.server.edge import Edge
+from patchbank.server.oip import router as oip
+from patchbank.server.service import Service
+from patchbank.version import __version__
+
+OPENAPI = "/api/v1/openapi.json"
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of a service. It owns the service: what that holds is released when the application ends."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.started = True
+        try:
+            yield
+        finally:
+            service.stop()
+            service.close()
+
+    app = FastAPI(
+        title="patchbank",
+        version=__version__,
+        description="Visual inspection: images in, verdicts out. Errors are problems (RFC 9457).",
+        lifespan=lifespan,
+        openapi_url=None,  # served below; the interactive pages of FastAPI load scripts from other hosts
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    problems.install(app)
+    app.include_router(health.router)
+    oip.install(app)
+    app.add_middleware(Edge, app=app, service=service)
+    return app
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The description of all endpoints, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas |= {"Problem": problems.SCHEMA, "OipError": oip.SCHEMA}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,143 @@
+"""A service over a small model, in this process: in a thread with real sockets, or by calls without any."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+
+from parts import striped
+from patchbank import Config, PatchCore, Runtime
+from patchbank.backbones.fake import FakeBackbone
+from patchbank.server.metrics import Metrics
+from patchbank.server.models import ModelHost
+from patchbank.server.run import Server, bound
+from patchbank.server.service import Service
+from patchbank.server.settings import Settings
+
+pytest.importorskip("fastapi", reason="the service needs the extra 'serve'")
+
+SMALL = Config(image_size=64, coreset_ratio=0.3, max_false_alarms=0.2, confidence=0, scene_false_alarms=0)
+LOCAL = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory) -> Path:
+    """A model of striped parts, part.patchbank."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("served") / "part.patchbank"
+    PatchCore.fit([striped(rng) for _ in range(12)], SMALL, backbone=FakeBackbone()).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(model_file) -> PatchCore:
+    return PatchCore.load(model_file)
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[np.ndarray]:
+    """Three parts; the second has a defect."""
+    rng = np.random.default_rng(1)
+    return [striped(rng, defect=number == 1) for number in range(3)]
+
+
+@pytest.fixture(scope="session")
+def files(pictures) -> list[bytes]:
+    """The same as PNG files."""
+    return [png(each) for each in pictures]
+
+
+def png(picture) -> bytes:
+    done, data = cv2.imencode(".png", picture[:, :, ::-1])
+    assert done
+    return data.tobytes()
+
+
+def service_of(model: PatchCore | None = None, **settings) -> Service:
+    options, metrics = Settings(**settings), Metrics()
+    host = ModelHost(options, Runtime(), metrics)
+    if model is not None:
+        host.serve("part", model)
+    return Service(options, host, metrics)
+
+
+@contextmanager
+def running(service: Service) -> Iterator[str]:
+    """The address of a service that runs in a thread, with real sockets."""
+    server, address, ready = Server(service), [], threading.Event()
+
+    def told(where: str) -> None:
+        address.append(where)
+        ready.set()
+
+    with bound(Settings(port=0)) as listener:
+        thread = threading.Thread(target=server.run_until_stopped, args=(listener, told))
+        thread.start()
+        try:
+            assert ready.wait(60)
+            yield address[0]
+        finally:
+            server.should_exit = True
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def service(model) -> Service:
+    return service_of(model)
+
+
+@pytest.fixture(scope="module")
+def address(service) -> Iterator[str]:
+    """Where a service answers, on a real socket."""
+    with running(service) as where:
+        yield where
+
+
+@contextmanager
+def calling(service: Service, client: str = "127.0.0.1", base: str = LOCAL) -> Iterator[Caller]:
+    """Calls a service without sockets."""
+    from patchbank.server.app import create_app
+
+    caller = Caller(create_app(service), client, base)
+    try:
+        caller.start()
+        yield caller
+    finally:
+        caller.stop()
+
+
+class Caller:
+    """Requests to an application, from an address of choice. Each is answered before the call returns."""
+
+    def __init__(self, app, client: str, base: str) -> None:
+        self.app = app
+        self._runner = asyncio.Runner()
+        self._lifespan = app.router.lifespan_context(app)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(client, 12345))
+        self.http = httpx.AsyncClient(transport=transport, base_url=base)
+
+    def start(self) -> None:
+        self._runner.run(self._lifespan.__aenter__())
+
+    def stop(self) -> None:
+        self._runner.run(self.http.aclose())
+        self._runner.run(self._lifespan.__aexit__(None, None, None))
+        self._runner.close()
+
+    def __call__(self, method: str, path: str, **rest) -> httpx.Response:
+        return self._runner.run(self.http.request(method, path, **rest))
+
+    def get(self, path: str, **rest) -> httpx.Response:
+        return self("GET", path, **rest)
+
+    def post(self, path: str, **rest) -> httpx.Response:
+        return self("POST", path, **rest)
