@@ -315,8 +315,9 @@ def database() -> str:
         code(inspect.cleandoc(str(folder.__doc__)).partition("\n\n")[2]),
         "## Types",
         inspect.cleandoc(str(types.__doc__)).partition("\n\n")[2],
-        "Compare times with texts of the same form in SQLite: `WHERE at >= '2026-01-31T00:00:00.000000Z'`. The "
-        "identifier of an inspection is a UUID of version 7: it begins with the time, so sorting by it is sorting by time.",
+        "Compare times with texts of the same form in SQLite: `WHERE at >= '2026-01-31T00:00:00.000000Z'`.",
+        "The identifier of an inspection is a UUID of version 7. It begins with the time: to sort by it is to sort by "
+        "time.",
         "Read SQLite with `sqlite3 'file:patchbank.sqlite?mode=ro'` while the service runs. A second connection that "
         "writes can damage the file.",
         "Names of tables and columns are stable within a minor version; steps between versions are applied when the "

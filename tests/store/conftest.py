@@ -1,4 +1,4 @@
-"""Both databases, for real: each test has one of its own, copied from a template.
+"""Both databases, for real: each test begins with empty tables.
 
 PostgreSQL is looked for at 127.0.0.1:5432, or where PATCHBANK_POSTGRES says (a URL whose user may make databases).
 Where there is none, its tests are skipped.
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from patchbank.store.engine import Store, open_store
+from patchbank.store.schema import metadata
 
 SERVER = os.environ.get("PATCHBANK_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 
@@ -33,17 +34,26 @@ class Postgres:
             for statement in statements:
                 connection.execute(statement)
 
-    def make(self, template: str = "template0") -> str:
+    def make(self) -> str:
         """The URL of a new database."""
         name = f"patchbank_test_{uuid.uuid4().hex[:12]}"
-        self.run(f'CREATE DATABASE {name} TEMPLATE "{template}"')
+        self.run(f"CREATE DATABASE {name} TEMPLATE template0")
         self.made.append(name)
         return self.url.rpartition("/")[0] + f"/{name}"
 
-    def drop(self, url: str) -> None:
-        name = url.rpartition("/")[2]
-        self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        self.made.remove(name)
+    def empty(self, url: str) -> None:
+        """Removes all rows but the database's identity, and counts from 1 again: a hundred times as quick as a new
+        database."""
+        import psycopg
+
+        tables = [f'DELETE FROM "{name}"' for name in metadata.tables if name != "settings"]
+        with psycopg.connect(url, autocommit=True, connect_timeout=3) as connection, connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")  # no triggers, no foreign keys
+            for statement in (*tables, "DELETE FROM settings WHERE key <> 'store.id'"):
+                connection.execute(statement)
+            connection.execute(
+                "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, 1, false) FROM pg_sequences"
+            )
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +80,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A migrated database, and its data folder."""
+    """A migrated database, and its data folder: one for all tests of a process."""
     url = server.make()
     path = tmp_path_factory.mktemp("template") / "data"
     open_store(path, url).close()
@@ -78,21 +88,17 @@ def postgres_template(server: Postgres, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, str | None]]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str | None]:
     """A data folder and its database's URL (None: embedded), with empty tables: on each database in turn."""
     data = tmp_path / "data"
     if request.param == "sqlite":
         shutil.copytree(request.getfixturevalue("template"), data)
-        yield data, None
-        return
+        return data, None
     server = request.getfixturevalue("server")
     url, folder = request.getfixturevalue("postgres_template")
+    server.empty(url)
     shutil.copytree(folder, data)
-    copy = server.make(url.rpartition("/")[2])
-    note = data / "store.json"
-    note.write_text(note.read_text().replace(url.rpartition("/")[2], copy.rpartition("/")[2]))
-    yield data, copy
-    server.drop(copy)
+    return data, url
 
 
 @pytest.fixture
