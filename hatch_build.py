@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("src/patchbank/search/native")
+FOLDER = Path("src/patchbank/native")
 LIBRARY = FOLDER / "_native.so"
 
 

@@ -115,7 +115,7 @@ def _version(package: str) -> str | None:
 
 
 def _native() -> bool:
-    from patchbank.search import native
+    from patchbank import native
 
     return native.available()
 

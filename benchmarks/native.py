@@ -31,9 +31,9 @@ from unittest import mock
 import numpy as np
 
 from _common import DATA, arguments, save
-from patchbank import Config, PatchCore
+from patchbank import Config, PatchCore, native
 from patchbank.bank import k_center_bounds as bounds
-from patchbank.search import exact, native
+from patchbank.search import exact
 
 SETS = ("bottle", "screw", "mtd")
 MOST_IMAGES = 40

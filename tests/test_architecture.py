@@ -26,6 +26,7 @@ FLOORS = (
     "util",
     "validation",
     "config",
+    "native",
     "imaging",
     "backbones",
     "search",

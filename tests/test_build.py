@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from patchbank.search.native import compiling
+from patchbank.native import compiling
 
 ROOT = Path(__file__).parents[1]
 COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
@@ -59,7 +59,7 @@ def test_with_a_compiler_the_wheel_holds_a_library_and_names_its_platform(build:
     data: dict[str, Any] = {"artifacts": [], "pure_python": True}
     made.initialize("standard", data)
     assert warnings == []
-    assert data["artifacts"] == ["src/patchbank/search/native/_native.so"]
+    assert data["artifacts"] == ["src/patchbank/native/_native.so"]
     assert not data["pure_python"]
     assert data["tag"].startswith("py3-none-")
     assert data["tag"] != "py3-none-any"

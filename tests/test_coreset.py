@@ -19,8 +19,8 @@ from patchbank.bank import k_center as kcenter
 from patchbank.bank import k_center_bounds as bounds
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.native import calls as measure
 from patchbank.search.exact import squared_distances
-from patchbank.search.native import calls as measure
 
 Array = npt.NDArray[np.float32]
 

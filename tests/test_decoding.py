@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import cv2
+import deflate
 import imagecodecs
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from PIL import Image
 
 from patchbank.config import Config, ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging import decoding, formats, images, tiff
+from patchbank.imaging import formats, images, tiff
+from patchbank.imaging.by_opencv import quiet
 from patchbank.imaging.decoding import decode, decode_picture
 from patchbank.imaging.formats import MAX_PIXELS, READ, VARIABLE, check_size
 from patchbank.imaging.images import read_image
@@ -602,7 +604,8 @@ def test_only_files_of_a_bounded_size_are_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), IndexError(), cv2.error("x")])
-def test_whatever_a_decoder_raises_names_the_file(tmp_path, picture, monkeypatch, error):
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, picture, monkeypatch, error, native):
     """One bad file must not end a batch."""
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture, "PNG"))
@@ -610,7 +613,9 @@ def test_whatever_a_decoder_raises_names_the_file(tmp_path, picture, monkeypatch
     def broken(*args):
         raise error
 
+    monkeypatch.setenv("PATCHBANK_NATIVE", native)
     monkeypatch.setattr(cv2, "imdecode", broken)
+    monkeypatch.setattr(deflate, "zlib_decompress", broken)
     with pytest.raises(ImageError, match=r"a\.png: "):
         read_image(path)
 
@@ -680,7 +685,7 @@ def test_opencvs_log_level_is_set_back_after_reads_in_threads(picture):
     for thread in threads:
         thread.join()
     assert cv2.utils.logging.getLogLevel() == before
-    with decoding._quiet(cv2), decoding._quiet(cv2):
+    with quiet(cv2), quiet(cv2):
         assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
     assert cv2.utils.logging.getLogLevel() == before
 

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from patchbank import native
 from patchbank.bank import k_center_bounds as bounds
 from patchbank.errors import ConfigError, PatchbankError
-from patchbank.search import exact, native, projections
+from patchbank.native import compiling
+from patchbank.native.calls import NativeBank, measure, unfiltered
+from patchbank.search import exact, projections
 from patchbank.search.exact import ExactSearcher
-from patchbank.search.native import compiling
-from patchbank.search.native.calls import NativeBank, measure
 
 Array = npt.NDArray[np.float32]
 
@@ -193,6 +194,80 @@ def test_queries_and_starts_of_another_kind_are_refused_before_c_reads_them(libr
         bank.candidates(queries, bank.starts[:-1].copy(), 1)
     with pytest.raises(TypeError, match="starts: expected a contiguous array of int32"):
         bank.candidates(queries, bank.starts.astype(np.int64), 1)
+
+
+# --- rows of a PNG ---
+
+
+def unfilter(
+    library: native.Library, raw: Any, height: int, pixels: int, step: int, *, out: Any = None
+) -> tuple[int, npt.NDArray[np.uint8]]:
+    """patchbank_unfilter's code, and the rows that it wrote."""
+    out = np.full(max(0, min(height * pixels * step, 10**6)), 7, np.uint8) if out is None else out
+    sizes = (out.ctypes.data, out.size, raw.ctypes.data, raw.size)
+    return library.unfilter(*sizes, height, pixels, step, native.level()), out
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6, 8])
+@pytest.mark.parametrize("pixels", [1, 2, 3, 15, 16, 17, 18, 40])
+def test_rows_are_undone_as_the_specification_says(library: native.Library, step: int, pixels: int) -> None:
+    """tests/test_png.py holds the same against OpenCV; here each filter follows each other, in rows of any length."""
+    rng, rows = np.random.default_rng(pixels), []
+    raw = rng.integers(0, 256, (60, 1 + pixels * step)).astype(np.uint8)
+    raw[:, 0] = rng.integers(0, 5, 60)
+    above = [0] * (pixels * step)
+    for filter, *coded in raw.tolist():
+        row: list[int] = []
+        for at, value in enumerate(coded):
+            a, c = (row[at - step], above[at - step]) if at >= step else (0, 0)
+            b = above[at]
+            nearest = min((a, b, c), key=lambda each: abs(a + b - c - each))
+            row.append((value + (0, a, b, (a + b) // 2, nearest)[filter]) % 256)
+        rows.append(row)
+        above = row
+    for height in (60, 59, 17, 16, 1):
+        failed, out = unfilter(library, np.ascontiguousarray(raw[:height]), height, pixels, step)
+        assert failed == 0
+        assert out.reshape(height, -1).tolist() == rows[:height]
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("place", [0, 5, 16, 19])
+@pytest.mark.parametrize("filter", [5, 255])
+def test_a_filter_that_there_is_not_is_refused(library: native.Library, place: int, filter: int) -> None:
+    raw = np.full((20, 31), 4, np.uint8)
+    raw[place, 0] = filter
+    assert unfilter(library, raw, 20, 10, 3)[0] == library.codes["OUT_OF_RANGE"]
+    assert unfiltered(raw.reshape(-1), 20, 10, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("height", "pixels", "step"),
+    [
+        *((20, 10, step) for step in (-1, 0, 1, 2, 4, 5, 7, 9, 2**30, -(2**31))),
+        *((height, 10, 3) for height in (-1, 0, 19, 21, 2**31, 2**62, -(2**63))),
+        *((20, pixels, 3) for pixels in (-1, 0, 9, 11, 2**31, 2**62, -(2**63))),
+        (2**32, 2**32, 1),
+        (-20, -10, 3),
+    ],
+)
+def test_sizes_that_do_not_fit_the_rows_are_refused(
+    library: native.Library, height: int, pixels: int, step: int
+) -> None:
+    raw, out = np.zeros(20 * 31, np.uint8), np.zeros(600, np.uint8)
+    assert unfilter(library, raw, height, pixels, step, out=out)[0] == library.codes["IMPOSSIBLE"]
+
+
+def test_rows_of_another_kind_are_refused_before_c_reads_them(library: native.Library) -> None:
+    raw = np.zeros(20 * 31, np.uint8)
+    assert unfilter(library, raw[:-1], 20, 10, 3)[0] == library.codes["IMPOSSIBLE"]
+    with pytest.raises(PatchbankError, match=r"rows of a PNG of 10x20 pixels of 3 bytes: .*refused"):
+        unfiltered(raw[:-1].copy(), 20, 10, 3)
+    with pytest.raises(TypeError, match="raw: expected a contiguous array of uint8"):
+        unfiltered(raw.astype(np.int8), 20, 10, 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="raw: expected a contiguous array of uint8"):
+        unfiltered(np.zeros(2 * 20 * 31, np.uint8)[::2], 20, 10, 3)
 
 
 # --- coreset ---

@@ -19,11 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from patchbank import native
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.search import exact, native, projections
+from patchbank.native.calls import NativeBank, coded
+from patchbank.search import exact, projections
 from patchbank.search.exact import ExactSearcher, squared_distances
-from patchbank.search.native.calls import NativeBank, coded
 from patchbank.search.projections import Projections
 from patchbank.search.searcher import FaissSearcher, build_searcher, measured_recall, search_excluding
 from patchbank.util import parallel

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from patchbank import native
 from patchbank.arrays import FloatArray, IndexArray, IntArray
-from patchbank.search import native
+from patchbank.native.calls import measure
 from patchbank.search.exact import pair_distances, squared_distances, take
-from patchbank.search.native.calls import measure
 from patchbank.util.parallel import scratch, share_of_workers, spread
 
 _Group = tuple[int, IndexArray]  # a cell, and points of it

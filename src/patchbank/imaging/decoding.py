@@ -12,22 +12,18 @@ import os
 import re
 import stat
 import struct
-import threading
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.errors import ConfigError, ImageError
+from patchbank.imaging.by_opencv import by_opencv
 from patchbank.imaging.formats import HEAD, check_format, check_size, max_file_bytes, max_pixels, orientation, turned
 from patchbank.imaging.jpeg import decode_jpeg
+from patchbank.imaging.png import decode_png
 from patchbank.imaging.tiff import decode_tiff
-
-MAX_CHUNKS = 200_000
 
 
 class Picture(NamedTuple):
@@ -114,70 +110,9 @@ def _decoded(data: bytes, channels: int, as_stored: bool, accept_damaged: bool) 
         return _npy(data)
     if name in ("PBM", "PGM", "PPM"):
         return _pnm(data)
-    return {"PNG": _png, "BMP": _bmp, "WebP": _webp}[name](data, as_stored)
-
-
-def _png(data: bytes, as_stored: bool) -> Picture:
-    """Every part of a PNG has a checksum; OpenCV looks at most of them, and says so on stderr. Texts and profiles are
-    not handed to it: unpacking them can take minutes."""
-    position, turn, coded, raw, view = 8, 1, [], 0, memoryview(data)
-    kept: list[bytes | memoryview] = [data[:8]]
-    kind = b""
-    for number in range(MAX_CHUNKS):
-        if position + 12 > len(data):
-            raise ImageError("is truncated (the PNG file has no end)")
-        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        body, end = position + 8, position + 12 + length
-        if end > len(data):
-            raise ImageError("is truncated (a part of the PNG file is not all there)")
-        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise ImageError("is damaged (a part of the PNG file does not match its checksum); copy it again")
-        if kind == b"IHDR":
-            width, height, bits, colours = struct.unpack(">IIBB", data[body : body + 10])
-            check_size(width, height, 4 if colours == 6 and as_stored else 3, 2 if bits == 16 else 1)
-            raw = height * (1 + width * bits * _PNG_CHANNELS.get(colours, 4) // 8 + 1)
-        elif number == 0:
-            raise ImageError("is damaged (the PNG file has no header)")
-        elif kind == b"acTL":
-            raise ImageError("is an animated PNG; expected one picture")
-        elif kind == b"eXIf":
-            turn = orientation(data[body : end - 4])
-        elif kind == b"IDAT":
-            coded.append(view[body : end - 4])
-        if kind[:1].isupper() or kind == b"tRNS":
-            kept.append(view[position:end])
-        position = end
-        if kind == b"IEND":
-            break
-    if kind != b"IEND":
-        raise ImageError(f"is a PNG of more than {MAX_CHUNKS} parts: save it again")
-    _check_coded(coded, raw)
-    return Picture(turned(_by_opencv(b"".join(kept), as_stored), turn))
-
-
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_MUCH = 1_000_000  # bytes that at the most become 1 GB
-_LAG = 315  # words of 64 bits: after so many, codes of 1 to 10 bits that repeat are in the same place again
-
-
-def _check_coded(parts: list[memoryview], raw: int) -> None:
-    """ImageError for coded data that would become much more than the picture's `raw` bytes: libpng unpacks it all."""
-    size = sum(map(len, parts))
-    if size > raw + raw // 16 + 65536:  # interlacing adds some bytes a row
-        raise ImageError(f"is damaged (the PNG file has {size:,} coded bytes for a picture of {raw:,})")
-    if size < _MUCH:
-        return
-    coded = b"".join(parts)
-    words = np.frombuffer(coded, np.uint64, len(coded) // 8)
-    other = np.flatnonzero(words[_LAG:] != words[:-_LAG])
-    if np.diff(other, prepend=-1, append=len(words) - _LAG).max() < 128:
-        return  # what unpacks to hundreds of times its size is the same few bits over and over
-    inflate, total = zlib.decompressobj(), 0
-    while not inflate.eof and coded:
-        total += len(inflate.decompress(coded, 2**20))
-        coded = inflate.unconsumed_tail
-        if total > 2 * raw + 65536:
-            raise ImageError("is damaged (the PNG file's coded data are longer than its picture)")
+    if name == "PNG":
+        return Picture(turned(*decode_png(data, as_stored)))
+    return {"BMP": _bmp, "WebP": _webp}[name](data, as_stored)
 
 
 _BGRX = (0xFF0000, 0xFF00, 0xFF)  # where red, green and blue are in 32 bits
@@ -204,7 +139,7 @@ def _bmp(data: bytes, as_stored: bool) -> Picture:
     row = (width * bits + 31) // 32 * 4
     if start + row * (abs(height) - 1) + (width * bits + 7) // 8 > len(data):
         raise ImageError("is truncated (the BMP file is shorter than its picture)")
-    return Picture(_by_opencv(data, as_stored))
+    return Picture(by_opencv(data, as_stored))
 
 
 def _webp(data: bytes, as_stored: bool) -> Picture:
@@ -227,7 +162,7 @@ def _webp(data: bytes, as_stored: bool) -> Picture:
         position += 8 + length + length % 2
     if not sizes:
         raise ImageError("is damaged (the WebP file has no picture)")
-    return Picture(turned(_by_opencv(data, as_stored), turn), lossy=lossy)
+    return Picture(turned(by_opencv(data, as_stored), turn), lossy=lossy)
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
@@ -302,52 +237,6 @@ def _check_length(found: int, wanted: int) -> None:
         raise ImageError(
             "is longer than its picture: it holds several, or is damaged (by a program that changed its line ends?)"
         )
-
-
-_quiet_lock, _quiet_depth, _loud_level = threading.Lock(), 0, 0
-
-
-@contextmanager
-def _quiet(cv2: Any) -> Iterator[None]:
-    """OpenCV writes its own warnings to stderr; ours say the same in one line. The level is one for all threads: the
-    last that leaves sets it back."""
-    global _quiet_depth, _loud_level
-    log = getattr(cv2.utils, "logging", None)
-    if log is None:
-        yield
-        return
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _loud_level = log.getLogLevel()
-            log.setLogLevel(log.LOG_LEVEL_SILENT)
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                log.setLogLevel(_loud_level)
-
-
-def _by_opencv(data: bytes, as_stored: bool) -> Array:
-    """(H, W, 3) RGB; as stored: (H, W) or (H, W, 3 or 4). Not turned: that depends on OpenCV's version and the
-    format. ImageError where OpenCV makes nothing of it."""
-    import cv2
-
-    flags = (
-        cv2.IMREAD_UNCHANGED if as_stored else cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    )
-    try:
-        with _quiet(cv2):
-            image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"cannot be decoded ({error.err or error})") from error
-    if image is None:
-        raise ImageError("is damaged: its header is right, its picture is not; copy it again")
-    if image.ndim == 3 and image.shape[2] in (3, 4):
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
-    return image if image.ndim == 3 else image[:, :, None]
 
 
 def _npy(data: bytes) -> Picture:

@@ -23,10 +23,10 @@ import itertools
 import numpy as np
 import numpy.typing as npt
 
+from patchbank import native
 from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.errors import ConfigError
-from patchbank.search import native
-from patchbank.search.native.calls import NativeBank, coded, in_panels, panels, wider
+from patchbank.native.calls import NativeBank, coded, in_panels, panels, wider
 from patchbank.search.projections import ROUNDING, TINY, Projections, in_cells, squares_of
 from patchbank.util.parallel import one_blas_thread, scratch, share_of_workers, spread
 

@@ -1,10 +1,12 @@
-"""The compiled part of search and coreset (native.c), through ctypes; where it was not built, NumPy does its work.
+"""The compiled part (native.c), through ctypes: search, coreset, and the filters of PNG's rows. Where it was not built,
+NumPy and OpenCV do its work.
 
-It rules out, and bounds. What is left is measured by NumPy as everywhere, so the answers are the same bits with and
-without it, and on every processor. The wheel's build (hatch_build.py) compiles it where it finds a C compiler. In the
-environment, PATCHBANK_NATIVE=0 leaves it unused; `avxvnni`, `avx2` and `any` hold it back from newer instructions.
+In search and coreset it rules out, and bounds. What is left is measured by NumPy as everywhere, so the answers are the
+same bits with and without it, and on every processor; so are the pixels of a PNG. The wheel's build (hatch_build.py)
+compiles it where it finds a C compiler. In the environment, PATCHBANK_NATIVE=0 leaves it unused; `avxvnni`, `avx2` and
+`any` hold it back from newer instructions.
 
-`nearest.py` and `measure.py` call its two functions.
+`calls.py` calls its functions.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.errors import PatchbankError
-from patchbank.search.native.compiling import LIBRARY as _NAME
-from patchbank.search.native.compiling import digest
+from patchbank.native.compiling import LIBRARY as _NAME
+from patchbank.native.compiling import digest
 from patchbank.util.log import logger
 
 _TYPES = {"int8_t": np.int8, "int32_t": np.int32, "int64_t": np.int64, "float": np.float32}
@@ -139,11 +141,13 @@ class Library:
     """A library that is of the sources of this patchbank. Its functions return one of `codes`, 0 when all is done.
 
     nearest: (bank, starts, queries, count, found, threads, level). measure: (traversal, groups, count, pairs, threads,
-    level). Addresses and numbers; see native.c. instructions: a level -> the instructions that it uses there.
+    level). unfilter: (out, its length, raw, its length, height, pixels, step, level). Addresses and numbers; see
+    native.c. instructions: a level -> the instructions that it uses there.
     """
 
     nearest: Callable[..., int]
     measure: Callable[..., int]
+    unfilter: Callable[..., int]
     instructions: Callable[[int], bytes]
     structs: Mapping[str, Struct]
     codes: Mapping[str, int]
@@ -178,7 +182,7 @@ def refused(what: str) -> PatchbankError:
 def library() -> Library | None:
     """The library, or None: it was not built, does not load, or is of other sources than those beside it."""
     if not LIBRARY.is_file():
-        logger.info("the compiled part was not built; NumPy does its work, at about half the speed")
+        logger.info("the compiled part was not built; NumPy and OpenCV do its work, at about half the speed")
         return None
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
@@ -196,9 +200,11 @@ def library() -> Library | None:
 def _described(loaded: ctypes.CDLL) -> Library:
     pointer, number, count = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
     nearest, measure, names = loaded.patchbank_nearest, loaded.patchbank_measure, loaded.patchbank_instructions
+    unfilter = loaded.patchbank_unfilter
     nearest.argtypes = [pointer, pointer, pointer, count, pointer, number, number]
     measure.argtypes = [pointer, pointer, number, pointer, number, number]
+    unfilter.argtypes = [pointer, count, pointer, count, count, count, number, number]
     names.argtypes, names.restype = [number], ctypes.c_char_p
     codes = ("NO_ROOM", "NO_MEMORY", "IMPOSSIBLE", "OUT_OF_RANGE")
     numbers = constants(loaded)
-    return Library(nearest, measure, names, structs(loaded), {name: int(numbers[name]) for name in codes})
+    return Library(nearest, measure, unfilter, names, structs(loaded), {name: int(numbers[name]) for name in codes})

@@ -1,6 +1,6 @@
 """Compiles the C part beside its sources, and tells by their content which sources a library was made from.
 
-    python src/patchbank/search/native/compiling.py
+    python src/patchbank/native/compiling.py
 
 Only the standard library is needed: hatch_build.py runs this where a wheel is built, before patchbank can be imported.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 LIBRARY = "_native.so"
-SOURCES = ("native.c", "structs.h", "set.h", "tile.h", "nearest.h", "measure.h")
+SOURCES = ("native.c", "structs.h", "set.h", "tile.h", "nearest.h", "measure.h", "unfilter.h")
 
 
 def digest(folder: Path = FOLDER) -> str | None:

@@ -1,4 +1,4 @@
-"""The compiled part's two calls: the nearest vectors of queries, and the measurements of the coreset."""
+"""The compiled part's calls: the nearest vectors of queries, the measurements of the coreset, the rows of a PNG."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from patchbank.arrays import BoolArray, CodeArray, FloatArray, IndexArray, IntArray
+from patchbank.arrays import BoolArray, ByteArray, CodeArray, FloatArray, IndexArray, IntArray
 from patchbank.errors import ConfigError
-from patchbank.search.native import HIDDEN, KEPT, MIDDLE, MOST_DIM, PANEL, Struct, check_array, level, library, refused
+from patchbank.native import HIDDEN, KEPT, MIDDLE, MOST_DIM, PANEL, Struct, check_array, level, library, refused
 
 _LARGEST = 127  # of a code
 _LEAST_STEP = 1e-16  # of a bank whose vectors are all the same
@@ -159,3 +159,20 @@ def _table(
         table[name] = [getattr(entry, name).ctypes.data for entry in entries]
         table[name + "_length"] = [len(entry) for entry in entries]
     return table
+
+
+def unfiltered(raw: ByteArray, height: int, pixels: int, step: int) -> ByteArray | None:
+    """Undoes the filters of a PNG's rows: (height * (1 + pixels * step),) uint8, contiguous, the first byte of each row
+    its filter -> (height, pixels, step). step: bytes a pixel: 1, 2, 3, 4, 6 or 8.
+
+    None where a row has a filter that there is not, or the library is missing. Python's lock is not needed meanwhile.
+    """
+    used = library()
+    if used is None:
+        return None
+    check_array("raw", raw, np.uint8)
+    out = np.empty((height, pixels, step), np.uint8)
+    failed = used.unfilter(out.ctypes.data, out.size, raw.ctypes.data, raw.size, height, pixels, step, level())
+    if failed == used.codes["IMPOSSIBLE"]:
+        raise refused(f"rows of a PNG of {pixels}x{height} pixels of {step} bytes")
+    return None if failed else out

@@ -1,6 +1,7 @@
-/* What exact.py and bounds.py do most of their time, without NumPy's passes over blocks of products.
+/* What exact.py and bounds.py do most of their time, without NumPy's passes over blocks of products; and the filters of
+ * PNG's rows, undone.
  *
- * nearest.h and measure.h are compiled for each instruction set that a processor may have; the functions at the end take
+ * nearest.h, measure.h and unfilter.h are compiled for each instruction set that a processor may have; the functions at the end take
  * the best that it does have. No state, and no Python: ctypes calls them, and other threads run meanwhile. What they are
  * given is described in structs.h, and checked here before it is used.
  */
@@ -38,6 +39,7 @@
 #define MOST_CELLS 65536                              /* of a bank */
 #define MOST_GROUPS 32                                /* words of codes of a shadow */
 #define EXACT_GROUPS 256                              /* words whose products floats hold exactly, summed */
+#define MOST_SIDE 1000000                             /* of a PNG: as libpng's */
 #define MIDDLE 64                                     /* of the codes of queries, 1 to 127 */
 #define HIDDEN (-2000000000)                          /* the start of what does not count, and of padding */
 #define VECTOR(bank, slot) ((bank)->vectors + (slot) * (bank)->width)
@@ -229,6 +231,59 @@ static void spread(void (*work)(const void *, int, Arena *), const void *task, i
 #define NAME(name) name##_any
 #include "set.h"
 
+/* PNG's filters of rows, by their numbers: what a byte is predicted from. */
+enum { PLAIN, LEFT, ABOVE_IT, AVERAGE, PAETH };
+
+static inline uint8_t paeth(int a, int b, int c)
+{
+    const int to_a = abs(b - c), to_b = abs(a - c), to_c = abs(a + b - 2 * c);
+    return (uint8_t)(to_a <= to_b && to_a <= to_c ? a : to_b <= to_c ? b : c);
+}
+
+/* One row of `width` bytes, `step` a pixel. above: the row before it, undone; NULL for none. */
+static void undo_row(uint8_t *to, const uint8_t *from, const uint8_t *above, int64_t width, int step)
+{
+    const int filter = from[-1];
+    if (filter == PLAIN || (filter == ABOVE_IT && !above)) {
+        memcpy(to, from, (size_t)width);
+    } else if (filter == ABOVE_IT) {
+        for (int64_t i = 0; i < width; i++)
+            to[i] = (uint8_t)(from[i] + above[i]);
+    } else {
+        for (int64_t i = 0; i < width; i++) {
+            const int a = i >= step ? to[i - step] : 0, b = above ? above[i] : 0;
+            const int c = above && i >= step ? above[i - step] : 0;
+            to[i] = (uint8_t)(from[i] + (filter == LEFT ? a : filter == AVERAGE ? (a + b) / 2 : paeth(a, b, c)));
+        }
+    }
+}
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, type, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, type, ...) __builtin_shuffle(a, b, (type){__VA_ARGS__})
+#endif
+
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx2")))
+#define LANES 16
+#define NAME(name) name##_rows_avx2
+#define SHUFFLE_1(a, b) SHUFFLE(a, b, NAME(lanes), 0, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30)
+#define SHUFFLE_2(a, b) SHUFFLE(a, b, NAME(lanes), 0, 1, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29)
+#define SHUFFLE_4(a, b) SHUFFLE(a, b, NAME(lanes), 0, 1, 2, 3, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27)
+#define SHUFFLE_8(a, b) SHUFFLE(a, b, NAME(lanes), 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#include "unfilter.h"
+#endif
+
+#define TARGET
+#define LANES 8
+#define NAME(name) name##_rows_any
+#define SHUFFLE_1(a, b) SHUFFLE(a, b, NAME(lanes), 0, 8, 9, 10, 11, 12, 13, 14)
+#define SHUFFLE_2(a, b) SHUFFLE(a, b, NAME(lanes), 0, 1, 8, 9, 10, 11, 12, 13)
+#define SHUFFLE_4(a, b) SHUFFLE(a, b, NAME(lanes), 0, 1, 2, 3, 8, 9, 10, 11)
+#define SHUFFLE_8(a, b) (a)
+#include "unfilter.h"
+
 /* level: 0 = the best instructions that this processor has; 1 = AVX-VNNI at most; 2 = AVX2 at most; 3 = none but those that
  * all have. */
 enum { ANY, AVX2, AVXVNNI, AVX512 };
@@ -373,4 +428,22 @@ int patchbank_measure(const Traversal *all, const Group *groups, int count, Pair
     const Measuring measuring = {all, groups, pairs, level, &failed};
     spread(measure_some, &measuring, count, threads);
     return failed;
+}
+
+/* Undoes the filters of a PNG's rows. raw: (height, 1 + pixels * step), the first byte of each row its filter; out:
+ * (height, pixels * step). step: bytes a pixel: 1, 2, 3, 4, 6 or 8. Returns DONE, OUT_OF_RANGE for a filter that there is
+ * not (some of `out` is then written), or IMPOSSIBLE for sizes that do not belong together. */
+int patchbank_unfilter(
+    uint8_t *out, int64_t out_length, const uint8_t *raw, int64_t raw_length, int64_t height, int64_t pixels, int step,
+    int level)
+{
+    if (!out || !raw || height < 1 || pixels < 1 || height > MOST_SIDE || pixels > MOST_SIDE || step < 1 || step > 8 ||
+        step == 5 || step == 7 || out_length != height * pixels * step || raw_length != out_length + height)
+        return IMPOSSIBLE;
+#if defined(__x86_64__)
+    if (best(level) != ANY)
+        return unfilter_rows_avx2(out, raw, height, pixels, step);
+#endif
+    (void)level;
+    return unfilter_rows_any(out, raw, height, pixels, step);
 }
