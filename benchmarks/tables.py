@@ -141,6 +141,35 @@ def predict(results: dict[str, Any]) -> str:
     )
 
 
+def decoding(results: dict[str, Any]) -> str:
+    """Processor time of each decoder as a multiple of OpenCV's; then what reading a PNG is made of."""
+    names = list(dict.fromkeys(row["decoder"] for row in results["rows"]))
+    found = {(row["format"], row["colours"], row["side"], row["decoder"]): row for row in results["rows"]}
+    kinds = list(dict.fromkeys(key[:3] for key in found))
+    kinds.sort(key=lambda kind: (not kind[0].startswith("PNG"), kind[0]))
+
+    def cell(kind: tuple[str, str, int], name: str) -> str:
+        row = found.get((*kind, name))
+        return "-" if row is None else f"{row['ratio']:.2f}" + ("" if row["same"] else " (other pixels)")
+
+    header = ["file", "colours", "pixels a side", "OpenCV, ms", *(name for name in names if name != "OpenCV")]
+    lines = [
+        [*kind, f"{found[*kind, 'OpenCV']['ms']:.1f}", *(cell(kind, name) for name in names if name != "OpenCV")]
+        for kind in kinds
+    ]
+    locked = sorted({row["decoder"] for row in results["rows"] if row["lock"]})
+    steps = list(next(iter(results["parts"].values())))
+    made_of = [[name, *(f"{parts[step]:.2f}" for step in steps)] for name, parts in results["parts"].items()]
+    return "\n\n".join(
+        (
+            table(header, lines),
+            f"Python's lock is held while these decode: {', '.join(locked) or 'none'}.",
+            "What patchbank's reading of a PNG is made of, ms:",
+            table(["PNG", *steps], made_of),
+        )
+    )
+
+
 def devices(results: dict[str, Any]) -> str:
     """The network's device: what the stages take there, and by how much the scores differ."""
     header = [
@@ -486,6 +515,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "quality": quality,
     "predict": predict,
     "predict_16": predict,
+    "decoding": decoding,
     "search": search,
     "native": native,
     "native_old": native,

@@ -289,6 +289,40 @@ def test_without_the_extra_the_same_is_read_and_refused(picture, monkeypatch, ki
         decode(whole)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_by_zlib_alone_the_same_deflate_is_read_and_refused(picture, monkeypatch, rows):
+    """Strips that are sound, padded, cut, changed at one place, too long or short: libdeflate decides none of it."""
+    whole = as_tiff(picture, compression="zlib", rowsperstrip=rows)
+    page = next(tiff.read_pages(whole))
+    strips = [whole[at : at + size] for at, size in zip(page.tags[273], page.tags[279], strict=True)]
+    last = zlib.decompress(strips[-1])
+    changes = [strips[-1][:-5], strips[-1] + b"junk", b"\x78\x9c", zlib.compress(last[:-1]), zlib.compress(last + b"x")]
+    changes += [zlib.compress(last + bytes(180 * (rows - len(last) // 180))), zlib.compress(last + bytes(10**6), 9)]
+    damaged = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in range(300, len(whole) - 300, 97)]
+
+    def outcome(data):
+        try:
+            return decode(data).tobytes()
+        except ImageError as error:
+            return str(error)
+
+    def unpacked(raw):
+        try:
+            return bytes(tiff._unpacked(raw, 8, len(last), 180 * rows))
+        except ImageError as error:
+            return str(error)
+
+    expected = [*map(outcome, (whole, *damaged)), *map(unpacked, (strips[-1], *changes))]
+    assert expected[0] == picture.tobytes()
+    assert any(isinstance(each, str) for each in expected)
+    monkeypatch.setattr(deflate, "zlib_decompress", _refusing)
+    assert [*map(outcome, (whole, *damaged)), *map(unpacked, (strips[-1], *changes))] == expected
+
+
+def _refusing(*_):
+    raise deflate.DeflateError("no")
+
+
 # --- PBM, PGM, PPM ---
 
 

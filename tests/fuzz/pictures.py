@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,16 @@ def _bases() -> list[bytes]:
     return found
 
 
+def _with_checksums(data: bytes) -> bytes:
+    """A PNG whose parts have the checksums that fit them, so that what is in them reaches the decoders."""
+    position, out = 8, bytearray(data)
+    while data[:4] == b"\x89PNG" and position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        out[end : end + 4] = struct.pack(">I", zlib.crc32(data[position + 4 : end]))[: max(0, len(data) - end)]
+        position = end + 4
+    return bytes(out)
+
+
 class Target:
     """Changed images, read as colours and as channels."""
 
@@ -50,7 +61,8 @@ class Target:
         path = self.folder / f"case{suffixes[rng.integers(len(suffixes))]}"
         data = self.bases[rng.integers(len(self.bases))]
         head = int(rng.choice([64, 200, len(data)]))
-        path.write_bytes(hostile.bytes_changed(data[:head], rng) + data[head:])
+        changed = hostile.bytes_changed(data[:head], rng) + data[head:]
+        path.write_bytes(_with_checksums(changed) if rng.random() < 0.5 else changed)
         return path
 
     def run(self, path: Path) -> None:

@@ -52,7 +52,8 @@ def decode_png(data: bytes, as_stored: bool) -> tuple[Array, int]:
     picture = _unpacked(parts, as_stored) if _is_plain(parts, as_stored) else None
     if picture is None:
         _check_coded(parts.coded, parts.raw)
-        picture = by_opencv(b"".join(parts.kept), as_stored)
+        grey = parts.header[3] == 0 and b"tRNS" not in parts.kinds  # read as it is: a third of the numbers
+        picture = by_opencv(b"".join(parts.kept), as_stored or grey)
     return picture, parts.turn
 
 
