@@ -145,7 +145,7 @@ def decoding(results: dict[str, Any]) -> str:
     """Processor time of each decoder as a multiple of OpenCV's; then what reading a PNG is made of."""
     names = list(dict.fromkeys(row["decoder"] for row in results["rows"]))
     found = {(row["format"], row["colours"], row["side"], row["decoder"]): row for row in results["rows"]}
-    kinds = list(dict.fromkeys(key[:3] for key in found))
+    kinds = [kind for kind in dict.fromkeys(key[:3] for key in found) if kind[2] in (900, 5000)]
     kinds.sort(key=lambda kind: (not kind[0].startswith("PNG"), kind[0]))
 
     def cell(kind: tuple[str, str, int], name: str) -> str:
@@ -157,7 +157,7 @@ def decoding(results: dict[str, Any]) -> str:
         [*kind, f"{found[*kind, 'OpenCV']['ms']:.1f}", *(cell(kind, name) for name in names if name != "OpenCV")]
         for kind in kinds
     ]
-    locked = sorted({row["decoder"] for row in results["rows"] if row["lock"]})
+    locked = sorted({f"{row['decoder']} ({row['format'].split()[0]})" for row in results["rows"] if row["lock"]})
     steps = list(next(iter(results["parts"].values())))
     made_of = [[name, *(f"{parts[step]:.2f}" for step in steps)] for name, parts in results["parts"].items()]
     return "\n\n".join(
