@@ -242,9 +242,19 @@ def described(patches: Patches, distances: FloatArray, projection: FloatArray) -
 
 def plain_measures(patches: Patches, distances: FloatArray) -> tuple[float, ...]:
     """All measures but the last of an image, whose patches are so far (n,) from the bank."""
-    look, k = patches.look, int(_ORDINARY_PATCHES * (len(distances) - 1))
+    look, k = patches.look, ordinary_patches(len(distances))
     ordinary = float(np.partition(distances, k)[k])
     return look.brightness, look.sharpness, look.width / look.height, float(look.width * look.height), ordinary
+
+
+def ordinary_patches(n: int) -> int:
+    """How many of n patches are no farther from the bank than `patch_distance`, beside the one that sets it."""
+    return int(_ORDINARY_PATCHES * (n - 1))
+
+
+def ordinary_cells(n: int) -> int:
+    """How many of n cells are no farther from another image's than `layout_distance`, beside the one that sets it."""
+    return int(_ORDINARY_CELLS * (n - 1))
 
 
 @one_blas_thread()
@@ -310,7 +320,7 @@ def layout_distances(cells: FloatArray, others: FloatArray) -> FloatArray:
     """(V, d) against (n, V, d) -> (n,): the distance that the most similar quarter of the cells does not exceed."""
     difference = others - cells
     squared = np.einsum("nvd,nvd->nv", difference, difference)
-    k = int(_ORDINARY_CELLS * (len(cells) - 1))
+    k = ordinary_cells(len(cells))
     return np.sqrt(np.partition(squared, k, axis=1)[:, k])
 
 

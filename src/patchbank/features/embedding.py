@@ -108,7 +108,7 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
         for m in maps:
             channels, width = m.shape[1], m.shape[3]
             used, down = _band(m.shape[2], patch_size, patch_stride, grid[0], start)
-            across = _mean_and_align(width, patch_size, patch_stride, grid[1])
+            across = mean_and_align_matrix(width, patch_size, patch_stride, grid[1])
             last = np.ascontiguousarray(m[image, :, used].transpose(1, 2, 0))  # (C, b, W) -> (b, W, C)
             tall = down @ last.reshape(len(last), -1)  # (r, b) @ (b, W*C) -> (r, W*C)
             out = features[image, start : start + _ROWS, :, first : first + channels]  # (r, w, C)
@@ -171,7 +171,7 @@ def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
     n = x.shape[-1]
     if n % size == 0:
         return x.reshape(*x.shape[:-1], size, n // size).mean(axis=-1)  # (..., n) -> (..., size, n/size)
-    start, stop = _pool_windows(n, size)
+    start, stop = pool_windows(n, size)
     pooled: FloatArray = np.zeros((*x.shape[:-1], size), np.float32)
     width = stop - start
     for offset in range(int(width.max())):
@@ -184,7 +184,7 @@ def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
 @functools.lru_cache(maxsize=64)
 def averaging_matrix(n: int, size: int) -> FloatArray:
     """(size, n): `adaptive_average_pool` along one axis."""
-    start, stop = _pool_windows(n, size)
+    start, stop = pool_windows(n, size)
     places = np.arange(n)
     inside = (places >= start[:, None]) & (places < stop[:, None])
     return _frozen(inside / (stop - start)[:, None])
@@ -218,25 +218,25 @@ def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _mean_and_align(size: int, patch_size: int, patch_stride: int, target: int) -> FloatArray:
+def mean_and_align_matrix(size: int, patch_size: int, patch_stride: int, target: int) -> FloatArray:
     mean = neighbourhood_mean_matrix(size, patch_size, patch_stride).astype(np.float64)
     return _frozen(bilinear_matrix(len(mean), target).astype(np.float64) @ mean)
 
 
 @functools.lru_cache(maxsize=256)
 def _band(size: int, patch_size: int, patch_stride: int, target: int, start: int) -> tuple[slice, FloatArray]:
-    """`_ROWS` rows of `_mean_and_align` from `start` on: which columns are not 0 there, and these.
+    """`_ROWS` rows of `mean_and_align_matrix` from `start` on: which columns are not 0 there, and these.
 
     Blocks are of a fixed size, whatever the number of threads that they are for; and so are the bits of the result.
     """
-    rows = _mean_and_align(size, patch_size, patch_stride, target)[start : start + _ROWS]
+    rows = mean_and_align_matrix(size, patch_size, patch_stride, target)[start : start + _ROWS]
     used = np.flatnonzero(rows.any(axis=0))
     where = slice(int(used[0]), int(used[-1]) + 1)
     return where, rows[:, where]
 
 
 @functools.lru_cache(maxsize=64)
-def _pool_windows(n: int, size: int) -> tuple[IndexArray, IndexArray]:
+def pool_windows(n: int, size: int) -> tuple[IndexArray, IndexArray]:
     j = np.arange(size, dtype=np.int64)
     return j * n // size, -((-(j + 1) * n) // size)
 

@@ -186,23 +186,37 @@ def image_statistics(image: Array, size: tuple[int, int], inside: BoolArray | No
     grey = cv2.transform(
         image.astype(np.float32), np.full((1, channels), 1 / channels, np.float32)
     )  # (H, W, C) -> (H, W)
-    small, small_inside = _reduced(grey, inside, (min(_SIDE, height), min(_SIDE, width)))
-    sides = (max(height // _COARSER, 2), max(width // _COARSER, 2))
-    coarse, coarse_inside = (small, small_inside) if small.shape == sides else _reduced(grey, inside, sides)
+    small_size, coarse_size = statistics_sizes(height, width)
+    small, small_inside = _reduced(grey, inside, small_size)
+    coarse, coarse_inside = (
+        (small, small_inside) if small_size == coarse_size else _reduced(grey, inside, coarse_size)
+    )
     counted = small if small_inside is None else small[small_inside]
     sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
     return ImageStatistics(float(np.median(counted)), float(sharpness), *size)
 
 
-def _reduced(grey: Any, inside: Any, size: tuple[int, int]) -> tuple[Any, Any]:
-    """Area averages at another size, and which of its pixels count: if nothing else does, all of them."""
+def statistics_sizes(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the reductions of an image of this size that its brightness and its sharpness are taken
+    from."""
+    small = (min(_SIDE, height), min(_SIDE, width))
+    return small, (max(height // _COARSER, 2), max(width // _COARSER, 2))
+
+
+def _reduced(grey: Any, inside: BoolArray | None, size: tuple[int, int]) -> tuple[Any, BoolArray | None]:
     import cv2
 
-    small = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
+    return cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA), reduced_inside(inside, size)
+
+
+def reduced_inside(inside: BoolArray | None, size: tuple[int, int]) -> BoolArray | None:
+    """Which pixels of a reduction to (height, width) count; None = all, which is so too where nothing else would."""
+    import cv2
+
     if inside is None:
-        return small, None
-    kept = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.999
-    return small, kept if kept.any() else None
+        return None
+    kept: BoolArray = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.999
+    return kept if kept.any() else None
 
 
 def _gradient(grey: Any, inside: Any) -> float:

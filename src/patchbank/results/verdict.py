@@ -59,10 +59,15 @@ def decide(
         return Decision(Verdict.NG, f"{reason}; {strange}" if strange else reason)
     if strange:
         return Decision(Verdict.REVIEW, strange)
-    if not p_value > (review_rate and review_rate + _ROUNDING):
+    if needs_review(p_value, review_rate):
         limit = f"{100 * review_rate:g} %"
         return Decision(Verdict.REVIEW, f"only {_share(p_value)} of good images look this odd (review from {limit})")
     return Decision(Verdict.OK, f"{_share(p_value)} of good images look this odd")
+
+
+def needs_review(p_value: float, review_rate: float) -> bool:
+    """Whether an image of this p-value is for a person to look at, if nothing else decides."""
+    return not p_value > (review_rate and review_rate + _ROUNDING)
 
 
 def _share(p_value: float) -> str:

@@ -145,7 +145,7 @@ def smoothed(scores: FloatArray, sigma: float, counted: BoolArray | None = None)
 
 
 def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float) -> FloatArray:
-    rows, columns = (_spreading_matrix(*sizes, sigma) for sizes in zip(scores.shape, input_size, strict=True))
+    rows, columns = (spreading_matrix(*sizes, sigma) for sizes in zip(scores.shape, input_size, strict=True))
     with one_blas_thread():
         heat: FloatArray = np.matmul(rows @ scores, columns.T)  # (H', h) @ (h, w) @ (w, W') -> (H', W')
     if image_size == input_size:
@@ -156,7 +156,7 @@ def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple
 
 
 @functools.lru_cache(maxsize=16)
-def _spreading_matrix(size: int, target: int, sigma: float) -> FloatArray:
+def spreading_matrix(size: int, target: int, sigma: float) -> FloatArray:
     """(target, size): bilinear interpolation along one axis, then Gaussian smoothing; each row sums to 1.
 
     Both are linear, and the axes are independent: two products of small matrices take a quarter of the time of two
