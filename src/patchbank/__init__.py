@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         pixel_metrics,
     )
     from patchbank.export.coco import export_coco
+    from patchbank.export.folder import Exported, export_onnx
     from patchbank.export.labelme import export_labelme
     from patchbank.fitted.versions import Version
     from patchbank.imaging.images import Skipped
@@ -81,6 +82,7 @@ _LAZY = {
     "Diff": "patchbank.update.compare",
     "Drift": "patchbank.monitoring.drift",
     "Evaluation": "patchbank.evaluation.evaluate",
+    "Exported": "patchbank.export.folder",
     "Explanation": "patchbank.inspection.explain",
     "Finding": "patchbank.results.explanation",
     "Measurement": "patchbank.calibration.image_check",
@@ -108,6 +110,7 @@ _LAZY = {
     "evaluate": "patchbank.evaluation.evaluate",
     "export_coco": "patchbank.export.coco",
     "export_labelme": "patchbank.export.labelme",
+    "export_onnx": "patchbank.export.folder",
     "find_drift": "patchbank.monitoring.drift",
     "find_images": "patchbank.evaluation.datasets",
     "load_backbone": "patchbank.backbones",
@@ -133,6 +136,7 @@ __all__ = [
     "Drift",
     "Evaluation",
     "Explanation",
+    "Exported",
     "Finding",
     "ImageCheck",
     "ImageError",
@@ -176,6 +180,7 @@ __all__ = [
     "evaluate",
     "export_coco",
     "export_labelme",
+    "export_onnx",
     "find_drift",
     "find_images",
     "load_backbone",

@@ -83,7 +83,7 @@ def check_tiles(size: int, overlap: int) -> None:
         raise ConfigError(f"tile_size: expected more than twice tile_overlap ({overlap}); got {size}")
 
 
-def parse_image_size(value: Any) -> ImageSize:
+def parse_image_size(value: Any, name: str = "image_size") -> ImageSize:
     """320 or "320" -> (320,); "240x320" (height x width) or [240, 320] -> (240, 320)."""
     if isinstance(value, str):
         parts: list[Any] = value.lower().split("x")
@@ -98,7 +98,7 @@ def parse_image_size(value: Any) -> ImageSize:
     except (TypeError, ValueError, OverflowError):  # infinity is no int
         sizes = []
     if len(sizes) not in (1, 2):
-        raise ConfigError(f"image_size: expected one number or HEIGHTxWIDTH, got {value!r}")
+        raise ConfigError(f"{name}: expected one number or HEIGHTxWIDTH, got {value!r}")
     return tuple(sizes)
 
 

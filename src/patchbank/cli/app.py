@@ -15,6 +15,7 @@ from patchbank.cli import (
     drift,
     evaluate,
     explain,
+    export,
     fit,
     history,
     info,
@@ -65,6 +66,7 @@ for module in (
     info,
     update,
     history,
+    export,
     demo,
     serve,
 ):

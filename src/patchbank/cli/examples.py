@@ -27,6 +27,7 @@ GROUPS = {
         "history": "patchbank history part.patchbank",
         "rollback": "patchbank rollback part.patchbank --to 1",
         "diff": "patchbank diff part.patchbank",
+        "export": "patchbank export part.patchbank -o part-onnx/",
     },
     "Begin": {
         "demo": "patchbank demo --out patchbank-demo",

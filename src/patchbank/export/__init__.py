@@ -1,1 +1,1 @@
-"""Results for other tools: formats that programs for labels read."""
+"""For other tools: results as formats that programs for labels read; a model as a graph that other programs run."""

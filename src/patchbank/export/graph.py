@@ -82,7 +82,7 @@ class Graph:
             constant.name = renamed[constant.name] = _NETWORK + constant.name
             self._constants.append(constant)
         for node in model.graph.node:
-            node.name = _NETWORK + node.name
+            node.name = f"{_NETWORK}{node.op_type}{len(self._nodes)}"
             _rename(node.input, renamed)
             _rename(node.output, renamed)
             self._nodes.append(node)

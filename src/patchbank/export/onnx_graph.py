@@ -35,7 +35,7 @@ def plan_for(model: FittedModel, size: tuple[int, int]) -> Plan:
     config = model.config
     if config.channels:
         raise ConfigError(f"export: expected a model of colour or grey images; got one of {config.channels} channels")
-    if config.white not in (None, 255.0):
+    if config.white is not None:
         raise ConfigError(
             f"export: expected a model of 8-bit images; got one whose white is {config.white:g}: fit it with images "
             "that were converted to 8 bits, and without white"
@@ -61,8 +61,8 @@ def plan_for(model: FittedModel, size: tuple[int, int]) -> Plan:
 
 
 def inspection_graph(model: FittedModel, plan: Plan, metadata: dict[str, str]) -> bytes:
-    """The ONNX file: takes `image`, (H, W, 3) uint8 RGB, and gives score, p_value, verdict, anomaly_map, mask and, where
-    the model has an image check, its measures. Raises ConfigError or BackboneError."""
+    """The ONNX file: takes `image`, (H, W, 3) uint8 RGB, and gives score, p_value, verdict, anomaly_map, mask and,
+    where the model has an image check, its measures. Raises ConfigError or BackboneError."""
     onnx, info, roi, config = model.backbone.to_onnx(), model.backbone.info, model.roi, model.config
     g = Graph(opset_of(onnx))
     height, width = plan.size
@@ -95,9 +95,7 @@ def inspection_graph(model: FittedModel, plan: Plan, metadata: dict[str, str]) -
         measured = verdict.measures(g, small, features, patch_scores, model.scene, on_grid, *sizes, inside)
         unlike = verdict.outside(g, measured, model.scene)
     decided = verdict.verdict(g, score, above, model.calibration, unlike)
-    heat = scores.smoothed(
-        g, on_grid.laid(g, plain), on_grid, plan.input_size, plan.size, config.smoothing_sigma
-    )
+    heat = scores.smoothed(g, on_grid.laid(g, plain), on_grid, plan.input_size, plan.size, config.smoothing_sigma)
     if roi:
         heat = g.node("Where", roi.inside(plan.size), heat, 0.0)
     highest = np.inf if model.pixel_threshold is None else model.pixel_threshold

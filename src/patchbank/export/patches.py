@@ -23,9 +23,7 @@ def embedded(g: Graph, maps: Sequence[str], shapes: Sequence[Shape], config: Con
     return g.node("Transpose", vectors, perm=[1, 0]), grid
 
 
-def _mean(
-    g: Graph, maps: Sequence[str], shapes: Sequence[Shape], grid: tuple[int, int], config: Config
-) -> str:
+def _mean(g: Graph, maps: Sequence[str], shapes: Sequence[Shape], grid: tuple[int, int], config: Config) -> str:
     layers = []
     for m, (channels, *sides) in zip(maps, shapes, strict=True):
         rows, columns = (
@@ -38,9 +36,7 @@ def _mean(
     return g.node("Concat", *layers, axis=0)
 
 
-def _reference(
-    g: Graph, maps: Sequence[str], shapes: Sequence[Shape], grid: tuple[int, int], config: Config
-) -> str:
+def _reference(g: Graph, maps: Sequence[str], shapes: Sequence[Shape], grid: tuple[int, int], config: Config) -> str:
     layers = []
     for m, (channels, *sides) in zip(maps, shapes, strict=True):
         own = patch_grid(sides, config.patch_size, config.patch_stride)

@@ -98,9 +98,7 @@ class OnGrid:
         return flat if self.place is None else g.node("Gather", flat, self.place, axis=0)
 
 
-def image_score(
-    g: Graph, scores: str, on_grid: OnGrid, config: Config
-) -> str:
+def image_score(g: Graph, scores: str, on_grid: OnGrid, config: Config) -> str:
     """(n,) patch scores -> the image's score, a scalar: the largest, or the mean of the top fraction, as
     `scoring.image_score`."""
     if config.image_score != "top_fraction":
@@ -139,11 +137,9 @@ def reweighted(
 def smoothed(
     g: Graph, values: str, on_grid: OnGrid, input_size: tuple[int, int], size: tuple[int, int], sigma: float
 ) -> str:
-    """(h, w) -> (H, W) as `scoring.anomaly_map`: for each axis, interpolation, smoothing and interpolation to an image of
-    `size` are one matrix."""
-    rows, columns = (
-        _spreading(*sides, sigma) for sides in zip(on_grid.grid, input_size, size, strict=True)
-    )
+    """(h, w) -> (H, W) as `scoring.anomaly_map`: for each axis, interpolation, smoothing and interpolation to an image
+    of `size` are one matrix."""
+    rows, columns = (_spreading(*sides, sigma) for sides in zip(on_grid.grid, input_size, size, strict=True))
     heat = _spread(g, rows, values, columns)
     counted = on_grid.counted
     if counted is not None:

@@ -188,9 +188,7 @@ def image_statistics(image: Array, size: tuple[int, int], inside: BoolArray | No
     )  # (H, W, C) -> (H, W)
     small_size, coarse_size = statistics_sizes(height, width)
     small, small_inside = _reduced(grey, inside, small_size)
-    coarse, coarse_inside = (
-        (small, small_inside) if small_size == coarse_size else _reduced(grey, inside, coarse_size)
-    )
+    coarse, coarse_inside = (small, small_inside) if small_size == coarse_size else _reduced(grey, inside, coarse_size)
     counted = small if small_inside is None else small[small_inside]
     sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
     return ImageStatistics(float(np.median(counted)), float(sharpness), *size)

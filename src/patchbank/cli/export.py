@@ -1,0 +1,95 @@
+"""`patchbank export`: a model for programs without patchbank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from patchbank.cli.options import command
+from patchbank.cli.terminal import note, say, say_json
+from patchbank.config import Runtime
+from patchbank.errors import ConfigError
+from patchbank.util.wording import counted
+
+if TYPE_CHECKING:
+    from patchbank.export.folder import Exported
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+
+    @command(app, "export")
+    def export(
+        model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        runtime: Runtime,
+        output: Annotated[
+            str, typer.Option("-o", "--output", metavar="DIR", help="Folder to write; files in it are replaced.")
+        ],
+        input_size: Annotated[
+            str | None,
+            typer.Option(
+                "--input-size",
+                metavar="HEIGHTxWIDTH",
+                help="Size of the images to inspect, in pixels (default: the training images').",
+            ),
+        ] = None,
+        bank_size: Annotated[
+            int | None,
+            typer.Option(
+                "--bank-size", metavar="N", help="Thin the bank to N vectors: faster, and more good parts are flagged."
+            ),
+        ] = None,
+        images: Annotated[
+            str | None,
+            typer.Option(
+                "--images",
+                metavar="DIR",
+                help="Reference images of this size (default: made of the model's thumbnails).",
+            ),
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ) -> None:
+        """Write a model as one ONNX file, which other programs run without patchbank and Python: from the pixels to
+        score, verdict and heat map. With reference images, a README, and programs in C++, C#, JavaScript and Python."""
+        from patchbank.evaluation.datasets import find_images
+        from patchbank.export.folder import export_onnx
+        from patchbank.model import PatchCore
+
+        size = _size(input_size)
+        found = find_images(images) if images else []
+        fitted = PatchCore.load(model, runtime=runtime)
+        done = export_onnx(fitted, output, input_size=size, bank_size=bank_size, images=found)
+        if as_json:
+            say_json(done.to_dict())
+        else:
+            _print(done)
+        for remark in done.remarks:
+            note(remark)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from patchbank.validation import parse_image_size
+
+    if text is None:
+        return None
+    size = parse_image_size(text, "input_size")
+    if len(size) != 2:
+        raise ConfigError(f"input_size: expected HEIGHTxWIDTH, as 480x640; got {text!r}")
+    return size[0], size[1]
+
+
+def _print(done: Exported) -> None:
+    height, width = done.size
+    graph, library = done.milliseconds
+    say(f"{done.folder}: model.onnx ({done.file_bytes / 1e6:.1f} MB) for images of {height}x{width} pixels")
+    say(f"bank         {counted(done.bank_size, 'vector')}")
+    images = counted(done.images, "reference image")
+    say(f"agreement    {images}: same verdicts, scores to {done.largest_difference:.1g}")
+    say(f"time         {graph:.0f} ms an image on this machine (patchbank itself: {library:.0f} ms)")
+    if done.thinning:
+        cost = done.thinning
+        rise = f"{100 * cost.median_rise:.2g} % (median), at most {100 * cost.largest_rise:.2g} %"
+        changed = f"{cost.other_verdicts} of {counted(cost.images, 'verdict')}"
+        say(f"smaller bank scores rise by {rise}; {changed} changed; {cost.milliseconds_before:.0f} ms before")
+    say("not in it    decoding of files, other sizes, 16 bits, regions, explanations: see README.md")

@@ -1,0 +1,25 @@
+"""`patchbank export`."""
+
+from __future__ import annotations
+
+import json
+
+from .conftest import failure, run
+
+
+def test_a_model_is_exported(category, fitted, tmp_path):
+    """With a real network: the same verdicts, and what it says of itself."""
+    result = run("export", fitted, "-o", tmp_path / "out", "--images", category / "test", "--bank-size", "30", "--json")
+    said = json.loads(result.stdout)
+    assert said["input_size"] == [72, 96]
+    assert said["bank_size"] == 30
+    assert said["reference_images"] == 8
+    assert said["largest_difference"] < 1e-4
+    assert said["bank_size_cost"]["images"] == 8
+    text = run("export", fitted, "-o", tmp_path / "out", "--input-size", "72x96").stdout
+    assert "model.onnx" in text
+    assert "same verdicts" in text
+    assert failure("export", fitted, "-o", tmp_path / "out", "--input-size", "72", code=2).endswith("got '72'")
+    assert "input_size" in failure("export", fitted, "-o", tmp_path / "out", "--input-size", "a", code=2)
+    (tmp_path / "file").write_text("")
+    assert "cannot make the folder" in failure("export", fitted, "-o", tmp_path / "file", code=7)
