@@ -32,6 +32,7 @@ RUN = (
     "docs/reference/configuration.md",
     "docs/operate/drift.md",
     "docs/operate/explanations.md",
+    "docs/operate/export.md",
     "docs/operate/python.md",
     "docs/reference/model-file.md",
     "docs/understand/paper.md",

@@ -9,8 +9,8 @@ import json
 import numpy as np
 import onnx
 import pytest
-
 from exported import SIZE, fitted, graph_of, pictures
+
 from parts import striped
 from patchbank import BackboneError, Config, ConfigError, ImageError, Named, PatchCore, export_onnx
 from patchbank.backbones.fake import FakeBackbone
@@ -111,7 +111,7 @@ def test_reference_images_that_the_graph_cannot_take(model, tmp_path, image, wor
 
 def test_damaged_reference_images_are_named(model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="bad.png"):
+    with pytest.raises(ImageError, match=r"bad\.png"):
         export_onnx(model, tmp_path / "out", images=[tmp_path / "bad.png"])
 
 
@@ -131,7 +131,7 @@ def test_a_graph_that_disagrees_is_not_written(model, tmp_path, monkeypatch, wro
     else:
         changed = lambda g, *rest: g.node("Sub", np.array(5, np.int32), review(g, *rest))  # noqa: E731
         monkeypatch.setattr(onnx_graph.verdict, "verdict", changed)
-    with pytest.raises(BackboneError, match="the graph disagrees with the model about .*; nothing was written"):
+    with pytest.raises(BackboneError, match=r"the graph disagrees with the model about .*; nothing was written"):
         export_onnx(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

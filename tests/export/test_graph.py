@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from exported import SIZE, assert_same, fitted, graph_of, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exported import SIZE, assert_same, fitted, graph_of, pictures
 from patchbank import BackboneError, Config, ConfigError, PatchCore
 from patchbank.backbones.base import BackboneInfo, Layer
 from patchbank.backbones.fake import FakeBackbone
@@ -237,7 +237,7 @@ def test_the_same_model_gives_the_same_bytes(rng):
 
 def test_networks_with_operators_of_others_are_refused(rng):
     model = fitted(rng, backbone=rebuilt(13, "com.microsoft"))
-    with pytest.raises(BackboneError, match="standard ONNX operators; got operators of com.microsoft"):
+    with pytest.raises(BackboneError, match=r"standard ONNX operators; got operators of com\.microsoft"):
         inspection_graph(model, plan_for(model, SIZE), {})
 
 

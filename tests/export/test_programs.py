@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from exported import SIZE, fitted, headers, node_modules, pictures
+
 from patchbank import export_onnx
 from patchbank.imaging.images import write_png
 
@@ -137,8 +137,8 @@ def test_cpp(folder, tmp_path):
 
 
 def test_csharp(folder, tmp_path):
-    """Compiled against the signatures of Microsoft.ML.OnnxRuntime, whose package cannot be had here: a stub answers what
-    reference.csv says."""
+    """Compiled against the signatures of Microsoft.ML.OnnxRuntime. The package is not at hand where the tests run: a
+    stub answers what reference.csv says."""
     compiler, mono = shutil.which("mcs"), shutil.which("mono")
     if compiler is None or mono is None:
         pytest.skip("no C# compiler: apt-get install mono-mcs mono-runtime")

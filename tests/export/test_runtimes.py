@@ -8,8 +8,8 @@ import subprocess
 
 import numpy as np
 import pytest
-
 from exported import node_modules
+
 from patchbank import Config, PatchCore, export_onnx
 from patchbank.export import reference
 from patchbank.imaging.images import read_image
@@ -25,7 +25,9 @@ def exported(request, data_root, tmp_path_factory):
     good = sorted((root / "train" / "good").iterdir())[:40]
     tests = [sorted(kind.iterdir()) for kind in sorted((root / "test").iterdir())]
     images = [kind[n] for kind in tests for n in (0, 1, 2)][:10]
-    model = PatchCore.fit(good, Config(image_size=(224,), coreset_size=1000, review_rate=0.2))
+    model = PatchCore.fit(
+        good, Config(image_size=(224,), coreset_size=1000, max_false_alarms=0.2, confidence=0.0, review_rate=0.5)
+    )
     patch = pytest.MonkeyPatch()
     patch.setattr(reference, "MOST_KEPT", len(images))
     try:
