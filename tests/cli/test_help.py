@@ -18,13 +18,14 @@ from .conftest import run
 
 ROOT = typer.main.get_command(app)
 BACKBONES = ROOT.commands["backbones"].commands
-COMMANDS = {**{name: each for name, each in ROOT.commands.items() if name != "backbones"}, **BACKBONES}
+COMMANDS = {name: each for name, each in ROOT.commands.items() if name != "backbones"}
+COMMANDS |= {f"backbones {name}": each for name, each in BACKBONES.items()}
 
 
 def test_every_command_has_a_group_and_every_group_its_commands():
     grouped = [name for group in GROUPS.values() for name in group]
     assert sorted(grouped) == sorted(ROOT.commands)
-    assert sorted(OF_BACKBONES) == sorted(BACKBONES)
+    assert sorted(OF_BACKBONES) == sorted(f"backbones {name}" for name in BACKBONES)
     text = run("--help").stdout
     assert all(group in text for group in GROUPS)
 
@@ -34,7 +35,7 @@ def test_the_example_of_each_command_is_valid_and_shown(name):
     """It is parsed as the command would, so an example cannot outlive a flag."""
     command = COMMANDS[name]
     words = shlex.split(command.epilog.removeprefix("Example: "))
-    prefix = ["patchbank", "backbones", name] if name in BACKBONES else ["patchbank", name]
+    prefix = ["patchbank", *name.split()]
     assert words[: len(prefix)] == prefix
     with command.make_context(name, words[len(prefix) :]):
         pass

@@ -14,7 +14,7 @@ from patchbank.config import Runtime
 app = typer.Typer(help="The networks that can be used: list, show, fetch, export.", no_args_is_help=True)
 
 
-@command(app, "list")
+@command(app, "backbones list")
 def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
     """List the networks that have a name."""
     from patchbank.backbones.zoo import zoo
@@ -29,7 +29,7 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON 
         say(f"{row.name:<20} {layers:<32} {row.licence:<13} {_availability(row)}")
 
 
-@command(app, "show")
+@command(app, "backbones show")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A zoo network, or the path of an ONNX file.")],
     runtime: Runtime,
@@ -60,7 +60,7 @@ def show(
         say(f"{layer['name']:<12} {layer['channels']:>8}  {layer['stride']:>6}{default}")
 
 
-@command(app, "fetch")
+@command(app, "backbones fetch")
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A zoo network whose weights are downloaded.")],
 ) -> None:
@@ -72,7 +72,7 @@ def fetch(
     say(str(path))
 
 
-@command(app, "export")
+@command(app, "backbones export")
 def export(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Any model of timm that can return features.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],

@@ -35,10 +35,10 @@ GROUPS = {
     },
 }
 OF_BACKBONES = {
-    "list": "patchbank backbones list",
-    "show": "patchbank backbones show efficientnet_lite2",
-    "fetch": "patchbank backbones fetch wide_resnet50_2",
-    "export": "patchbank backbones export wide_resnet50_2 -o network.onnx",
+    "backbones list": "patchbank backbones list",
+    "backbones show": "patchbank backbones show efficientnet_lite2",
+    "backbones fetch": "patchbank backbones fetch wide_resnet50_2",
+    "backbones export": "patchbank backbones export wide_resnet50_2 -o network.onnx",
 }
 
 

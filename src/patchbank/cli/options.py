@@ -50,13 +50,13 @@ _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command: its parameters named `config`, `runtime` and `settings` become one flag for each of their
-    fields, and errors become one line and an exit code.
+    fields, and errors become one line and an exit code. The name of a command of a group begins with the group's.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         example = example_of(name)
         epilog = f"Example: {example}" if example else None
-        app.command(name, rich_help_panel=panel_of(name), epilog=epilog)(_guarded(_with_flags(function)))
+        app.command(name.split()[-1], rich_help_panel=panel_of(name), epilog=epilog)(_guarded(_with_flags(function)))
         return function
 
     return register

@@ -74,33 +74,39 @@ def _averaged(g: Graph, image: str, size: tuple[int, int], target: tuple[int, in
     """(H, W, 3) uint8 -> (h, w, 3) float32. One pixel after the other is multiplied and added, first across, then down,
     as OpenCV does it: many sums are close to a half, and rounding them takes the same bits. A product of matrices,
     which adds in an order of its own, was off by 1 in up to 1 % of the pixels, and by 0.3 % in the anomaly map.
+
+    All products stand in one array before they are added: some runtimes make one operation of a product and a sum,
+    which rounds once instead of twice.
     """
-    total = ""
-    for places, shares in _area_taps(size[1], target[1]):
-        taken = g.cast(g.node("Gather", image, places, axis=1), np.float32)
-        flat = g.shaped(taken, size[0], 3 * target[1])  # (H, w, 3) -> (H, w 3)
-        total = _added(g, total, g.node("Mul", flat, shares.repeat(3)))
-    tall, total = total, ""
-    for places, shares in _area_taps(size[0], target[0]):
-        total = _added(g, total, g.node("Mul", g.node("Gather", tall, places, axis=0), shares[:, None]))
+    places, shares = _area_taps(size[1], target[1])
+    count, width = len(places), 3 * target[1]
+    taken = g.cast(g.node("Gather", image, places.reshape(-1), axis=1), np.float32)  # (H, t w, 3)
+    products = g.node("Mul", g.shaped(taken, size[0], count, width), shares.repeat(3, axis=1))  # (H, t, w 3)
+    tall = g.shaped(_sum_in_order(g, products, count, 1), size[0], width)
+    places, shares = _area_taps(size[0], target[0])
+    taken = g.shaped(g.node("Gather", tall, places.reshape(-1), axis=0), len(places), target[0], width)
+    total = _sum_in_order(g, g.node("Mul", taken, shares[:, :, None]), len(places), 0)  # (t, h, w 3) -> (1, h, w 3)
     return g.node("Round", g.shaped(total, *target, 3))
 
 
-def _added(g: Graph, total: str, x: str) -> str:
-    return g.node("Add", total, x) if total else x
+def _sum_in_order(g: Graph, x: str, count: int, axis: int) -> str:
+    """The sum along an axis of `count`, which stays as one of 1: the first and the second, then the third, ..."""
+    total, *others = (g.part(x, axis, place, place + 1) for place in range(count))
+    for each in others:
+        total = g.node("Add", total, each)
+    return total
 
 
-def _area_taps(n: int, target: int) -> list[tuple[IntArray, FloatArray]]:
-    """The pixels along one axis that each of `target` pixels is the mean of: the first of each, the second, ... and
-    their shares, (target,) each; a share of 0 for those that have no so many."""
+def _area_taps(n: int, target: int) -> tuple[IntArray, FloatArray]:
+    """(t, target): the pixels along one axis that each of `target` pixels is the mean of, the first of each, the
+    second, ..., and their shares; a share of 0 for those that have no so many."""
     matrix = area_matrix(n, target)
     first = (matrix != 0).argmax(axis=1)
-    taps = []
-    for place in range(int((matrix != 0).sum(axis=1).max())):
-        number = np.minimum(first + place, n - 1)
-        shares = np.where(first + place < n, matrix[np.arange(target), number], np.float32(0))
-        taps.append((number.astype(np.int32), shares))
-    return taps
+    count = int((matrix != 0).sum(axis=1).max())
+    places = first + np.arange(count)[:, None]
+    inside = np.minimum(places, n - 1)
+    shares = np.where(places < n, matrix[np.arange(target), inside], np.float32(0))
+    return inside.astype(np.int32), shares
 
 
 def left(g: Graph, matrix: FloatArray, x: str) -> str:
