@@ -72,6 +72,7 @@ AT_THE_TOP = {
     "PyInstaller": "_pyinstaller",
     # `patchbank serve` imports the server when it starts it; FastAPI reads the types of a module's top.
     "fastapi": "server",
+    "pydantic": "server",
     "starlette": "server",
     "uvicorn": "server",
     "prometheus_client": "server",

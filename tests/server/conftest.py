@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,7 @@ from patchbank.server.models import ModelHost
 from patchbank.server.run import Server, bound
 from patchbank.server.service import Service
 from patchbank.server.settings import Settings
-
-pytest.importorskip("fastapi", reason="the service needs the extra 'serve'")
+from patchbank.store.engine import open_store
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, max_false_alarms=0.2, confidence=0, scene_false_alarms=0)
 LOCAL = "http://127.0.0.1"
@@ -61,12 +61,14 @@ def png(picture) -> bytes:
     return data.tobytes()
 
 
-def service_of(model: PatchCore | None = None, **settings) -> Service:
-    options, metrics = Settings(**settings), Metrics()
+def service_of(model: PatchCore | None = None, *, data: Path | None = None, **settings) -> Service:
+    """A service with a new data folder, or that one."""
+    folder = data or Path(tempfile.mkdtemp(prefix="patchbank-test-")) / "data"
+    options, metrics = Settings(data=str(folder), **settings), Metrics()
     host = ModelHost(options, Runtime(), metrics)
     if model is not None:
         host.serve("part", model)
-    return Service(options, host, metrics)
+    return Service(options, open_store(folder), host, metrics)
 
 
 @contextmanager

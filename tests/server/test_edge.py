@@ -12,7 +12,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.requests import Request
 
 from patchbank.server import edge
-from patchbank.server.access import Access, GuardedRoute, Who, access_of, needs
+from patchbank.server.access import EVERYBODY, Access, GuardedRoute, access_of, needs
 from patchbank.server.app import openapi
 from patchbank.server.logs import JsonLines, TextLines
 from patchbank.server.problems import MEDIA_TYPE, Problem
@@ -30,12 +30,12 @@ def add_test_routes(app) -> None:
     router = APIRouter(route_class=GuardedRoute, prefix="/test")
 
     @router.post("/echo")
-    @needs(Who.THIS_MACHINE)
+    @needs("viewer")
     async def echo(body: dict[str, int]) -> dict[str, int]:
         return body
 
     @router.get("/bug")
-    @needs(Who.EVERYBODY)
+    @needs(access=EVERYBODY)
     async def bug(request: Request) -> None:
         raise RuntimeError("secret insides")
 

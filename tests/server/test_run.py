@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -29,8 +30,9 @@ class Process:
     """A running `patchbank serve`."""
 
     def __init__(self, *args: object, env: dict[str, str] | None = None) -> None:
+        folder = () if "--data" in args else ("--data", tempfile.mkdtemp(prefix="patchbank-test-"))
         self.process = subprocess.Popen(
-            [*COMMAND, *map(str, args)],
+            [*COMMAND, *map(str, args), *folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -273,7 +275,8 @@ def test_a_second_ctrl_c_does_not_wait(model_file):
 
 def failure(*args: object, code: int) -> str:
     """Runs a command that must fail, with one line."""
-    done = subprocess.run([*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=60)
+    folder = ("--data", tempfile.mkdtemp(prefix="patchbank-test-"))
+    done = subprocess.run([*COMMAND, *map(str, args), *folder], capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1, done.stderr

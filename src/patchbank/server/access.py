@@ -1,20 +1,18 @@
-"""Who may ask for what. Every endpoint says it where it is declared (`@needs(...)`), and `GuardedRoute` holds it before
-a byte of a body is read. An endpoint that does not say it cannot be added to the application.
+"""Who may do what. Every endpoint says it where it is declared (`@needs(...)`), and `GuardedRoute` holds it before a
+byte of a body is read. An endpoint that does not say it cannot be added to the application.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from enum import Enum
-from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from patchbank.server.callers import NOBODY, Caller, from_this_machine, has_admin, identify
 from patchbank.server.edge import allow_body
 from patchbank.server.problems import Problem
 from patchbank.server.service import service_of
@@ -22,29 +20,49 @@ from patchbank.server.service import service_of
 F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "patchbank_access"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-
-
-class Who(Enum):
-    """Who may use an endpoint."""
-
-    EVERYBODY = "everybody"
-    THIS_MACHINE = "this machine"
 
 
 @dataclass(frozen=True)
 class Access:
-    """What an endpoint says of itself. large_body: its body may be as large as `max_body_mb` says, and not 1 MB."""
+    """What an endpoint says of itself. role: that people need, at least. scopes: a machine's token needs one of them.
+    local: programs on this machine need nothing. everybody: nobody needs anything. anybody: whoever is known may.
+    large_body: its body may be as large as `max_body_mb` says, and not 1 MB."""
 
-    who: Who
+    role: str | None = None
+    scopes: tuple[str, ...] = ()
+    local: bool = False
+    everybody: bool = False
+    anybody: bool = False
     large_body: bool = False
 
+    def admits(self, caller: Caller, *, is_local: bool = False) -> bool:
+        """Says whether the caller may."""
+        if self.everybody or (self.local and is_local) or (self.anybody and caller.kind != "nobody"):
+            return True
+        if self.role is not None and caller.may(self.role):
+            return True
+        return any(caller.has_scope(scope) for scope in self.scopes)
 
-def needs(who: Who, *, large_body: bool = False) -> Callable[[F], F]:
-    """Says of an endpoint who may use it."""
+    def __str__(self) -> str:
+        if self.everybody:
+            return "everybody"
+        words = ["whoever is signed in"] if self.anybody else []
+        words += [self.role] if self.role else []
+        words += [f"token {scope}" for scope in self.scopes]
+        return ", ".join([*words, "this machine"] if self.local else words)
+
+
+EVERYBODY = Access(everybody=True)
+ANYBODY = Access(anybody=True)
+
+
+def needs(
+    role: str | None = None, *scopes: str, access: Access | None = None, local: bool = False, large_body: bool = False
+) -> Callable[[F], F]:
+    """Says of an endpoint who may use it: people with the role, or one above it, and tokens with one of the scopes."""
 
     def mark(endpoint: F) -> F:
-        setattr(endpoint, _ATTRIBUTE, Access(who, large_body))
+        setattr(endpoint, _ATTRIBUTE, access or Access(role, scopes, local=local, large_body=large_body))
         return endpoint
 
     return mark
@@ -64,7 +82,7 @@ class GuardedRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **rest: Any) -> None:
         self.access = access_of(endpoint)
-        extra = {**(rest.pop("openapi_extra", None) or {}), "x-access": self.access.who.value}
+        extra = {**(rest.pop("openapi_extra", None) or {}), "x-access": str(self.access)}
         super().__init__(path, endpoint, openapi_extra=extra, **rest)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -72,7 +90,7 @@ class GuardedRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            check(request, self.access)
+            await admit(request, self.access)
             if self.access.large_body:
                 allow_body(request, service_of(request).settings.max_body)
             return await handle(request)
@@ -80,45 +98,65 @@ class GuardedRoute(APIRoute):
         return guarded
 
 
-def check(request: Request, access: Access) -> None:
-    """Raises Problem if the caller may not do it."""
-    if access.who is Who.EVERYBODY:
+async def admit(request: Request, access: Access) -> None:
+    """Notes who asks (`caller_of`). Raises Problem if they may not do it."""
+    if access.everybody:
         return
-    if not from_this_machine(request):
-        raise Problem(403, "not-local", "This is for programs on the same machine only")
-    check_origin(request)
+    is_local = from_this_machine(request)
+    if access.local and is_local and "authorization" not in request.headers:
+        return
+    caller = await identify(request)
+    request.state.caller, request.state.who = caller, caller.actor.name if caller is not NOBODY else ""
+    if caller.kind in ("person", "local"):
+        check_origin(request, caller)
+    if access.admits(caller, is_local=is_local):
+        return
+    if caller is not NOBODY:
+        raise Problem(403, "not-allowed", f"expected {access}; got {_described(caller)}")
+    if not await has_admin(service_of(request)):
+        raise Problem(
+            403,
+            "no-administrator",
+            "Before there is an administrator, only programs on this machine are answered. Make one there: patchbank "
+            "users add NAME --role admin --password-stdin --data DIR",
+        )
+    raise Problem(
+        401, "who", "Sign in, or send a token: Authorization: Bearer pb_...", headers={"WWW-Authenticate": "Bearer"}
+    )
 
 
-def from_this_machine(request: Request) -> bool:
-    """Says whether the request comes from a program on this machine: not through a proxy that nobody has named, and not
-    from a page whose host's name leads here (DNS rebinding)."""
-    settings = service_of(request).settings
-    if not settings.proxies and any(name in request.headers for name in _FORWARDED):
-        return False
-    return request.client is not None and _is_loopback(request.client.host) and _is_loopback(_hostname(request))
+def caller_of(request: Request) -> Caller:
+    """Who sends the request."""
+    return cast(Caller, getattr(request.state, "caller", NOBODY))
 
 
-def check_origin(request: Request) -> None:
-    """Raises Problem for a change that the page of another site asks for: browsers say where a request comes from."""
+def check_origin(request: Request, caller: Caller) -> None:
+    """Raises Problem for a change that the page of another site asks for: browsers say where a request comes from, and
+    send cookies by themselves."""
     if request.method in _SAFE:
         return
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    here = f"{request.scope['scheme']}://{request.headers.get('host', '')}"
-    if (origin is not None and origin.lower() != here.lower()) or site not in ("same-origin", "none"):
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+    if origin is not None and origin.lower() not in _origins(request):
+        raise Problem(
+            403,
+            "other-site",
+            f"The page of another site may not change anything here: it is {origin}, this is "
+            f"{' or '.join(_origins(request))}. Behind a proxy, set trusted_proxies or public_url",
+        )
+    if site not in (None, "same-origin", "none"):
         raise Problem(403, "other-site", "The page of another site may not change anything here")
+    if caller.kind == "person" and origin is None and site is None:
+        raise Problem(403, "no-origin", "expected a header Origin, as browsers send it; programs use a token")
 
 
-def _hostname(request: Request) -> str:
-    """The name that the caller has for this host, without the port."""
-    host = request.headers.get("host", "")
-    name = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]*)(:[0-9]{0,5})?", host)
-    return name[1] if name else ""
+def _origins(request: Request) -> tuple[str, ...]:
+    """What this service is called, as an Origin."""
+    here = f"{request.scope['scheme']}://{request.headers.get('host', '')}".lower()
+    public = service_of(request).settings.public_url
+    return (here, public.lower().rstrip("/")) if public else (here,)
 
 
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]").removeprefix("::ffff:")).is_loopback
-    except ValueError:
-        return False
+def _described(caller: Caller) -> str:
+    if caller.token:
+        return f"a token with {caller.token.scopes}"
+    return f"the role {caller.role}"

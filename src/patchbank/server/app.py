@@ -6,16 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from patchbank.server import health, problems
+from patchbank.server.access import EVERYBODY, GuardedRoute, needs
+from patchbank.server.api import audit, session, tokens, users
+from patchbank.server.api.routing import PREFIX
 from patchbank.server.edge import Edge
 from patchbank.server.oip import router as oip
 from patchbank.server.service import Service
 from patchbank.version import __version__
 
-OPENAPI = "/api/v1/openapi.json"
+OPENAPI = f"{PREFIX}/openapi.json"
+API = (session.routes, users.routes, tokens.routes, audit.routes)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -41,9 +45,23 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     problems.install(app)
     app.include_router(health.router)
+    app.include_router(_description(app))
+    for each in API:
+        app.include_router(each)
     oip.install(app)
     app.add_middleware(Edge, app=app, service=service)
     return app
+
+
+def _description(app: FastAPI) -> APIRouter:
+    router = APIRouter(route_class=GuardedRoute)
+
+    @router.get(OPENAPI, include_in_schema=False)
+    @needs(access=EVERYBODY)
+    async def description() -> dict[str, Any]:
+        return openapi(app)
+
+    return router
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:

@@ -17,6 +17,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from patchbank import ImageError
+from patchbank.errors import (
+    StoreBusyError,
+    StoreConflictError,
+    StoreError,
+    StoreFullError,
+    StoreNotFoundError,
+    StoreUnavailableError,
+    StoreValueError,
+)
 from patchbank.server.context import request_id
 from patchbank.util.wording import printable
 
@@ -70,11 +79,11 @@ def as_problem(error: Exception) -> Problem:
         return _invalid(error)
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, StoreError):
+        return _of_store(error)
     if isinstance(error, ImageError):
         return Problem(422, "unusable-image", f"The image {error}")
-    return Problem(
-        500, "internal", f"Something went wrong inside of patchbank. Its log has the details: request {request_id()}"
-    )
+    return _internal()
 
 
 def install(app: FastAPI) -> None:
@@ -83,7 +92,7 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return respond(app, request.scope["path"], as_problem(error))
 
-    for kind in (Problem, HTTPException, RequestValidationError, ImageError):
+    for kind in (Problem, HTTPException, RequestValidationError, ImageError, *(row[0] for row in _STORE)):
         app.add_exception_handler(kind, answer)
 
 
@@ -111,6 +120,30 @@ def _invalid(error: RequestValidationError) -> Problem:
     first = found[0] if found else {"pointer": "/", "detail": "unknown"}
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Problem(422, "invalid-request", f"{first['pointer']}: {first['detail']}{more}", extra={"errors": found[:50]})
+
+
+_STORE: tuple[tuple[type[StoreError], int, str, int], ...] = (
+    (StoreNotFoundError, 404, "not-found", 0),
+    (StoreConflictError, 409, "conflict", 0),
+    (StoreValueError, 422, "invalid-value", 0),
+    (StoreBusyError, 503, "busy", 1),
+    (StoreFullError, 503, "disk-full", 30),
+    (StoreUnavailableError, 503, "database", 5),
+)
+
+
+def _of_store(error: StoreError) -> Problem:
+    for cls, status, kind, retry_after in _STORE:
+        if isinstance(error, cls):
+            headers = {"Retry-After": str(retry_after)} if retry_after else {}
+            return Problem(status, kind, str(error), headers=headers)
+    return _internal()
+
+
+def _internal() -> Problem:
+    return Problem(
+        500, "internal", f"Something went wrong inside of patchbank. Its log has the details: request {request_id()}"
+    )
 
 
 _HTTP = {

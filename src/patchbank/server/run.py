@@ -24,6 +24,7 @@ from patchbank.server.models import ModelHost, name_of
 from patchbank.server.protocol import LimitedProtocol
 from patchbank.server.service import Service
 from patchbank.server.settings import Settings
+from patchbank.store.engine import Store, open_store
 
 _INFO = 20
 _KEEP_ALIVE_S = 30
@@ -40,12 +41,13 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(logging_to_stderr(settings.log_format, settings.log_level))
         listener = stack.enter_context(bound(settings))
-        service = _service(models, settings, runtime)
+        store = stack.enter_context(open_store(settings.data, settings.database))
+        service = _service(models, settings, runtime, store)
         server = Server(service, tls)
         server.run_until_stopped(listener, started)
 
 
-def _service(models: Sequence[str | Path], settings: Settings, runtime: Runtime) -> Service:
+def _service(models: Sequence[str | Path], settings: Settings, runtime: Runtime, store: Store) -> Service:
     metrics = Metrics()
     host = ModelHost(settings, runtime, metrics)
     names = [name_of(path) for path in models]
@@ -54,7 +56,7 @@ def _service(models: Sequence[str | Path], settings: Settings, runtime: Runtime)
             raise ConfigError(f"expected model files of different names; {name!r} is there twice")
     for name, path in zip(names, models, strict=True):
         host.serve(name, host.load(path))
-    return Service(settings, host, metrics)
+    return Service(settings, store, host, metrics)
 
 
 class Server(uvicorn.Server):

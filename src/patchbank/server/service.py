@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from starlette.requests import Request
 
+from patchbank.errors import StoreError
+from patchbank.server.logins import Attempts
+from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
 from patchbank.server.problems import busy
 from patchbank.server.settings import Settings
+from patchbank.store.engine import Store
 
 if TYPE_CHECKING:
     from patchbank.server.models import ModelHost
 
+_T = TypeVar("_T")
 BODIES = 8  # of the largest size that may be in memory at a time
 
 
 class Service:
     """The service of one application."""
 
-    def __init__(self, settings: Settings, models: ModelHost, metrics: Metrics) -> None:
-        self.settings, self.models, self.metrics = settings, models, metrics
+    def __init__(self, settings: Settings, store: Store, models: ModelHost, metrics: Metrics) -> None:
+        self.settings, self.store, self.models, self.metrics = settings, store, models, metrics
+        self.attempts = Attempts()
+        self.has_admin = False
+        self.sessions_extended: dict[str, float] = {}
         self.started = self.stopping = False
         self._requests = self._held = 0
         self._stop = asyncio.Event()
@@ -40,9 +49,25 @@ class Service:
         self.stopping = True
         self._stop.set()
 
+    async def read(self, function: Callable[..., _T], *args: Any, **named: Any) -> _T:
+        """Calls function(connection, ...) in a thread of the store, and waits for it."""
+        return await asyncio.wrap_future(self.store.query(function, *args, **named))
+
+    async def write(self, function: Callable[..., _T], *args: Any, **named: Any) -> _T:
+        """Calls function(connection, ...) in the writing thread, and waits until the change is on the disk."""
+        return await asyncio.wrap_future(self.store.submit(function, *args, **named))
+
+    def write_aside(self, function: Callable[..., Any], *args: Any) -> None:
+        """Has something written that nobody waits for, and that may be lost."""
+        try:
+            self.store.submit(function, *args).add_done_callback(_log_failure)
+        except StoreError as error:
+            logger.warning("%s was not noted: %s", function.__name__, error)
+
     def close(self) -> None:
-        """Lets go of everything. Images that wait get no result."""
+        """Lets go of everything. Images that wait get no result; what waits to be written is written."""
         self.models.close()
+        self.store.close()
 
     async def until_stop(self) -> None:
         """Waits until the service stops: for answers that have no end of their own."""
@@ -65,6 +90,11 @@ class Service:
 
     def _under_way(self) -> list[tuple[tuple[str, ...], float]]:
         return [((), float(self._requests))]
+
+
+def _log_failure(future: Future[Any]) -> None:
+    if error := future.exception():
+        logger.warning("something that nobody waits for was not noted: %s", error)
 
 
 def service_of(request: Request) -> Service:

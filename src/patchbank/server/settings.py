@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -29,6 +30,23 @@ class Settings:
         "Addresses or networks, with commas, of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are "
         "believed; empty = none",
         group="address",
+    )
+    public_url: str | None = option(
+        None, "Address that browsers use, if it is another one: https://quality.example", group="address"
+    )
+    # data
+    data: str = option(
+        "patchbank-data", "Folder of the database, the images and the models; made where it is missing", group="data"
+    )
+    database: str | None = option(
+        None,
+        "URL of a PostgreSQL database (postgresql://user@host/name; the password from ~/.pgpass or PGPASSWORD), which "
+        "several services may share; unset = an embedded SQLite database in the data folder",
+        group="data",
+    )
+    # people
+    session_hours: int = option(
+        12, "Hours after which somebody who does nothing is signed out", group="people", low=1, high=720
     )
     # limits
     max_body_mb: int = option(50, "Largest body of a request, in MB of 10^6 bytes", group="limits", low=1, high=2000)
@@ -79,6 +97,8 @@ class Settings:
             missing, given = ("tls_key", "tls_cert") if self.tls_cert else ("tls_cert", "tls_key")
             raise ConfigError(f"{missing}: expected a file, because {given} is given; HTTPS needs both")
         _ = self.proxies
+        if self.public_url and not re.fullmatch(r"https?://[^/\s?#]+/?", self.public_url):
+            raise ConfigError(f"public_url: expected http(s)://host, without a path; got {self.public_url!r}")
 
     @property
     def max_body(self) -> int:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from patchbank.server.access import GuardedRoute, Who, needs
+from patchbank.server.access import EVERYBODY, GuardedRoute, needs
 from patchbank.server.models import Hosted
 from patchbank.server.oip import request as requests
 from patchbank.server.oip import response as answers
@@ -59,21 +59,21 @@ def _said(problem: Problem) -> Response:
 
 
 @router.get("", summary="The server", responses=responses(**_CALLER))
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def server() -> dict[str, Any]:
     """The server's name, its version and the protocol's extensions."""
     return {"name": "patchbank", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 @router.get("/health/live", summary="Is the server alive?")
-@needs(Who.EVERYBODY)
+@needs(access=EVERYBODY)
 async def live() -> dict[str, bool]:
     """200 as long as the server answers."""
     return {"live": True}
 
 
 @router.get("/health/ready", summary="Is the server ready?", responses=responses(s503="Not ready."))
-@needs(Who.EVERYBODY)
+@needs(access=EVERYBODY)
 async def ready(request: Request) -> dict[str, bool]:
     """200 if the server takes work."""
     if not service_of(request).ready:
@@ -82,7 +82,7 @@ async def ready(request: Request) -> dict[str, bool]:
 
 
 @router.post("/repository/index", summary="The models", responses=responses(**_CALLER))
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def index(request: Request) -> list[dict[str, str]]:
     """All models that can be asked."""
     models = service_of(request).models
@@ -92,28 +92,28 @@ async def index(request: Request) -> list[dict[str, str]]:
 
 
 @router.get("/models/{name}", summary="A model", responses=_MODEL)
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def model(request: Request, name: str) -> dict[str, Any]:
     """The model's inputs and outputs."""
     return _metadata(service_of(request).models.get(name))
 
 
 @router.get("/models/{name}/versions/{version}", summary="A model, by its version", responses=_MODEL)
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def model_version(request: Request, name: str, version: str) -> dict[str, Any]:
     """The model's inputs and outputs."""
     return _metadata(service_of(request).models.get(name, version))
 
 
 @router.get("/models/{name}/ready", summary="Is the model ready?", responses=_READY)
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def model_ready(request: Request, name: str) -> dict[str, Any]:
     """200 if the model takes images."""
     return _readiness(request, name)
 
 
 @router.get("/models/{name}/versions/{version}/ready", summary="Is that version ready?", responses=_READY)
-@needs(Who.THIS_MACHINE)
+@needs("viewer", "inspect", "read")
 async def version_ready(request: Request, name: str, version: str) -> dict[str, Any]:
     """200 if the model takes images."""
     return _readiness(request, name, version)
@@ -131,14 +131,14 @@ _BODY = {
 
 
 @router.post("/models/{name}/infer", summary="Inspect images", responses=_INFER, openapi_extra=_BODY)
-@needs(Who.THIS_MACHINE, large_body=True)
+@needs("engineer", "inspect", large_body=True)
 async def infer(request: Request, name: str) -> Response:
     """Inspects one image or a batch. Nothing is stored: `POST /api/v1/inspections` does that."""
     return await _infer(request, name)
 
 
 @router.post("/models/{name}/versions/{version}/infer", summary="Inspect images", responses=_INFER, openapi_extra=_BODY)
-@needs(Who.THIS_MACHINE, large_body=True)
+@needs("engineer", "inspect", large_body=True)
 async def infer_version(request: Request, name: str, version: str) -> Response:
     """As `infer`, if that version is in use."""
     return await _infer(request, name, version)

@@ -1,0 +1,115 @@
+"""Every endpoint with every caller. The table below is made by hand: an endpoint that is not in it fails the test, and
+so does one that lets in somebody else than the table says."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from patchbank.store.schema import ROLES
+from server.conftest import calling, service_of
+from server.people import everybody, signed_in
+
+# Who may: "all"; "known" = whoever is signed in or has a token; a role = that one and those above; "token x" = a
+# machine with that scope; "machine" = this machine.
+TABLE = """
+GET    /healthz                                      all
+GET    /readyz                                       all
+GET    /metrics                                      admin, token metrics, machine
+GET    /api/v1/openapi.json                          all
+GET    /api/v1/session                               known
+POST   /api/v1/session                               all
+PATCH  /api/v1/session                               viewer
+DELETE /api/v1/session                               known
+POST   /api/v1/session/password                      viewer
+GET    /api/v1/users                                 admin
+POST   /api/v1/users                                 admin
+PATCH  /api/v1/users/{user_id}                       admin
+GET    /api/v1/tokens                                admin
+POST   /api/v1/tokens                                admin
+DELETE /api/v1/tokens/{token_id}                     admin
+GET    /api/v1/audit                                 admin
+GET    /api/v1/audit/verified                        admin
+GET    /v2                                           viewer, token inspect, token read
+GET    /v2/health/live                               all
+GET    /v2/health/ready                              all
+POST   /v2/repository/index                          viewer, token inspect, token read
+GET    /v2/models/{name}                             viewer, token inspect, token read
+GET    /v2/models/{name}/versions/{version}          viewer, token inspect, token read
+GET    /v2/models/{name}/ready                       viewer, token inspect, token read
+GET    /v2/models/{name}/versions/{version}/ready    viewer, token inspect, token read
+POST   /v2/models/{name}/infer                       engineer, token inspect
+POST   /v2/models/{name}/versions/{version}/infer    engineer, token inspect
+"""
+WANTED = {tuple(line.split()[:2]): line.split(maxsplit=2)[2].split(", ") for line in TABLE.strip().splitlines()}
+
+
+@pytest.fixture(scope="module")
+def call(model):
+    with calling(service_of(model), client="192.168.1.7") as caller:
+        yield caller
+
+
+@pytest.fixture(scope="module")
+def callers(call):
+    return everybody(call.app.state.service)
+
+
+def endpoints(app) -> set[tuple[str, str]]:
+    return {(method, each.path) for each in iter_route_contexts(app.routes) for method in each.methods}
+
+
+def may(caller: str, who: list[str]) -> bool:
+    """What the table says; written anew here, so that it does not agree with the code by being the code."""
+    if "all" in who or caller in who:
+        return True
+    if caller == "nobody":
+        return False
+    roles = [ROLES.index(each) for each in who if each in ROLES]
+    return "known" in who or (caller in ROLES and any(ROLES.index(caller) >= each for each in roles))
+
+
+def test_the_table_has_every_endpoint(call):
+    """Who adds an endpoint says here, once more, who may use it."""
+    assert endpoints(call.app) == set(WANTED)
+
+
+def test_every_endpoint_admits_whom_the_table_says_and_nobody_else(call, callers):
+    wrong = []
+    for (method, path), who in WANTED.items():
+        for caller, headers in callers.items():
+            if (method, path) == ("DELETE", "/api/v1/session") and caller in ROLES:
+                headers = signed_in(call.app.state.service, caller)  # it ends
+            address = path.format(user_id=10**9, token_id=10**9, name="none", version="7")
+            status = call(method, address, headers=headers).status_code
+            refused = status in (401, 403)
+            if refused == may(caller, who) and (path, caller) != ("/api/v1/session", "nobody"):
+                wrong.append(f"{caller}: {method} {path}: {status}")
+            if refused and status != (401 if caller == "nobody" else 403):
+                wrong.append(f"{caller}: {method} {path}: {status}, the wrong refusal")
+    assert wrong == []
+
+
+def test_this_machine_may_everything_until_there_is_an_administrator(model):
+    """One command to a working page. From then on it is a caller as any other, but for /metrics."""
+    from server.people import add_person
+
+    service = service_of(model)
+    with calling(service) as local:
+        assert local.get("/api/v1/users").json() == []
+        assert local.get("/api/v1/session").json()["kind"] == "local"
+        add_person(service, "anna", "engineer")
+        assert local.get("/api/v1/users").status_code == 200
+        add_person(service, "berta", "admin")
+        assert local.get("/api/v1/users").status_code == 401
+        assert local.get("/v2/models/part").status_code == 401
+        assert local.get("/metrics").status_code == 200
+
+
+def test_before_the_first_administrator_others_are_told_what_is_missing(model):
+    service = service_of(model)
+    with calling(service, client="192.168.1.7") as call:
+        for method, path in (("GET", "/api/v1/users"), ("GET", "/v2/models/part"), ("POST", "/api/v1/session")):
+            answer = call(method, path, json={"name": "a", "password": "b"} if method == "POST" else None)
+            assert answer.status_code == 403
+        assert "patchbank users add NAME --role admin" in call.get("/api/v1/users").json()["detail"]
