@@ -73,7 +73,7 @@ def image_features(paths: list[Path], image_size: int = 320, embedding: str = "m
     from patchbank.features import embedding as patches
     from patchbank.imaging import images
 
-    config = Config(embedding=embedding)
+    config = Config(embedding=embedding, patch_size=3)
     network = load_backbone(config.backbone)
     for path in paths:
         pixels = images.resize(images.read_image(path), (image_size, image_size))

@@ -70,7 +70,7 @@ def unavoidable(model: PatchCore, path: Path) -> None:
     """Reads a file, resizes it, runs the network."""
     config = model.config
     image = read_image(path, config.image_format)
-    image = resize(image, input_size(config.image_size, image.shape, config.tile_size))
+    image = resize(image, input_size(config.image_size, image.shape, config.tile_size, model.backbone.info.side_step))
     layer_maps(image, model.backbone, config.tile_size, config.tile_overlap)
 
 

@@ -28,7 +28,8 @@ import numpy.typing as npt
 import default_size
 from _common import DATA, RESULTS, save
 from patchbank import Config, PatchCore, Result
-from patchbank.backbones import load_backbone
+from patchbank.backbones import BackboneInfo, load_backbone
+from patchbank.backbones.base import SIDE_MULTIPLE
 from patchbank.backbones.build import build_graph, locate
 from patchbank.backbones.checkpoint import read_checkpoint
 from patchbank.backbones.zoo import ZooRow, find
@@ -233,7 +234,7 @@ class Features:
 
         def one(source: Image) -> list[FloatArray]:
             image = source()
-            image = images.resize(image, images.input_size(size, image.shape, 4096))
+            image = images.resize(image, images.input_size(size, image.shape, 4096, SIDE_MULTIPLE))
             if flip is not None:
                 image = cv2.flip(image, flip)
             batch = images.normalise(np.clip(image * np.float32(gain), 0, 255), row.mean, row.std)
@@ -302,7 +303,7 @@ def transformed(patches: list[Patches], setting: Setting) -> Callable[[Patches],
 @one_blas_thread()
 def patch_maps(features: Features, setting: Setting) -> tuple[list[FloatArray], dict[str, float]]:
     """Test images' patch scores, (h, w) each, over the mean normal distance; and what it took."""
-    config = replace(setting.config, embedding="mean")
+    config = replace(setting.config, embedding="mean", patch_size=setting.config.patch_size or BackboneInfo.patch_size)
     setting = replace(setting, config=config)
     copies = [(None, 1.0), *((flip, 1.0) for flip in setting.flips), *((None, gain) for gain in setting.gains)]
     learned = [[embedded(maps, setting) for maps in features.of("train", setting, *copy)] for copy in copies]

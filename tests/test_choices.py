@@ -105,7 +105,7 @@ def test_a_choice_without_code_is_an_error():
     asked = asked_for_the_unknown()
     assert set(asked) == CHOOSERS, "say here which functions choose by the new option"
     for name, calls in asked.items():
-        config = Config()
+        config = Config(patch_size=3)
         object.__setattr__(config, name, "nothing")  # past the validation, which knows no such choice
         for call in calls:
             with pytest.raises(ConfigError, match=f"{name}: .*'nothing'"):

@@ -348,7 +348,7 @@ def real_selection(data_root: Path) -> tuple[Array, list[int], list[float]]:
     for path in sorted((data_root / "bottle" / "train" / "good").iterdir())[:12]:
         pixels = images.resize(images.read_image(path), (320, 320))
         batch = images.normalise(pixels, network.info.mean, network.info.std).reshape(1, 3, 320, 320)
-        blocks.append(patches.embed(network.features(batch), Config(embedding="mean")).reshape(1600, -1))
+        blocks.append(patches.embed(network.features(batch), Config(embedding="mean", patch_size=3)).reshape(1600, -1))
     features = np.concatenate(blocks)
     return features, *textbook(features, 400, seeds=features[:1])
 

@@ -111,7 +111,8 @@ def test_mean_embedding_equals_the_loop_over_neighbourhoods(rng, p, s):
 def test_embeddings_are_linear_and_images_of_a_batch_independent(rng):
     """The claims on which pooling before aligning, and scoring one image alone or among others, rest."""
     a, b = ([rng.standard_normal((1, c, n, n), dtype=np.float32) for c, n in ((4, 8), (6, 4))] for _ in range(2))
-    for config in (Config(embedding="mean"), Config(embedding="reference", pretrain_embed_dim=16, target_embed_dim=12)):
+    reference = Config(embedding="reference", pretrain_embed_dim=16, target_embed_dim=12, patch_size=3)
+    for config in (Config(embedding="mean", patch_size=3), reference):
         both = embed([np.concatenate(pair) for pair in zip(a, b, strict=True)], config)
         np.testing.assert_array_equal(both[1], embed(b, config)[0])
         total = embed([x + 2 * y for x, y in zip(a, b, strict=True)], config)
@@ -130,9 +131,10 @@ def test_reference_embedding_in_the_published_order(rng):
     np.testing.assert_allclose(reference_embedding(maps, 3, 1, 20, 24)[0], expected, atol=1e-5)
 
 
-def test_auto_must_be_resolved_first():
-    with pytest.raises(ConfigError, match="resolve 'auto'"):
-        embed([np.zeros((1, 2, 4, 4), np.float32)], Config())
+def test_what_is_left_to_the_backbone_must_be_resolved_first():
+    for config, message in ((Config(patch_size=3), "resolve 'auto'"), (Config(embedding="mean"), "resolve 0")):
+        with pytest.raises(ConfigError, match=message):
+            embed([np.zeros((1, 2, 4, 4), np.float32)], config)
 
 
 BATCH = 2

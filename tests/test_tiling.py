@@ -13,20 +13,21 @@ from hypothesis import strategies as st
 
 from patchbank import Config, PatchCore
 from patchbank.backbones import Layer, load_backbone
+from patchbank.backbones.base import SIDE_MULTIPLE
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError, ConfigError
 from patchbank.features.extract import layer_maps, spans
-from patchbank.imaging.images import SIDE_MULTIPLE, input_size
+from patchbank.imaging.images import input_size
 
 
 def test_a_short_axis_is_one_span():
-    (span,) = spans(100, 128, 32)
+    (span,) = spans(100, 128, 32, 32)
     assert (span.start, span.stop, span.read_start, span.read_stop) == (0, 100, 0, 100)
 
 
 def test_closed_form():
-    found = [(s.start, s.stop, s.read_start, s.read_stop) for s in spans(384, 256, 64)]
+    found = [(s.start, s.stop, s.read_start, s.read_stop) for s in spans(384, 256, 64, 32)]
     assert found == [(0, 128, 0, 192), (128, 256, 64, 320), (256, 384, 192, 384)]
 
 
@@ -37,7 +38,7 @@ def test_closed_form():
 )
 def test_spans_cover_the_axis_once_and_fit_the_tile(length, core, overlap):
     tile = core + 2 * overlap
-    parts = spans(length, tile, overlap)
+    parts = spans(length, tile, overlap, SIDE_MULTIPLE)
     assert parts[0].start == 0
     assert parts[-1].stop == length
     assert all(a.stop == b.start for a, b in itertools.pairwise(parts))
@@ -94,12 +95,12 @@ def test_impossible_tiles(change):
     ],
 )
 def test_input_size(image_size, shape, expected):
-    assert input_size(image_size, shape, 2048) == expected
+    assert input_size(image_size, shape, 2048, SIDE_MULTIPLE) == expected
 
 
 @given(height=st.integers(8, 5000), width=st.integers(8, 5000), n=st.integers(64, 1024))
 def test_the_area_is_kept_whatever_the_shape(height, width, n):
-    a, b = input_size((n,), (height, width), 16384)
+    a, b = input_size((n,), (height, width), 16384, SIDE_MULTIPLE)
     assert a % SIDE_MULTIPLE == b % SIDE_MULTIPLE == 0
     shorter = n * (min(height, width) / max(height, width)) ** 0.5
     if shorter >= 2 * SIDE_MULTIPLE:

@@ -1,7 +1,7 @@
 """Writes the golden arrays that the tests compare with, from PyTorch, timm and torchvision.
 
-    python -m venv golden && golden/bin/pip install torch timm torchvision
-    golden/bin/python tools/make_golden_features.py [reference|features|checkpoints ...]
+    python -m venv golden && golden/bin/pip install torch timm torchvision transformers onnxscript .
+    golden/bin/python tools/make_golden_features.py [reference|features|checkpoints|tokens ...]
 
 Everyday tests need none of these. Weights and inputs come from seeded NumPy generators (tests/backbones/seeded.py), so
 that only small samples of the results are stored:
@@ -9,11 +9,13 @@ that only small samples of the results are stored:
 - tests/golden/reference_embedding.npz: the `reference` embedding of seeded feature maps
 - tests/backbones/golden/features.npz: layers of timm's and torchvision's networks
 - tests/backbones/golden/*.pth: tiny checkpoints in both of torch's formats, and their values in checkpoints.npz
+- tests/backbones/golden/*.onnx: tiny vision transformers as exporters write them, and their features in tokens.npz
 """
 
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
@@ -219,8 +221,84 @@ def make_checkpoints() -> None:
     np.savez_compressed(GOLDEN / "checkpoints.npz", **values)
 
 
+# name: (timm's network, side of its patches, of the images that it was made for); the rest but depth and width is as
+# published
+TRANSFORMERS = {
+    "dinov2": ("vit_small_patch14_reg4_dinov2", 14, 70),
+    "dinov3": ("vit_small_patch16_dinov3", 16, 64),
+}
+TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0, "dynamic_img_size": True}
+GRIDS = ((7, 8), (5, 9), (12, 3))  # images in patches, high and wide
+
+
+def seeded(model: torch.nn.Module) -> torch.nn.Module:
+    """The network with seeded weights; buffers (rotary periods) stay what they are."""
+    shapes = [(name, tuple(each.shape)) for name, each in model.named_parameters()]
+    weights = {name: torch.from_numpy(values) for name, values in seeded_state(shapes).items()}
+    model.load_state_dict(weights, strict=False)
+    return model.eval()
+
+
+def hugging_face() -> tuple[torch.nn.Module, bytes]:
+    """A DINOv2 of transformers, and the file of PyTorch's older exporter: tokens, a pooled vector, no metadata."""
+    import onnx
+    from transformers import Dinov2Config, Dinov2Model
+
+    from patchbank.backbones.export import _finish
+
+    config = Dinov2Config(
+        image_size=42, patch_size=14, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2
+    )
+    model, file = seeded(Dinov2Model(config)), io.BytesIO()
+    outputs = ["last_hidden_state", "pooler_output"]
+    axes = {"pixel_values": {0: "batch_size", 1: "num_channels", 2: "height", 3: "width"}}
+    torch.onnx.export(
+        model,
+        (torch.randn(2, 3, 70, 98),),
+        file,
+        input_names=["pixel_values"],
+        output_names=outputs,
+        dynamic_axes={**axes, **{name: {0: "batch_size"} for name in outputs}},
+        opset_version=18,
+        dynamo=False,
+    )
+    return model, _finish(onnx.load_from_string(file.getvalue()), {})
+
+
+def make_tokens() -> None:
+    """Per network: a file, and for each layer and image a sample of its maps, each position's vector of length 1."""
+    from timm import create_model
+
+    from patchbank.backbones import export
+
+    arrays, found = {}, {}
+    for name, (network, side, image) in TRANSFORMERS.items():
+        model = export._transformer(torch, seeded(create_model(network, img_size=image, **TINY)), "blocks", side)
+        metadata = {**model.metadata, "patchbank.licence": "Apache-2.0"}  # of these weights
+        found[name] = model.layers, model.run, export._finish(export._to_onnx(torch, model), metadata), side
+    model, file = hugging_face()
+    found["hugging_face"] = (("last_hidden_state",), model, file, 14)
+    for name, (layers, run, file, side) in found.items():
+        (GOLDEN / f"{name}.onnx").write_bytes(file)
+        for seed, (rows, columns) in enumerate(GRIDS):
+            with torch.no_grad():
+                outputs = run(torch.from_numpy(seeded_images(seed, side * rows, side * columns)))
+            if name == "hugging_face":  # class, patches
+                outputs = [outputs.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))]
+            for layer, values in zip(layers, outputs, strict=True):
+                maps = F.normalize(values, dim=1).numpy()  # (B, C, h, w)
+                arrays[f"{name}/{rows}x{columns}/{layer}"] = sample(maps)
+                arrays[f"{name}/{rows}x{columns}/{layer}/shape"] = np.array(maps.shape)
+    np.savez_compressed(GOLDEN / "tokens.npz", **arrays)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    makers = {"reference": make_reference, "features": make_features, "checkpoints": make_checkpoints}
+    makers = {
+        "reference": make_reference,
+        "features": make_features,
+        "checkpoints": make_checkpoints,
+        "tokens": make_tokens,
+    }
     for part in sys.argv[1:] or makers:
         makers[part]()

@@ -57,8 +57,8 @@ class ImageFormat:
 class Config:
     """The options that a model is made with. Immutable; `dataclasses.replace` makes a changed copy.
 
-    Raises ConfigError for an unknown or impossible value. Unset values (`None`, `"auto"`, an empty tuple) are filled in
-    by the backbone when a model is fitted; `PatchCore.config` shows the result.
+    Raises ConfigError for an unknown or impossible value. Unset values (`None`, `"auto"`, an empty tuple, `patch_size`
+    0) are filled in by the backbone when a model is fitted; `PatchCore.config` shows the result.
     """
 
     # image
@@ -72,7 +72,8 @@ class Config:
     )
     tile_size: int = option(
         2048,
-        "Resized images with a longer side go through the network in tiles of at most this side, a multiple of 32",
+        "Resized images with a longer side go through the network in tiles of at most this side, a multiple of 32 "
+        "(rounded down to whole patches of a vision transformer)",
         group="image",
         low=128,
         high=16384,
@@ -143,7 +144,12 @@ class Config:
         choices=("auto", "mean", "reference"),
     )
     patch_size: int = option(
-        3, "Side of a patch's neighbourhood, in feature-map positions", group="patches", low=1, high=15
+        0,
+        "Side of a patch's neighbourhood, in feature-map positions; 0 = the backbone's own choice: 3, or 1 for vision "
+        "transformers",
+        group="patches",
+        low=0,
+        high=15,
     )
     patch_stride: int = option(1, "Step between patches, in feature-map positions", group="patches", low=1, high=15)
     pretrain_embed_dim: int = option(

@@ -32,6 +32,8 @@ def _tensor(name: str, shape: tuple[int, ...]) -> Array:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if len(shape) == 4:  # (C_out, C_in/groups, k, k): keeps the variance through a ReLU
         return rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+    if len(shape) == 2:  # (C_out, C_in): keeps the variance
+        return rng.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(shape[1]))
     if name.endswith((".running_var", ".weight")):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
     return (0.2 * rng.standard_normal(shape)).astype(np.float32)

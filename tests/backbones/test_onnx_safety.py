@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from patchbank.backbones import load_backbone, onnx_safety, restore_backbone
+from patchbank.backbones import load_backbone, onnx_safety, onnx_shapes, restore_backbone
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.backbones.onnx_safety import FIELDS, check_plain, read_model
 from patchbank.config import Runtime
@@ -201,7 +201,7 @@ def test_our_own_shapes_are_those_of_the_onnx_package(side: int) -> None:
         tensors = {onnx_safety._text(each, "name"): onnx_safety._dims(each) for each in graph["initializer"]}
         image = {"image": (1, 3, side, side)}
         ours = onnx_safety._shapes(nodes, {**image, **tensors})
-        theirs, _ = onnx_safety._inferred(data, image)
+        theirs, _ = onnx_shapes.inferred(data, image)
         assert theirs
         assert {name: ours[name] for name in theirs} == theirs
 

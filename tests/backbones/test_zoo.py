@@ -319,13 +319,3 @@ def test_export_without_the_extra_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(MissingExtraError, match=r"pip install 'patchbank\[torch\]'"):
         export("resnet18", tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_export_gives_a_backbone(tmp_path: Path) -> None:
-    """Where torch is installed: timm's model, its layers, its statistics."""
-    pytest.importorskip("timm")
-    pytest.importorskip("onnxscript")
-    path = export("resnet10t", tmp_path / "net.onnx", pretrained=False)
-    info = load_backbone(str(path)).info
-    assert [(layer.name, layer.stride) for layer in info.layers] == [("layer2", 8), ("layer3", 16)]
-    assert info.licence == "apache-2.0"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchbank import BackboneError, Config, ConfigError, PatchCore
+from patchbank.backbones import load_backbone
 from patchbank.backbones.base import BackboneInfo, Layer
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.backbones.session import OnnxBackbone, make_session
@@ -73,6 +76,14 @@ def test_all_verdicts_come_out_the_same(rng):
     model = fitted(rng, count=60, review_rate=0.5)
     verdicts = assert_same(model, graph_of(model), [*pictures(rng), *(pictures(rng)[0] for _ in range(10))])
     assert set(verdicts) == {OK, NG, REVIEW}
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "hugging_face"])
+def test_vision_transformers_come_out_the_same(rng, name):
+    """Their tokens become maps inside the network, and they compute sizes for themselves."""
+    network = load_backbone(str(Path(__file__).parents[1] / "backbones" / "golden" / f"{name}.onnx"))
+    model = fitted(rng, backbone=network, image_size=(112,))
+    assert_same(model, graph_of(model), pictures(rng), scores=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from patchbank.errors import PatchbankError
 _OPS = (
     "Relu", "MaxPool", "AveragePool", "Resize", "Tile", "Expand", "ConstantOfShape", "Loop", "If", "Pad", "Conv",
     "Gemm", "MatMul", "Concat", "Identity", "Add", "Sigmoid", "Transpose", "Reshape", "ConvTranspose", "LRN", "Range",
-    "RandomNormal", "EPContext", "Split", "GlobalAveragePool",
+    "RandomNormal", "EPContext", "Split", "GlobalAveragePool", "Shape", "Gather", "Div", "Mul", "Sub", "Slice", "Cast",
 )  # fmt: skip
 _WHOLE = (0, 1, 2, 3, -1, 7, 64, 3000, 10**6, 2**31, 2**62, -(2**62))
 
@@ -72,7 +72,7 @@ def changed(data: bytes, rng: np.random.Generator) -> bytes:
         what = rng.integers(9)
         if what == 0:
             node.op_type = _OPS[rng.integers(len(_OPS))]
-        elif what == 1:
+        elif what == 1 and node.input:
             names = [name for each in graph.node for name in (*each.input, *each.output)]
             node.input[rng.integers(len(node.input))] = names[rng.integers(len(names))]
         elif what == 2 and node.attribute:
@@ -89,7 +89,7 @@ def changed(data: bytes, rng: np.random.Generator) -> bytes:
             tensor = graph.initializer[rng.integers(len(graph.initializer))]
             if rng.integers(2) and tensor.dims:
                 tensor.dims[rng.integers(len(tensor.dims))] = int(rng.choice(_WHOLE))
-            else:
+            elif tensor.data_type in (1, 7) and tensor.raw_data:
                 values = np.frombuffer(tensor.raw_data, np.float32 if tensor.data_type == 1 else np.int64).copy()
                 values[rng.integers(values.size)] = rng.choice([0, -1, 50_000, 2**31 - 1])
                 tensor.raw_data = values.tobytes()
@@ -117,11 +117,14 @@ class Target:
         own = Layer("stride2", 16, 2), Layer("stride4", 6, 4)
         zeros = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         several_info = BackboneInfo("several", own, *zeros, "own", "mean")
-        self.bases = ((FakeBackbone().to_onnx(), FakeBackbone().info), (several(), several_info))
+        self.bases = [(FakeBackbone().to_onnx(), FakeBackbone().info), (several(), several_info)]
+        for name in ("dinov3", "hugging_face"):  # their sizes are computed inside the graph
+            path = Path(__file__).parents[1] / "backbones" / "golden" / f"{name}.onnx"
+            self.bases.append((path.read_bytes(), load_backbone(str(path)).info))
         self.info = several_info
 
     def case(self, rng: np.random.Generator) -> Path:
-        onnx_bytes, self.info = self.bases[rng.integers(2)]
+        onnx_bytes, self.info = self.bases[rng.integers(len(self.bases))]
         path = self.folder / "case.onnx"
         path.write_bytes(changed(onnx_bytes, rng))
         return path

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from patchbank.arrays import FloatArray
 
+SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the deepest stride of convolutional networks
+LARGEST_SIDE_MULTIPLE = 256  # what a network may ask for; more would be coarser than images are
 LARGEST_STATISTIC, SMALLEST_STD = 1e9, 1e-6  # of mean and std: what float32 divides without trouble
 
 
@@ -33,6 +35,14 @@ class BackboneInfo:
     std: tuple[float, float, float]
     licence: str
     embedding: str  # what `embedding = "auto"` means: "mean" for small backbones, "reference" for the paper's
+    patch_size: int = 3  # what `patch_size = 0` means: 1 where a position is a patch by itself, as in a ViT
+    side_multiple: int = 1  # sides of the input are multiples of it: a ViT sees nothing of what is left over
+
+    @property
+    def side_step(self) -> int:
+        """Sides that patchbank chooses are multiples of this: SIDE_MULTIPLE, or `side_multiple` if that does not divide
+        it."""
+        return self.side_multiple if SIDE_MULTIPLE % self.side_multiple else SIDE_MULTIPLE
 
 
 class Backbone(Protocol):

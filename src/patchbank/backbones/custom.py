@@ -3,63 +3,94 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from patchbank.arrays import Array
-from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD, BackboneInfo, Layer
+from patchbank.backbones import metadata
+from patchbank.backbones.base import LARGEST_SIDE_MULTIPLE, SIDE_MULTIPLE, BackboneInfo, Layer
+from patchbank.backbones.metadata import Stated
 from patchbank.backbones.onnx_safety import check_plain, read_model
 from patchbank.backbones.session import check_input, make_session, names_as_text, read_onnx
-from patchbank.backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, Triple
+from patchbank.backbones.tokens import Tokens, are_tokens, to_maps, tokens_of
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError
 
-METADATA_PREFIX = "patchbank."
 # The reference embedding averages wide vectors down to 1024 numbers; a layer set this narrow needs no such thing.
 MEAN_EMBEDDING_CHANNELS = 512
-# Multiples of 7, 8, 14, 16 and 32, so that patch embeddings take them too.
+# Multiples of 7, 8, 14, 16 and 32, so that patch embeddings take them too; and others for networks of one size.
 _PROBE_SIZES = (224, 448)
+_OTHER_SIZES = (384, 256, 336, 512, 518)
 _NAMES_SHOWN = 30
-_LONGEST_LICENCE = 10_000  # characters
+
+_Size = tuple[int, int]
+_Measured = tuple[_Size, list[Array]]  # an image's size, and what came out
 
 
 def prepare(path: str | Path, layers: tuple[str, ...], *, trusted: bool = False) -> tuple[bytes, BackboneInfo]:
     """The ONNX file, cut down to the wanted layers, and its description.
 
     layers: names of outputs or of values inside the graph; empty = those that the file's metadata names, or all outputs
-    that are feature maps. Channels and strides are found by running the network on probe images. The file's metadata
-    (`metadata_props`) may say `patchbank.mean` and `patchbank.std` (three comma-separated numbers, RGB on the 0..255
-    scale; ImageNet's by default), `patchbank.layers` (comma-separated), `patchbank.licence`, `patchbank.embedding`
-    ("mean" or "reference"). trusted: the network may have any operators, and cost what it wants. Raises BackboneError.
+    that are feature maps, or the last that are tokens (B, p + h w, C), which become maps in the graph (`tokens`).
+    Channels and strides are found by running the network on probe images. What the file's metadata (`metadata_props`)
+    may say is in `docs/operate/backbones.md`. trusted: the network may have any operators, and cost what it wants.
+    Raises BackboneError.
     """
     onnx = read_onnx(path)
     try:
         read_model(onnx)
         model = _parse(onnx)
-        stated = _metadata(model)
-        wanted = layers or tuple(name.strip() for name in stated.get("layers", "").split(",") if name.strip())
-        cut, found = _take(model, wanted, trusted)
-        return cut, _info(Path(path).stem, stated, found)
+        stated = metadata.read(model)
+        found = _find(model, layers or stated.layers, stated, trusted)
+        if not layers and not stated.layers and any(each.tokens for each in found.layers):
+            found = replace(found, layers=found.layers[-1:])
+        return _serialised(model, found, stated), _info(Path(path).stem, stated, found)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
 def list_layers(path: str | Path, *, trusted: bool = False) -> tuple[Layer, ...]:
-    """Those of a file's outputs that are feature maps, shallow to deep. trusted: as in `prepare`. Raises
+    """Those of a file's outputs that are feature maps or tokens, shallow to deep. trusted: as in `prepare`. Raises
     BackboneError."""
     onnx = read_onnx(path)
     try:
         read_model(onnx)
-        return _take(_parse(onnx), (), trusted)[1]
+        model = _parse(onnx)
+        return tuple(each.layer for each in _find(model, (), metadata.read(model), trusted).layers)
     except BackboneError as error:
         raise BackboneError(f"{path}: {error}") from error
 
 
-def _take(model: Any, layers: tuple[str, ...], trusted: bool) -> tuple[bytes, tuple[Layer, ...]]:
-    """The graph cut down to these layers (none = the outputs that are feature maps), and their description."""
+@dataclass(frozen=True)
+class _Output:
+    """A layer, and how its tokens lie; None where it is a map already."""
+
+    layer: Layer
+    tokens: Tokens | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Holds what was learned of a network by running it: its layers, shallow to deep, its input's name, and the sides
+    that it fixes. one_size: the only size that it takes, though its file leaves the sides free. reasons:
+    why other outputs are no layers."""
+
+    layers: tuple[_Output, ...] = ()
+    image: str = ""
+    fixed: tuple[int, ...] = ()
+    one_size: _Size | None = None
+    reasons: tuple[str, ...] = ()
+
+
+_NOTHING = _Found()
+
+
+def _find(model: Any, layers: tuple[str, ...], stated: Stated, trusted: bool) -> _Found:
+    """These layers (none = the outputs that are feature maps or tokens)."""
     values = {value: i for i, node in enumerate(model.graph.node) for value in node.output if value}
     outputs = tuple(output.name for output in model.graph.output)
     for layer in layers:
@@ -68,19 +99,34 @@ def _take(model: Any, layers: tuple[str, ...], trusted: bool) -> tuple[bytes, tu
         if layers.count(layer) > 1:
             raise BackboneError(f"layer {layer!r} is given {layers.count(layer)} times; give each layer once")
     names = layers or tuple(name for name in outputs if name in values)
-    found = _probe(_vouched(_cut(model, names), trusted), names, skip_others=not layers) if names else []
-    if not found:
+    cut = _vouched(_bytes(_cut(model, names)), trusted) if names else b""
+    found = _probe(cut, names, stated, skip_others=not layers, trusted=trusted) if names else _NOTHING
+    if not found.layers:
         raise BackboneError(
-            f"none of the outputs ({_shown(outputs)}) is a feature map (B, C, H, W); "
-            f"name layers inside: {_shown(tuple(values))}"
+            f"none of the outputs ({_shown(outputs)}) is a feature map (B, C, H, W), or tokens (B, p + h w, C)"
+            f"{''.join(f'; {reason}' for reason in found.reasons[:1])}; name layers inside: {_shown(tuple(values))}"
         )
-    found.sort(key=lambda layer: (layer.stride, values[layer.name]))
-    return _cut(model, tuple(layer.name for layer in found)), tuple(found)
+    ordered = sorted(found.layers, key=lambda each: (each.layer.stride, values[each.layer.name]))
+    return replace(found, layers=tuple(ordered))
 
 
-def _vouched(onnx: bytes, trusted: bool) -> bytes:
+def _serialised(model: Any, found: _Found, stated: Stated) -> bytes:
+    """The ONNX file of the found layers, each of which is a map (B, C, h, w)."""
+    smaller = _cut(model, tuple(each.layer.name for each in found.layers))
+    for each in found.layers:
+        normalise = each.tokens is not None if stated.normalise is None else stated.normalise
+        if each.tokens or normalise:
+            to_maps(smaller, each.layer.name, found.image, each.tokens, normalise)
+    if found.one_size:  # from now on the file says it
+        (entry,) = (entry for entry in smaller.graph.input if entry.name == found.image)
+        for dim, side in zip(entry.type.tensor_type.shape.dim[2:], found.one_size, strict=True):
+            dim.dim_value = side
+    return _bytes(smaller)
+
+
+def _vouched(onnx: bytes, trusted: bool, side: int = max(_PROBE_SIZES)) -> bytes:
     if not trusted:
-        check_plain(onnx, max(_PROBE_SIZES))
+        check_plain(onnx, side)
     return onnx
 
 
@@ -93,8 +139,8 @@ def _parse(onnx: bytes) -> Any:
         raise BackboneError("expected an ONNX file, got something else or a damaged one") from error
 
 
-def _cut(model: Any, names: tuple[str, ...]) -> bytes:
-    """The ONNX file of what is needed for these values, which become the outputs."""
+def _cut(model: Any, names: tuple[str, ...]) -> Any:
+    """The ONNX model of what is needed for these values, which become the outputs."""
     import onnx
 
     needed, nodes = set(names), []
@@ -112,7 +158,11 @@ def _cut(model: Any, names: tuple[str, ...]) -> bytes:
     graph.sparse_initializer.extend(i for i in model.graph.sparse_initializer if i.values.name in needed)
     float32 = onnx.TensorProto.FLOAT
     graph.output.extend(onnx.helper.make_tensor_value_info(name, float32, None) for name in names)
-    serialized: bytes = smaller.SerializeToString(deterministic=True)
+    return smaller
+
+
+def _bytes(model: Any) -> bytes:
+    serialized: bytes = model.SerializeToString(deterministic=True)
     return serialized
 
 
@@ -126,27 +176,75 @@ def _inputs(node: Any) -> set[str]:
     return names
 
 
-def _probe(onnx: bytes, names: tuple[str, ...], skip_others: bool) -> list[Layer]:
+def _probe(onnx: bytes, names: tuple[str, ...], stated: Stated, *, skip_others: bool, trusted: bool) -> _Found:
     """Runs the network on noise of two sizes and tells channels and strides from the shapes."""
     session = make_session(onnx, Runtime())
     with names_as_text():
         check_input(session)
         entry = session.get_inputs()[0]
     fixed = [side if isinstance(side, int) else None for side in entry.shape[2:]]
-    small, large = [[side or size for side in fixed] for size in _PROBE_SIZES]
-    first = _run(session, entry.name, small, names)
-    try:
-        second = first if small == large else _run(session, entry.name, large, names)
-    except BackboneError:  # a network may take one size only without saying so
-        large, second = small, first
-    layers = []
-    for name, a, b in zip(names, first, second, strict=True):
+
+    def run(side: int) -> _Measured:
+        size = fixed[0] or side, fixed[1] or side
+        return size, _run(session, entry.name, size, names)
+
+    measured, one_size = _measured(run, onnx, trusted, free=None in fixed)
+    layers, reasons = list[_Output](), list[str]()
+    for place, name in enumerate(names):
         try:
-            layers.append(Layer(name, int(a.shape[1]), _stride(name, small, a, large, b)))
-        except BackboneError:
+            layers.append(_output(name, [(size, values[place]) for size, values in measured], stated))
+        except BackboneError as error:
             if not skip_others:
                 raise
-    return layers
+            reasons.append(str(error))
+    known = tuple(side for side in one_size or fixed if side)
+    return _Found(tuple(layers), entry.name, known, one_size, tuple(reasons))
+
+
+def _measured(
+    run: Callable[[int], _Measured], onnx: bytes, trusted: bool, *, free: bool
+) -> tuple[list[_Measured], _Size | None]:
+    """One run, or two of different sizes; and the size of a network that takes one only, without saying so. free: the
+    file leaves a side free."""
+    measured, first_error = list[_Measured](), None
+    for side in _PROBE_SIZES[: 2 if free else 1]:
+        try:
+            measured.append(run(side))
+        except BackboneError as error:
+            first_error = first_error or error
+    if not free or len(measured) == 2:
+        if first_error:
+            raise first_error
+        return measured, None
+    for side in _OTHER_SIZES:
+        try:
+            _vouched(onnx, trusted, side)
+            other = run(side)
+        except BackboneError:
+            continue
+        if measured:  # it takes several sizes, if not all
+            return measured, None
+        measured.append(other)
+    if not measured:
+        raise first_error or BackboneError("takes no image")
+    return measured, measured[0][0]
+
+
+def _output(name: str, measured: list[tuple[_Size, Array]], stated: Stated) -> _Output:
+    """The layer that these values are. Raises BackboneError where they are none."""
+    (size, a), (larger, b) = measured[0], measured[-1]
+    if not (are_tokens(a) and are_tokens(b)):
+        return _Output(_map(name, size, a, larger, b))
+    counts = [(size, values.shape[1]) for size, values in measured]
+    tokens = tokens_of(counts, stated.prefix_tokens)
+    if tokens is None or a.shape[2] != b.shape[2]:
+        found = " and ".join(f"{values.shape} for {size[0]}x{size[1]} pixels" for size, values in measured)
+        prefix = "p" if stated.prefix_tokens is None else str(stated.prefix_tokens)
+        raise BackboneError(
+            f"layer {name!r}: expected a map (B, C, H, W), or tokens (B, {prefix} + h w, C) of a grid of patches; "
+            f"got {found}"
+        )
+    return _Output(Layer(name, int(a.shape[2]), tokens.stride), tokens)
 
 
 def _run(session: Any, name: str, sides: Sequence[int], outputs: tuple[str, ...]) -> list[Array]:
@@ -158,10 +256,13 @@ def _run(session: Any, name: str, sides: Sequence[int], outputs: tuple[str, ...]
     return values
 
 
-def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: Array) -> int:
-    """Input pixels between positions: growth of the image over growth of the map, or their ratio if neither grew."""
+def _map(name: str, small: _Size, a: Array, large: _Size, b: Array) -> Layer:
+    """A layer of maps. Its stride, input pixels between positions, is the growth of the image over that of the map, or
+    their ratio if neither grew."""
     if a.ndim != 4 or a.dtype != np.float32:
-        raise BackboneError(f"layer {name!r}: expected a float32 map (B, C, H, W), got {a.dtype} {a.shape}")
+        raise BackboneError(
+            f"layer {name!r}: expected a float32 map (B, C, H, W) or tokens (B, p + h w, C), got {a.dtype} {a.shape}"
+        )
     if a.shape[1] != b.shape[1]:
         raise BackboneError(f"layer {name!r}: expected (B, C, H, W), got {a.shape} and {b.shape}: channels last?")
     strides: list[int] = []
@@ -174,34 +275,39 @@ def _stride(name: str, small: Sequence[int], a: Array, large: Sequence[int], b: 
         strides.append(round(pixels / positions))
     if strides[0] != strides[1] or strides[0] < 1:
         raise BackboneError(f"layer {name!r}: expected rows and columns of one stride, got {strides}")
-    return strides[0]
+    return Layer(name, int(a.shape[1]), strides[0])
 
 
-def _metadata(model: Any) -> dict[str, str]:
-    properties = {p.key: p.value for p in model.metadata_props if p.key.startswith(METADATA_PREFIX)}
-    return {key.removeprefix(METADATA_PREFIX): value for key, value in properties.items()}
+def _info(name: str, stated: Stated, found: _Found) -> BackboneInfo:
+    layers = tuple(each.layer for each in found.layers)
+    tokens = [each.tokens is not None for each in found.layers]
+    wide = sum(layer.channels for layer in layers) > MEAN_EMBEDDING_CHANNELS and not any(tokens)
+    return BackboneInfo(
+        name,
+        layers,
+        stated.mean,
+        stated.std,
+        stated.licence,
+        stated.embedding or ("reference" if wide else "mean"),
+        stated.patch_size or (1 if all(tokens) else BackboneInfo.patch_size),
+        stated.side_multiple or _side_multiple(found, any(tokens)),
+    )
 
 
-def _info(name: str, stated: dict[str, str], layers: tuple[Layer, ...]) -> BackboneInfo:
-    mean = _triple("mean", stated["mean"]) if "mean" in stated else IMAGENET_MEAN
-    std = _triple("std", stated["std"]) if "std" in stated else IMAGENET_STD
-    if min(std) < SMALLEST_STD:
-        raise BackboneError(f"metadata patchbank.std: expected three positive numbers, got {stated['std']!r}")
-    wide = sum(layer.channels for layer in layers) > MEAN_EMBEDDING_CHANNELS
-    embedding = stated.get("embedding", "reference" if wide else "mean")
-    if embedding not in ("mean", "reference"):
-        raise BackboneError(f"metadata patchbank.embedding: expected mean or reference, got {embedding!r}")
-    return BackboneInfo(name, layers, mean, std, stated.get("licence", "unknown")[:_LONGEST_LICENCE], embedding)
-
-
-def _triple(key: str, text: str) -> Triple:
-    try:
-        r, g, b = (float(part) for part in text.split(","))
-    except ValueError:
-        r = g = b = math.nan
-    if not all(abs(value) <= LARGEST_STATISTIC for value in (r, g, b)):  # False for NaN
-        raise BackboneError(f"metadata patchbank.{key}: expected three comma-separated numbers, got {text!r}")
-    return r, g, b
+def _side_multiple(found: _Found, tokens: bool) -> int:
+    """Returns what the input's sides must be multiples of: patches of tokens must not leave anything over, nor strides
+    that the usual step does not fit."""
+    multiple = math.lcm(*(each.layer.stride for each in found.layers))
+    if not tokens and SIDE_MULTIPLE % multiple == 0:
+        return 1
+    if any(side % multiple for side in found.fixed):  # the network knows better
+        return 1
+    if multiple > LARGEST_SIDE_MULTIPLE:
+        raise BackboneError(
+            f"its layers have strides {[each.layer.stride for each in found.layers]}: images' sides would have to be "
+            f"multiples of {multiple}; expected at most {LARGEST_SIDE_MULTIPLE}: choose fewer layers"
+        )
+    return multiple
 
 
 def _shown(names: tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from patchbank.backbones.onnx_shapes import Shape, inferred
 from patchbank.errors import BackboneError
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -224,9 +225,6 @@ _DOMAINS = (b"", b"ai.onnx")
 _SAME = {"Relu", "Clip"}  # of the shape of their first input, and computed in place
 _BYTES = {"QuantizeLinear", "DequantizeLinear"}  # of that shape, too
 _OURS = {"Conv", "MaxPool", "Add", *_SAME, *_BYTES}  # what our builders write
-_WIDE = {7, 11, 13, 14, 15}  # element types of 8 bytes and more
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def check_plain(onnx: bytes, side: int) -> None:
     entries = {_text(each, "name"): _entry(each, side) for each in graph.get("input", [])}
     sizes = {name: shape for name, shape in entries.items() if name not in tensors}
     if any(node.op not in _OURS for node in nodes):
-        shapes, wide = _inferred(onnx, sizes)
+        shapes, wide = inferred(onnx, sizes)
     else:
         shapes, wide = _shapes(nodes, {**sizes, **tensors}), frozenset()
     shapes = {**shapes, **tensors}
@@ -361,33 +359,6 @@ def _windows(node: Node, inputs: Sequence[Shape]) -> list[int]:
     room = 1 if node.ints.get("ceil_mode", [0]) != [0] else 0
     each = zip(sides, kernel, strides, dilations, pads[:n], pads[n:], strict=True)
     return [max((side + a + b - d * (k - 1) - 1) // s + 1 + room, 0) for side, k, s, d, a, b in each]
-
-
-def _inferred(onnx: bytes, sizes: Mapping[str, Shape]) -> tuple[dict[str, Shape], frozenset[str]]:
-    """Shapes by the onnx package, as far as it can tell them, and which values have elements of 8 bytes."""
-    import onnx as package
-
-    try:
-        model = package.load_model_from_string(onnx)
-        for entry in model.graph.input:
-            if entry.name in sizes:
-                dims = entry.type.tensor_type.shape.dim
-                for dim, side in zip(dims, sizes[entry.name], strict=True):
-                    dim.dim_value = side
-        del model.graph.value_info[:]  # what the file says of values inside is not to be believed
-        for output in model.graph.output:
-            output.type.tensor_type.ClearField("shape")
-        graph = package.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception as error:  # of many kinds, from a package without type information
-        raise BackboneError("expected a network whose shapes can be told, got a damaged one") from error
-    shapes, wide = {}, set()
-    for value in (*graph.value_info, *graph.output):
-        about = value.type.tensor_type
-        if about.elem_type in _WIDE:
-            wide.add(value.name)
-        if about.HasField("shape") and all(dim.HasField("dim_value") for dim in about.shape.dim):
-            shapes[value.name] = tuple(int(dim.dim_value) for dim in about.shape.dim)
-    return shapes, frozenset(wide)
 
 
 # Operators whose outputs can be larger than what their inputs explain: a shape that cannot be told is refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,7 +37,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Show a network's layers, channels, strides, input statistics and licence."""
-    from patchbank.backbones import load_backbone
+    from patchbank.backbones import BackboneInfo, load_backbone
     from patchbank.backbones.custom import list_layers
     from patchbank.backbones.zoo import find
 
@@ -51,8 +52,11 @@ def show(
     if as_json:
         say_json(about)
         return
-    say(f"{about['name']}: {about['licence']}, embedding {about['embedding']}")
+    patch_size = about.get("patch_size", BackboneInfo.patch_size)
+    say(f"{about['name']}: {about['licence']}, embedding {about['embedding']}, patch_size {patch_size}")
     say(f"input        (rgb - mean) / std on 0..255; mean {_triple(about['mean'])}, std {_triple(about['std'])}")
+    if (multiple := about.get("side_multiple", 1)) > 1:
+        say(f"             height and width are multiples of {multiple}")
     say(f"weights      {weights}")
     say("layer        channels  stride")
     for layer in about["layers"]:
@@ -77,11 +81,17 @@ def export(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Any model of timm that can return features.")],
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="ONNX file to write.")],
     pretrained: Annotated[bool, typer.Option(help="Use timm's pretrained weights (downloads them).")] = True,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Use this checkpoint of the model (.safetensors, .pth) and download nothing."
+        ),
+    ] = None,
 ) -> None:
     """Export a model of timm as an ONNX file that `--backbone FILE` takes. Needs the extra `torch`."""
     from patchbank.backbones.export import export as run
 
-    say(str(run(name, output, pretrained=pretrained)))
+    say(str(run(name, output, pretrained=pretrained, weights=weights)))
 
 
 def _availability(row: Any) -> str:

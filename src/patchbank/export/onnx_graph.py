@@ -50,7 +50,7 @@ def plan_for(model: FittedModel, size: tuple[int, int]) -> Plan:
             f"input_size: expected sides of at least {MIN_SIDE} pixels, and {max_pixels():,} pixels at most; got "
             f"{size[0]}x{size[1]}"
         )
-    sides = input_size(config.image_size, size, config.tile_size)
+    sides = input_size(config.image_size, size, config.tile_size, model.backbone.info.side_step)
     if max(sides) > config.tile_size:
         raise ConfigError(
             f"export: images of {size[0]}x{size[1]} pixels go through the network as {sides[0]}x{sides[1]}, in tiles "

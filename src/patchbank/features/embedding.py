@@ -82,6 +82,8 @@ def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
     D is the sum of the layers' channels for the `mean` embedding, and `target_embed_dim` for `reference`.
     (h, w) is the first layer's patch grid: H_0 x W_0 for odd patch sizes and stride 1.
     """
+    if not config.patch_size:
+        raise ConfigError("patch_size: expected at least 1 (resolve 0 with the backbone first); got 0")
     if config.embedding == "mean":
         return mean_embedding(maps, config.patch_size, config.patch_stride)
     if config.embedding == "reference":

@@ -11,12 +11,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from patchbank.arrays import Array, BoolArray, FloatArray
-from patchbank.backbones import Backbone
+from patchbank.backbones import Backbone, BackboneInfo
 from patchbank.config import Config
 from patchbank.errors import BackboneError, ImageError, PatchbankError
 from patchbank.features.embedding import ImageStatistics, Patches, embed
 from patchbank.imaging.images import (
-    SIDE_MULTIPLE,
     Skipped,
     blank,
     input_size,
@@ -42,8 +41,8 @@ def patches_of(
     with Clock(timings, "resize"):
         if roi:
             image = blank(image, roi.inside(original), backbone.info.mean)
-        image = resize(image, input_size(config.image_size, image.shape, config.tile_size))  # (H', W', 3 G)
-    size = (image.shape[0], image.shape[1])
+        size = input_size(config.image_size, image.shape, config.tile_size, backbone.info.side_step)
+        image = resize(image, size)  # (H', W', 3 G)
     looking = beside(lambda: image_statistics(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
@@ -115,28 +114,46 @@ class Span:
     read_stop: int
 
 
-def spans(length: int, tile: int, overlap: int) -> list[Span]:
+def spans(length: int, tile: int, overlap: int, step: int) -> list[Span]:
     """Cuts an axis into spans of at most `tile` pixels read, of which `overlap` on every inner side are not kept.
 
-    tile and overlap are multiples of SIDE_MULTIPLE; so are all starts, and stops but for the axis' end.
+    tile and overlap are multiples of `step`; so are all starts, and stops but for the axis' end.
     """
     if length <= tile:
         return [Span(0, length, 0, length)]
     count = -(-length // (tile - 2 * overlap))
-    step = -(-length // (count * SIDE_MULTIPLE)) * SIDE_MULTIPLE  # even parts
+    width = -(-length // (count * step)) * step  # even parts
     return [
-        Span(a, min(a + step, length), max(0, a - overlap), min(a + step + overlap, length))
-        for a in range(0, length, step)
+        Span(a, min(a + width, length), max(0, a - overlap), min(a + width + overlap, length))
+        for a in range(0, length, width)
     ]
+
+
+def tiles_in_phase(tile: int, overlap: int, info: BackboneInfo) -> tuple[int, int]:
+    """Tile and overlap as multiples of the network's `side_step`: no larger a tile, no smaller an overlap.
+
+    2048 and 192 stay what they are for strides that divide 32; for a ViT of 14 x 14 patches they become 2044 and 196.
+    Raises BackboneError where no tile is left.
+    """
+    step = info.side_step
+    rounded = tile // step * step, -(-overlap // step) * step
+    if rounded[0] <= 2 * rounded[1]:
+        raise BackboneError(
+            f"backbone {info.name} takes tiles whose sides are multiples of {step}: tile_size {tile} and tile_overlap "
+            f"{overlap} become {rounded[0]} and {rounded[1]}; expected a tile_size of more than {2 * rounded[1] + step}"
+        )
+    return rounded
 
 
 def layer_maps(image: Array, backbone: Backbone, tile: int, overlap: int) -> tuple[FloatArray, ...]:
     """(H, W, 3 G) RGB, 0..255 -> one (1, G C_l, H_l, W_l) float32 map a layer: the groups' channels in a row.
 
-    Raises BackboneError for an image larger than a tile if the network's strides do not divide SIDE_MULTIPLE.
+    Raises BackboneError for an image larger than a tile if the network's strides do not divide its `side_step`.
     """
     info = backbone.info
-    rows, columns = spans(image.shape[0], tile, overlap), spans(image.shape[1], tile, overlap)
+    if max(image.shape[:2]) > tile:
+        tile, overlap = tiles_in_phase(tile, overlap, info)
+    rows, columns = (spans(side, tile, overlap, info.side_step) for side in image.shape[:2])
 
     def run(y: Span, x: Span) -> tuple[FloatArray, ...]:
         batch = normalise(image[y.read_start : y.read_stop, x.read_start : x.read_stop], info.mean, info.std)
@@ -146,10 +163,10 @@ def layer_maps(image: Array, backbone: Backbone, tile: int, overlap: int) -> tup
     if len(rows) == len(columns) == 1:
         return run(rows[0], columns[0])
     strides = [layer.stride for layer in info.layers]
-    if any(SIDE_MULTIPLE % stride for stride in strides):
+    if any(info.side_step % stride for stride in strides):
         raise BackboneError(
             f"backbone {info.name} has layers of stride {strides}, which cannot be tiled; "
-            f"expected divisors of {SIDE_MULTIPLE}: raise tile_size above the images' size"
+            f"expected divisors of {info.side_step}: raise tile_size above the images' size"
         )
     whole: list[FloatArray] = []
     for y in rows:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from patchbank.arrays import Array
-from patchbank.backbones import Backbone, load_backbone, precision_of
+from patchbank.backbones import Backbone, BackboneInfo, load_backbone, precision_of
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import calibrate
@@ -297,13 +297,26 @@ def _resolved(config: Config, network: Backbone, *, chosen: bool) -> Config:
             f"precision: expected {own}, which this network has; got {wanted} (a backbone that is passed, or quantised "
             "already, is taken as it is)"
         )
+    _check_sides(config, info)
     return replace(
         config,
         backbone=info.name,
         layers=tuple(layer.name for layer in info.layers),
         embedding=info.embedding if config.embedding == "auto" else config.embedding,
         precision=wanted,
+        patch_size=config.patch_size or info.patch_size,
     )
+
+
+def _check_sides(config: Config, info: BackboneInfo) -> None:
+    """ConfigError for an exact size of which the network would not see the rest."""
+    sides, multiple = config.image_size, info.side_multiple
+    if len(sides) == 2 and max(sides) <= config.tile_size and any(side % multiple for side in sides):
+        height, width = (max(1, round(side / multiple)) * multiple for side in sides)
+        raise ConfigError(
+            f"image_size: backbone {info.name} takes images whose sides are multiples of {multiple}, and would not see "
+            f"the rest; got {sides[0]}x{sides[1]}: use {height}x{width}"
+        )
 
 
 def _check_count(usable: int, skipped: list[Skipped], config: Config) -> None:

@@ -48,7 +48,6 @@ from patchbank.util.wording import printable
 from patchbank.validation import without_code
 
 MIN_SIDE = 8
-SIDE_MULTIPLE = 32  # sides that patchbank chooses are multiples of this: the networks' deepest stride
 # What images are usually called; what a file is, its first bytes say (formats.py).
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp"}
@@ -253,11 +252,12 @@ def _as_colour(values: Array) -> Array:
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
 
 
-def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int) -> tuple[int, int]:
+def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int, step: int) -> tuple[int, int]:
     """The (height, width) that an image of `shape` (H, W, ...) is resized to.
 
-    image_size: (N,) = the image's aspect ratio and about N x N pixels, sides rounded to multiples of SIDE_MULTIPLE;
-    (height, width) = exactly that, whatever the image's shape, but rounded likewise if a side is longer than a tile.
+    image_size: (N,) = the image's aspect ratio and about N x N pixels, sides rounded to multiples of `step`, the
+    network's `side_step`; (height, width) = exactly that, whatever the image's shape, but rounded likewise if a side is
+    longer than a tile.
     """
     sides: tuple[float, ...] = image_size
     if len(image_size) == 2 and max(image_size) <= tile_size:
@@ -265,7 +265,7 @@ def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: i
     if len(image_size) == 1:
         stretch = (shape[0] / shape[1]) ** 0.5
         sides = (image_size[0] * stretch, image_size[0] / stretch)
-    height, width = (max(1, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE for side in sides)
+    height, width = (max(1, round(side / step)) * step for side in sides)
     return height, width
 
 

@@ -45,12 +45,14 @@ Entries = dict[str, bytes]
 
 _BANK_1 = {"vectors": ("F32", 2), "image": ("I32", 1), "row": ("I32", 1), "column": ("I32", 1)}
 _BANK = {**_BANK_1, "grids": ("I32", 2)}
-# What scores, thresholds and networks were before there were these options.
+# What scores, thresholds and networks were before there were these options, and before patch_size could be left to the
+# network.
 _BEFORE = {
     "distance_scaling": 0.0,
     "score_smoothing": 0.0,
     "calibrate_on_suspects": True,
     "precision": "float32",
+    "patch_size": 3,
 }
 _STEEPEST = 1e10
 _EXPECTED = ("level", "low", "high")
@@ -77,7 +79,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     manifest: Manifest = {
         "patchbank_version": __version__,
         "config": model.config.to_dict(),
-        "backbone": dataclasses.asdict(model.backbone.info),
+        "backbone": _described_backbone(model.backbone.info),
     }
     entries: Entries = {"backbone.onnx": model.backbone.to_onnx()}
     if model.roi:
@@ -226,6 +228,12 @@ def _config(file: archive.ModelFile) -> Config:
     if file.manifest["format_version"] == 1:
         options |= {"max_false_alarms": options.pop("false_alarm_rate", None), "confidence": 0.0}
     return schema.resolved(Config.from_dict(options))
+
+
+def _described_backbone(info: BackboneInfo) -> Manifest:
+    """Leaves out what is as in all networks that older patchbanks know, which refuse other keys."""
+    usual = {field.name: field.default for field in dataclasses.fields(info)}
+    return {name: value for name, value in dataclasses.asdict(info).items() if value != usual[name]}
 
 
 def _backbone_info(file: archive.ModelFile) -> BackboneInfo:

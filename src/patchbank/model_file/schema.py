@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from patchbank.backbones import BackboneInfo
-from patchbank.backbones.base import LARGEST_STATISTIC, SMALLEST_STD
+from patchbank.backbones.base import LARGEST_SIDE_MULTIPLE, LARGEST_STATISTIC, SMALLEST_STD
 from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Config, choices
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
@@ -148,7 +148,8 @@ _backbone = record(
         "std": list_of(number(SMALLEST_STD, LARGEST_STATISTIC), 3, 3),
         "licence": text,
         "embedding": one_of("mean", "reference"),
-    }
+    },
+    {"patch_size": whole(1, 15), "side_multiple": whole(1, LARGEST_SIDE_MULTIPLE)},
 )
 _bank = record(
     {"size": whole(1), "covering_radius": nullable(_distance), "images": _names},
@@ -284,6 +285,8 @@ def resolved(config: Config) -> Config:
         raise ValueError("config: embedding: expected mean or reference; got auto")
     if config.precision == "auto":
         raise ValueError("config: precision: expected float32 or int8; got auto")
+    if not config.patch_size:
+        raise ValueError("config: patch_size: expected at least 1; got 0")
     return config
 
 
