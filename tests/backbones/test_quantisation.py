@@ -138,6 +138,8 @@ def oracle(smaller: OnnxBackbone, image: Array) -> dict[str, Array]:
             back[out] = (values, scale, zero)
             side = [1, -1, 1, 1] if scale.ndim and inputs[0] in whole else [-1] + [1] * (values.ndim - 1)
             real[out] = (values.astype(np.int32) - zero.reshape(side)).astype(np.float32) * scale.reshape(side)
+        elif out in whole:
+            continue
         elif each.op_type == "QuantizeLinear":
             scale, zero = fixed[inputs[1]], fixed[inputs[2]]
             if inputs[0] in whole:  # a sum of products that was made for this scale
@@ -158,13 +160,12 @@ def oracle(smaller: OnnxBackbone, image: Array) -> dict[str, Array]:
             real[out] = (windows.max(axis=(4, 5)).astype(np.int32) - zero).astype(np.float32) * scale
         else:
             assert each.op_type == "Add"
-            sums = {
-                name: (v.astype(np.int64) - int(zero), float(scale))
-                for name in inputs
-                for v, scale, zero in [back[name]]
-            }
-            unit = math.gcd(*(round(scale * 2**60) for _, scale in sums.values())) / 2**60
-            whole[out] = (sum(v * round(scale / unit) for v, scale in sums.values()), np.float32(unit))
+            (a, scale_a, zero_a), (b, scale_b, zero_b) = (back[name] for name in inputs)
+            exact = (a.astype(float) - zero_a) * float(scale_a) + (b.astype(float) - zero_b) * float(scale_b)
+            (after,) = (n for n in model.graph.node if out in n.input)
+            steps = exact / float(fixed[after.input[1]])
+            assert np.abs(steps - np.floor(steps) - 0.5).min() > 0.0078  # nobody's way to round can matter
+            whole[after.output[0]] = np.clip(np.rint(steps) + fixed[after.input[2]], 0, 255).astype(np.uint8)
     return real
 
 
@@ -224,8 +225,9 @@ def test_no_pair_of_products_saturates(seed: int, shape: tuple[int, int, int, in
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_sums_are_exact_however_they_are_computed(seed: int) -> None:
-    """Each summand's scale over the sum's is a whole number of 64ths: no product and no sum is rounded."""
+def test_no_sum_comes_close_to_a_half(seed: int) -> None:
+    """Each summand's scale over the sum's is a whole number of 63rds. Processors round halves differently, and fuse
+    products and sums or do not."""
     rng = np.random.default_rng(seed)
     parts = network_of(onnx.load_model_from_string(residual(rng).to_onnx()))
     size = rng.uniform(0.01, 100, len(parts.measured))
@@ -233,9 +235,9 @@ def test_sums_are_exact_however_they_are_computed(seed: int) -> None:
     measured = [[v for n, name in enumerate(parts.measured) for v in _made(sides[name], size[n], rng)]]
     stored = stored_values(parts, ranges_of(parts, measured), residual(rng).info)
     for summand in ("narrow", "pool"):
-        ratio = float(np.float32(stored[summand].scale) / np.float32(stored["early"].scale)) * 64
-        assert ratio == round(ratio)
-        assert ratio < 2**14
+        ratio = 63 * float(stored[summand].scale / stored["early"].scale)
+        assert abs(ratio - round(ratio)) < 1e-6 * ratio
+        assert round(ratio) >= 1
     assert stored["pool"].scale == stored["stem.act"].scale
     assert stored["pool"].zero == stored["stem.act"].zero
     np.testing.assert_array_equal(stored["pool"].factor, stored["narrow"].factor)

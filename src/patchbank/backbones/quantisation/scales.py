@@ -19,8 +19,8 @@ from patchbank.backbones.quantisation.ranges import Range
 from patchbank.backbones.quantisation.units import Network, Unit
 
 LEVELS = 255  # steps of an unsigned byte
-_MANTISSA = 12  # bits of a scale, so that its multiples by a ratio are exact
-_RATIO = 64  # a summand's scale is a whole multiple of its sum's, over this
+_MANTISSA = 12  # bits of a scale: what differs in the last bits of a measurement makes the same scale
+_RATIO = 63  # a summand's scale is a whole multiple of its sum's, over this odd number
 _LARGEST_FACTOR = 32.0
 # How far a value's channels are brought to one range: in full where that costs the weights nothing, because the only
 # convolutions that read it have a scale for each of its channels (depthwise ones), and where it is read with ...
@@ -106,8 +106,8 @@ def _tied(network: Network, operators: tuple[str, ...]) -> list[list[str]]:
 
 def _agreed(network: Network, stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """The values with scales on which operators agree. Pooled ones keep their input's. Sums that hang together have one
-    scale, and each summand a whole multiple of a part of it: then every product and every sum in an addition is exact,
-    and the processor's way to compute it (fused, or in two steps) cannot matter."""
+    scale, and each summand a whole multiple of an odd part of it: then no sum comes closer to a half than 1/126 of a
+    step. How a processor computes it (products fused into sums or not) and rounds halves cannot matter."""
     found = dict(stored)
     same = _tied(network, ("MaxPool",))
     for names in same:
