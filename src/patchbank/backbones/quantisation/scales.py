@@ -21,10 +21,12 @@ from patchbank.backbones.quantisation.units import Network, Unit
 LEVELS = 255  # steps of an unsigned byte
 _MANTISSA = 12  # bits of a scale: what differs in the last bits of a measurement makes the same scale
 _RATIO = 63  # a summand's scale is a whole multiple of its sum's, over this odd number
-_LARGEST_FACTOR = 32.0
-# How far a value's channels are brought to one range: in full where that costs the weights nothing, because the only
-# convolutions that read it have a scale for each of its channels (depthwise ones), and where it is read with ...
-_BESIDE_WEIGHTS = 0.5  # ... one scale for all its channels, half of the way, so that weights do not lose as much
+_LARGEST_FACTOR = 8.0
+# How far the channels of a value are brought to one range: 0 = not at all, 1 = in full. In full would give good images'
+# features the smallest error, and cut defects: they raise channels that are quiet in good images, up to 20 times
+# (docs/adr/0016). Values that depthwise convolutions read, which have a scale for each channel; values of residual
+# streams, and outputs; values that are read with one scale for all channels.
+_BESIDE_DEPTHWISE, _RESIDUAL, _BESIDE_WEIGHTS = 0.4, 0.5, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +81,9 @@ def _power(network: Network, group: Iterable[str], outputs: set[str]) -> float:
     """How far the channels of some values, which share their factors, are brought to one range."""
     names = set(group)
     readers = [unit for unit in network.units if names & set(unit.inputs) and unit.node.op_type == "Conv"]
-    residual = len(names) > 1 or bool(names & outputs)
-    if residual or all(unit.depthwise for unit in readers):
-        return 1.0
-    return _BESIDE_WEIGHTS
+    if len(names) > 1 or names & outputs:
+        return _RESIDUAL
+    return _BESIDE_DEPTHWISE if readers and all(unit.depthwise for unit in readers) else _BESIDE_WEIGHTS
 
 
 def _tied(network: Network, operators: tuple[str, ...]) -> list[list[str]]:
