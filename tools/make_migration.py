@@ -20,7 +20,7 @@ from sqlalchemy import create_engine
 
 from patchbank.store import migrate, schema, types
 
-NAMED = {id(types.Json): "Json", id(types.Exact): "Exact", id(types.Key): "Key", id(types.Number): "Number"}
+NAMED = {id(types.Key): "Key", id(types.Number): "Number"}
 HEAD = '''"""{about}."""
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def rendered(kind: str, thing: Any, context: Any) -> Any:  # noqa: ARG001  (alem
     """Our own types by their names."""
     if kind == "type" and id(thing) in NAMED:
         return f"types.{NAMED[id(thing)]}"
-    if kind == "type" and isinstance(thing, (types.Time, types.Id)):
-        return f"types.{type(thing).__name__}()"
+    if kind == "type" and isinstance(thing, (types.Time, types.Id, types.Json)):
+        return f"types.{thing!r}" if isinstance(thing, types.Json) else f"types.{type(thing).__name__}()"
     return False
 
 

@@ -29,7 +29,8 @@ def test_a_person_signs_in_with_the_password_and_no_other(store: Store) -> None:
     signed_in = users.authenticate(found, PASSWORD)
     assert signed_in == anna
     assert users.authenticate(found, PASSWORD + "!") is None
-    assert users.authenticate(store.read(users.stored_hash, "nobody"), PASSWORD) is None
+    for nobody in ("nobody", "", "a\0b", "\ud800", "x" * 5000):
+        assert users.authenticate(store.read(users.stored_hash, nobody), PASSWORD) is None
     store.write(users.disable, anna.id, by=ADMIN)
     assert users.authenticate(store.read(users.stored_hash, "Anna"), PASSWORD) is None
     store.write(users.enable, anna.id, by=ADMIN)
@@ -42,6 +43,11 @@ def test_names_are_taken_whatever_the_case(store: Store) -> None:
     store.write(users.add, "anna", "viewer")
     with pytest.raises(StoreConflictError, match="already"):
         store.write(users.add, "ANNA", "admin")
+    store.write(users.add, "Jörg", "viewer")  # SQLite's lower() knows ASCII only
+    for same in ("JÖRG", "Jo\u0308rg"):
+        assert store.read(users.by_name, same).name == "Jörg"
+        with pytest.raises(StoreConflictError, match="already"):
+            store.write(users.add, same, "viewer")
     for wrong in ("", " anna", "a/b", "a\nb", "<b>", "x" * 201):
         with pytest.raises(StoreValueError):
             store.write(users.add, wrong, "viewer")

@@ -25,28 +25,28 @@ _TRASH = "trash"
 
 class Blobs:
     """A folder of files by digest. root: made where it is missing. suffix: of the files' names. spread: in folders by
-    the first two digits, for many files."""
+    the first two digits, for many files. derived: small pictures, by the digests of the images that they were made
+    from."""
 
-    def __init__(self, root: Path, *, suffix: str = "", spread: bool = True) -> None:
-        """Makes the folders, and brings back what a process that was killed had in its hands."""
-        self.root, self._suffix, self._spread = root, suffix, spread
-        for number in range(256 if spread else 0):
-            (root / f"{number:02x}").mkdir(parents=True, exist_ok=True)
-        make_folder(root / _TRASH)
+    def __init__(self, root: Path, *, suffix: str = "", spread: bool = True, derived: bool = False) -> None:
+        """Makes the folders that are missing."""
+        self.root, self._suffix, self._spread, self._derived = root, suffix, spread, derived
+        for name in (*(f"{number:02x}" for number in range(256 if spread else 0)), _TRASH):
+            if not (root / name).is_dir():
+                make_folder(root / name)
 
     def put(self, content: bytes) -> str:
         """Keeps the content, on the disk when this returns. Returns its SHA-256. Raises StoreFullError if the disk is
         full, StoreUnavailableError if it cannot be written otherwise."""
         digest = hashlib.sha256(content).hexdigest()
         path = self.path(digest)
-        if self._touched(path):
-            return digest
-        try:
-            with atomic_write(path) as file:
-                file.write(content)
-        except OutputError as error:
-            raise _meaning(error, path) from error
+        if not self._touched(path):
+            self._write(path, content)
         return digest
+
+    def put_derived(self, digest: str, content: bytes) -> None:
+        """Keeps what was made from the file of this digest: a small picture. It replaces what was there."""
+        self._write(self.path(digest), content)
 
     def put_file(self, source: Path) -> str:
         """As `put`, with the content of a file, which may be large."""
@@ -85,7 +85,7 @@ class Blobs:
             raise StoreNotFoundError(f"there is no file {digest}: retention removed it, or it never came") from None
         except OSError as error:
             raise StoreUnavailableError(f"cannot read {path}: {error.strerror or error}") from error
-        if hashlib.sha256(content).hexdigest() != digest:
+        if not self._derived and hashlib.sha256(content).hexdigest() != digest:
             raise StoreError(f"{path} is damaged: its digest is another one; restore it from a backup")
         return content
 
@@ -99,7 +99,7 @@ class Blobs:
 
     def is_old(self, digest: str, grace: float = GRACE_SECONDS) -> bool:
         """Says whether the file was put longer ago than a row takes on its way."""
-        return _age(self.path(digest)) > grace
+        return _age(self.path(digest)) >= grace
 
     def take_out(self, digest: str, grace: float = GRACE_SECONDS) -> bool:
         """Puts the file where nobody finds it, to be removed (`remove`) or brought back (`bring_back`). False if it is
@@ -109,7 +109,7 @@ class Blobs:
             path.replace(trash)
         except FileNotFoundError:
             return False
-        if _age(trash) <= grace:  # put again just before it was taken
+        if _age(trash) < grace:  # put again just before it was taken
             self.bring_back(digest)
             return False
         return True
@@ -143,6 +143,13 @@ class Blobs:
                     path.unlink()
                     gone += 1
         return gone
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            with atomic_write(path) as file:
+                file.write(content)
+        except OutputError as error:
+            raise _meaning(error, path) from error
 
     def _trash(self, digest: str) -> Path:
         return self.root / _TRASH / (values.sha256(digest, "digest") + self._suffix)

@@ -10,7 +10,7 @@ with open_store("data") as store:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -19,36 +19,81 @@ from sqlalchemy import Engine
 
 from patchbank.errors import StoreUnavailableError
 from patchbank.store import databases, folder, identity
+from patchbank.store.blobs import Blobs
 from patchbank.store.events import Events, Listener
 from patchbank.store.folder import Folder
 from patchbank.store.migrate import migrate
+from patchbank.store.operations import perform
+from patchbank.store.requests import Receiver
+from patchbank.store.values import Actor
 from patchbank.store.writer import Writer
 
 _T = TypeVar("_T")
 READERS = 4
 
 
-class Store:
-    """An open data folder. folder: where its files are. events: tells what was written, also by other processes."""
+class Reading:
+    """A data folder to read from. folder: where its files are. blobs: images; thumbs: small pictures of them; models:
+    model files; all by digest."""
 
-    def __init__(
-        self, place: Folder, writer: Engine, readers: Engine, lock: folder.Lock | None, *, most_waiting: int = 1024
-    ) -> None:
-        """Made by `open_store`."""
+    def __init__(self, place: Folder, readers: Engine) -> None:
+        """Made by `open_store` and `reading_only`."""
         self.folder = place
-        self.events = Events()
-        self._lock = lock
-        self._engines = (writer, readers)
+        self.blobs = Blobs(place.blobs)
+        self.thumbs = Blobs(place.thumbs, derived=True)
+        self.models = Blobs(place.models, suffix=".patchbank", spread=False)
+        self.engine = readers
         self._reading = databases.reading(readers)
-        self._threads = ThreadPoolExecutor(READERS, "patchbank-reader")
-        self._listener = None if self.is_embedded else Listener(writer.url, self.events)
-        told = self.events.publish if self.is_embedded else None  # what PostgreSQL tells comes back by the listener
-        self._writer = Writer(writer, most_waiting=most_waiting, committed=told)
 
     @property
     def is_embedded(self) -> bool:
         """Says whether the database is the folder's own (SQLite), not a server (PostgreSQL)."""
-        return self._engines[0].dialect.name == "sqlite"
+        return self.engine.dialect.name == "sqlite"
+
+    def read(self, function: Callable[..., _T], *args: Any, **named: Any) -> _T:
+        """Calls function(connection, ...) now, in this thread. All that it reads is one state of the database.
+
+        Raises StoreUnavailableError if the database does not answer.
+        """
+        with databases.errors_of_the_store(), self._reading.connect() as connection, connection.begin():
+            return function(connection, *args, **named)
+
+    def close(self) -> None:
+        """Lets go of the database."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Store(Reading):
+    """An open data folder. events: tells what was written, also by other processes."""
+
+    def __init__(
+        self,
+        place: Folder,
+        writer: Engine,
+        readers: Engine,
+        lock: folder.Lock | None,
+        *,
+        most_waiting: int,
+        answer_requests: bool,
+    ) -> None:
+        """Made by `open_store`."""
+        super().__init__(place, readers)
+        self.events = Events()
+        self._lock = lock
+        self._writing = writer
+        self._threads = ThreadPoolExecutor(READERS, "patchbank-reader")
+        self._listener = None if self.is_embedded else Listener(writer.url, self.events)
+        told = self.events.publish if self.is_embedded else None  # what PostgreSQL tells comes back by the listener
+        self._writer = Writer(writer, most_waiting=most_waiting, committed=told)
+        self._receiver = Receiver(place, self._perform) if self.is_embedded and answer_requests else None
 
     @property
     def waiting(self) -> int:
@@ -70,14 +115,6 @@ class Store:
             raise RuntimeError("a write cannot wait for another one: call the function with the same connection")
         return self.submit(function, *args, **named).result()
 
-    def read(self, function: Callable[..., _T], *args: Any, **named: Any) -> _T:
-        """Calls function(connection, ...) now, in this thread. All that it reads is one state of the database.
-
-        Raises StoreUnavailableError if the database does not answer.
-        """
-        with databases.errors_of_the_store(), self._reading.connect() as connection, connection.begin():
-            return function(connection, *args, **named)
-
     def query(self, function: Callable[..., _T], *args: Any, **named: Any) -> Future[_T]:
         """As `read`, in a thread of the store."""
         try:
@@ -87,26 +124,28 @@ class Store:
 
     def close(self) -> None:
         """Writes what is waiting, then lets go of the database and the folder."""
+        if self._receiver:
+            self._receiver.close()
         self._writer.close()
         self._threads.shutdown()
         if self._listener:
             self._listener.close()
-        for engine in self._engines:
-            engine.dispose()
+        self._writing.dispose()
+        super().close()
         if self._lock:
             self._lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _perform(self, by: str, operation: str, arguments: Mapping[str, Any]) -> Any:
+        return self.write(perform, Actor(by), operation, arguments)
 
 
 def open_store(
-    data: str | os.PathLike[str], database: str | None = None, *, create: bool = True, most_waiting: int = 1024
+    data: str | os.PathLike[str],
+    database: str | None = None,
+    *,
+    create: bool = True,
+    most_waiting: int = 1024,
+    answer_requests: bool = True,
 ) -> Store:
     """Opens a data folder, and brings its tables up to date. database: the URL of a PostgreSQL database; None: an
     embedded one in the folder. create: makes what is missing; False: raises StoreError if there is no store yet.
@@ -115,28 +154,35 @@ def open_store(
     database, is on a network file system, is damaged or was written by a later version.
     """
     place = identity.place_of(data, database, create=create)
-    return _open_embedded(place, most_waiting) if database is None else _open_shared(place, database, most_waiting)
+    options = {"most_waiting": most_waiting, "answer_requests": answer_requests}
+    return _open_embedded(place, options) if database is None else _open_shared(place, database, options)
 
 
-def _open_embedded(place: Folder, most_waiting: int) -> Store:
+def reading_only(place: Folder) -> Reading:
+    """The embedded database of a folder that a service has open, to read from."""
+    folder.check_local(place)
+    return Reading(place, databases.sqlite_readers(place.database, READERS))
+
+
+def _open_embedded(place: Folder, options: dict[str, Any]) -> Store:
     folder.check_local(place)
     lock = folder.Lock(place)
     try:
         engine = databases.sqlite_writer(place.database)
         _prepare(engine, place, "sqlite")
         readers = databases.sqlite_readers(place.database, READERS + 2)
-        return Store(place, engine, readers, lock, most_waiting=most_waiting)
+        return Store(place, engine, readers, lock, **options)
     except BaseException:
         lock.release()
         raise
 
 
-def _open_shared(place: Folder, database: str, most_waiting: int) -> Store:
+def _open_shared(place: Folder, database: str, options: dict[str, Any]) -> Store:
     url = databases.postgres_url(database)
     engine = databases.postgres(url, READERS + 2)
     try:
         _prepare(engine, place, identity.shown(url))
-        return Store(place, engine, engine, None, most_waiting=most_waiting)
+        return Store(place, engine, engine, None, **options)
     except BaseException:
         engine.dispose()
         raise

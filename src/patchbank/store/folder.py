@@ -19,10 +19,11 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 from patchbank.errors import StoreError
-from patchbank.util.files import atomic_write, make_folder
+from patchbank.util.files import atomic_write, make_folder, output_errors
 
 NETWORK = frozenset(
     [
@@ -113,11 +114,13 @@ def made(path: str | os.PathLike[str]) -> Folder:
 
 
 class Lock:
-    """Says that this process uses the folder. The system lets go of it when the process ends, however."""
+    """Says that this process uses the folder, or does something with it that no other may do now. The system lets go of
+    it when the process ends, however."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, name: str = "lock") -> None:
         """Raises FolderInUseError if another process has it."""
-        self._file: IO[bytes] | None = (folder.path / "lock").open("a+b")
+        with output_errors(folder.path / name):
+            self._file: IO[bytes] | None = (folder.path / name).open("a+b")
         if not _locked(self._file):
             self._file.close()
             raise FolderInUseError(
@@ -126,10 +129,18 @@ class Lock:
             )
 
     def release(self) -> None:
-        """Lets others use the folder."""
+        """Lets others have it."""
         if self._file:
             self._file.close()
             self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
 
 
 def _locked(file: IO[bytes]) -> bool:

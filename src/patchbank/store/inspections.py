@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.sql.dml import Insert
 
 from patchbank.errors import StoreConflictError, StoreValueError
-from patchbank.store import events, heats, values
+from patchbank.store import events, heats, statistics, values
 from patchbank.store.heats import Heat
 from patchbank.store.schema import VERDICTS
 from patchbank.store.schema import heats as heats_table
@@ -24,6 +25,7 @@ from patchbank.util.uuid7 import time_of
 
 MOST_TOGETHER = 100  # of `insert_many`
 MOST_REGIONS = 1000
+_WRITER = secrets.token_hex(4)  # of this process, among those that share a database
 _TOLERANCE = timedelta(milliseconds=2)  # others make UUIDs of whole milliseconds
 
 
@@ -149,6 +151,8 @@ def insert_many(connection: Connection, batch: Sequence[NewInspection]) -> list[
             outcomes.append(Kept(new.id, "new"))
         else:
             outcomes.append(_known(connection, new))
+    fresh = [new for new, kept in zip(batch, outcomes, strict=True) if kept.outcome == "new"]
+    statistics.count_hours(connection, _WRITER if connection.dialect.name == "postgresql" else "", fresh)
     return outcomes
 
 

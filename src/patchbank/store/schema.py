@@ -20,11 +20,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    func,
     text,
 )
 
-from patchbank.store.types import Exact, Id, Json, Key, Number, Time
+from patchbank.store.types import Id, Json, Key, Number, Time
 
 VERDICTS = ("ok", "review", "ng", "error")
 LABELS = ("good", "defect", "unsure")
@@ -39,6 +38,8 @@ NOT_OK = text("verdict <> 'ok'")
 NEEDS_REVIEW = text("needs_review")
 LABELLED = text("label IS NOT NULL")
 HAS_IMAGE = text("image_sha256 IS NOT NULL AND image_gone_at IS NULL")
+MAY_GO = text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL")
+OPEN = text("state IN ('queued', 'running')")
 
 metadata = MetaData(
     naming_convention={
@@ -70,7 +71,8 @@ users = Table(
     "users",
     metadata,
     number(),
-    Column("name", Key, nullable=False, comment="What the person signs in with; unique whatever the case."),
+    Column("name", Key, nullable=False, comment="What the person signs in with, as it is shown."),
+    Column("name_key", Key, nullable=False, unique=True, comment="The same without case (Unicode)."),
     Column("argon2", Text, comment="Hash of the password; NULL: signs in elsewhere only (OIDC)."),
     Column("subject", Key, unique=True, comment="Identity at the OIDC provider."),
     Column("role", Text, nullable=False),
@@ -84,7 +86,6 @@ users = Table(
     sqlite_autoincrement=True,
     comment="People. Nobody is removed: rows of the audit log name them.",
 )
-Index("uq_users_name", func.lower(users.c.name), unique=True)
 
 sessions = Table(
     "sessions",
@@ -110,7 +111,7 @@ streams = Table(
     Column("token_id", Number, comment="The token that it last reported with."),  # tokens refer to streams already
     Column("last_seen_at", Time),
     Column("state", Text, nullable=False),
-    Column("state_json", Json, comment="What the line says of itself: queue, heartbeat, counters."),
+    Column("state_json", Json(), comment="What the line says of itself: queue, heartbeat, counters."),
     Column("created_at", Time, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("archived_at", Time),
@@ -205,7 +206,7 @@ model_versions = Table(
     Column("status", Text, nullable=False),
     Column("status_at", Time, nullable=False),
     Column("status_by", Text, nullable=False),
-    Column("gate_json", Json, comment="What the gate found before approval."),
+    Column("gate_json", Json(), comment="What the gate found before approval."),
     Column("dataset_id", Number, ForeignKey("datasets.id")),
     Column("parent_id", Number, ForeignKey("model_versions.id"), comment="The version that it was made from."),
     UniqueConstraint("model_id", "number"),
@@ -224,7 +225,7 @@ deployments = Table(
     Column("kind", Text, nullable=False, comment="active: it decides. shadow: it only watches."),
     Column("model_version_id", Number, ForeignKey("model_versions.id"), comment="NULL: none from then on."),
     Column("review_rate", Double, comment="NULL: the model's own."),
-    Column("policy_json", Json, comment="What REVIEW and out of distribution mean at the output."),
+    Column("policy_json", Json(), comment="What REVIEW and out of distribution mean at the output."),
     Column("from_at", Time, nullable=False),
     Column("by", Text, nullable=False),
     Column("reason", Text, nullable=False),
@@ -252,7 +253,7 @@ inspections = Table(
     Column("threshold", Double),
     Column("p_value", Double),
     Column("in_scene", Boolean, comment="In distribution; NULL: not checked."),
-    Column("scene_json", Json, comment="The image check's measurements with their ranges."),
+    Column("scene_json", Json(), comment="The image check's measurements with their ranges."),
     Column("latency_ms", Double),
     Column("late", Boolean, nullable=False, comment="Came after the deadline; the PLC had ERROR."),
     Column("image_sha256", Key, comment="blobs/<first two>/<sha256> in the data folder."),
@@ -277,7 +278,22 @@ inspections = Table(
     partial("ix_inspections_queue", "id", where=NEEDS_REVIEW),
     partial("ix_inspections_labelled", "label", "id", where=LABELLED),
     partial("ix_inspections_image", "image_sha256", where=HAS_IMAGE),
+    partial("ix_inspections_may_go", "verdict", "id", where=MAY_GO),
     comment="One row for each inspected image, written once. Rows stay when their images are removed.",
+)
+
+hours = Table(
+    "hours",
+    metadata,
+    Column("stream_id", Number, ForeignKey("streams.id"), nullable=False),
+    Column("hour", Time, nullable=False, comment="Its beginning, UTC."),
+    Column("verdict", Text, nullable=False),
+    Column("model_version_id", Number, nullable=False, comment="0: no model was ready."),
+    Column("writer", Key, nullable=False, comment="Which process counts here, so that none waits for another."),
+    Column("n", Number, nullable=False, comment="Inspections."),
+    PrimaryKeyConstraint("stream_id", "hour", "verdict", "model_version_id", "writer"),
+    one_of("verdict", VERDICTS),
+    comment="How many inspections there were in each hour, counted as they are written.",
 )
 
 heats = Table(
@@ -309,7 +325,7 @@ regions = Table(
     Column("peak_x", Integer, nullable=False),
     Column("peak_y", Integer, nullable=False),
     Column("peak_score", Double, nullable=False),
-    Column("contour", Json, comment="Polygons: lists of x, y in turn."),
+    Column("contour", Json(), comment="Polygons: lists of x, y in turn."),
     PrimaryKeyConstraint("inspection_id", "n"),
     comment="Flagged regions of an inspection.",
 )
@@ -353,7 +369,7 @@ jobs = Table(
     metadata,
     number(),
     Column("kind", Text, nullable=False),
-    Column("args", Json, nullable=False),
+    Column("args", Json(), nullable=False),
     Column("model_id", Number, ForeignKey("models.id"), comment="The model that it is about, if any."),
     Column("state", Text, nullable=False),
     Column("stage", Text, nullable=False, comment="What is being done."),
@@ -363,9 +379,10 @@ jobs = Table(
     Column("worker", Text, comment="Who has it."),
     Column("lease_until", Time, comment="When others may take it, unless its worker says that it lives."),
     Column("attempts", Integer, nullable=False),
+    Column("most_attempts", Integer, nullable=False, comment="Then it has failed."),
     Column("not_before", Time, comment="When the next attempt may begin."),
     Column("cancel_at", Time, comment="When somebody asked for its end."),
-    Column("result", Json),
+    Column("result", Json()),
     Column("error", Text),
     Column("log", Text, nullable=False),
     Column("by", Text, nullable=False),
@@ -375,7 +392,7 @@ jobs = Table(
     Column("ended_at", Time),
     one_of("state", JOB_STATES),
     Index(None, "model_id", "id"),
-    partial("ix_jobs_open", "state", "id", where=text("state IN ('queued', 'running')")),
+    partial("ix_jobs_open", "state", "id", where=OPEN),
     sqlite_autoincrement=True,
     comment="Work that takes long: fits, updates, backups.",
 )
@@ -390,8 +407,8 @@ audit_log = Table(
     Column("token_id", Number, ForeignKey("tokens.id")),
     Column("action", Key, nullable=False, comment="What was done: model.approve, user.add, ..."),
     Column("object", Key, nullable=False, comment="To what: model/3, user/anna, ..."),
-    Column("old", Exact),
-    Column("new", Exact),
+    Column("old", Json(exact=True)),
+    Column("new", Json(exact=True)),
     Column("reason", Text, nullable=False),
     Column("prev_hash", Text, nullable=False, comment="The hash of the row before; 64 zeros for the first."),
     Column("hash", Text, nullable=False, comment="SHA-256 of this row with prev_hash, in hexadecimal."),
@@ -404,7 +421,7 @@ drift_states = Table(
     metadata,
     Column("stream_id", Number, ForeignKey("streams.id"), nullable=False),
     Column("model_version_id", Number, ForeignKey("model_versions.id"), nullable=False),
-    Column("state_json", Json, nullable=False),
+    Column("state_json", Json(), nullable=False),
     Column("at", Time, nullable=False),
     PrimaryKeyConstraint("stream_id", "model_version_id"),
     comment="How far the scores of a stream have moved, so that the service goes on after a restart.",
@@ -414,7 +431,7 @@ settings = Table(
     "settings",
     metadata,
     Column("key", Key, primary_key=True),
-    Column("value", Json, nullable=False),
+    Column("value", Json(), nullable=False),
     Column("at", Time, nullable=False),
     Column("by", Text, nullable=False),
     comment="Settings that people change on the pages.",

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, Integer, Text, TypeDecorator
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.types import JSON, TypeEngine
+from sqlalchemy.types import TypeEngine
 
 
 class Time(TypeDecorator[datetime]):
@@ -69,8 +69,37 @@ class Id(TypeDecorator[uuid.UUID]):
         return uuid.UUID(value) if isinstance(value, str) else value
 
 
-Json = JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
-Exact = JSON(none_as_null=True)  # as it was written: jsonb sorts keys and writes numbers anew
+class Json(TypeDecorator[Any]):
+    """JSON; None is NULL. exact: as it was written; jsonb sorts keys and writes numbers anew. In SQLite it is a text:
+    what is declared JSON makes a number of "1.0"."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, exact: bool = False) -> None:
+        """exact: as it was written."""
+        super().__init__()
+        self.exact = exact
+
+    def __repr__(self) -> str:
+        return "Json(exact=True)" if self.exact else "Json()"
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """PostgreSQL has types for it."""
+        if dialect.name != "postgresql":
+            return dialect.type_descriptor(sqlite.TEXT())
+        kind = postgresql.JSON if self.exact else postgresql.JSONB
+        return dialect.type_descriptor(kind(none_as_null=True))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """As the database has it."""
+        return value if value is None or dialect.name == "postgresql" else json_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """JSON values."""
+        return value if value is None or dialect.name == "postgresql" else json.loads(value)
+
+
 Key = Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 Number = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only what is declared INTEGER
 

@@ -5,12 +5,13 @@ Hashing a password takes a tenth of a second: do it before a write (`passwords.h
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from patchbank.errors import StoreConflictError, StoreNotFoundError
+from patchbank.errors import StoreConflictError, StoreNotFoundError, StoreValueError
 from patchbank.store import audit_log, passwords, values
 from patchbank.store.schema import ROLES, sessions, users
 from patchbank.store.values import SYSTEM, Actor
@@ -57,8 +58,10 @@ def add(
     reason: str = "",
 ) -> User:
     """A new person. argon2: `passwords.hashed` of the password. Raises StoreConflictError if the name is taken."""
+    name = values.name(name, "user")
     row = {
-        "name": values.name(name, "user"),
+        "name": name,
+        "name_key": _key(name),
         "role": values.choice(role, ROLES, "role"),
         "locale": values.choice(locale, LOCALES, "locale"),
         "argon2": argon2,
@@ -76,7 +79,7 @@ def add(
 
 def by_name(connection: Connection, name: str) -> User:
     """The person of this name, whatever the case. Raises StoreNotFoundError."""
-    query = select(*_COLUMNS).where(func.lower(users.c.name) == func.lower(name))
+    query = select(*_COLUMNS).where(users.c.name_key == _key(name))
     return values.found(values.one_of(connection, User, query), f"user {name}")
 
 
@@ -94,7 +97,7 @@ def by_subject(connection: Connection, subject: str) -> User | None:
 
 def listed(connection: Connection) -> list[User]:
     """Everybody, by name."""
-    return values.all_of(connection, User, select(*_COLUMNS).order_by(func.lower(users.c.name)))
+    return values.all_of(connection, User, select(*_COLUMNS).order_by(users.c.name_key))
 
 
 def has_admin(connection: Connection) -> bool:
@@ -104,7 +107,11 @@ def has_admin(connection: Connection) -> bool:
 
 def stored_hash(connection: Connection, name: str) -> tuple[User | None, str | None]:
     """The person of this name and the hash of the password; for `authenticate`."""
-    query = select(users.c.argon2, *_COLUMNS).where(func.lower(users.c.name) == func.lower(name))
+    try:
+        key = _key(name)
+    except StoreValueError:  # a name that nobody can have
+        return None, None
+    query = select(users.c.argon2, *_COLUMNS).where(users.c.name_key == key)
     row = connection.execute(query).first()
     return (User(*row[1:]), row[0]) if row else (None, None)
 
@@ -214,6 +221,11 @@ def end_sessions(connection: Connection, user_id: int) -> None:
 def sweep_sessions(connection: Connection) -> int:
     """Removes sessions that have ended. Returns how many."""
     return connection.execute(delete(sessions).where(sessions.c.expires_at <= values.now())).rowcount
+
+
+def _key(name: str) -> str:
+    """Names that people take for the same one are the same. Raises StoreValueError for what no database keeps."""
+    return unicodedata.normalize("NFKC", values.text(name, "user")).casefold()
 
 
 def _keep_an_admin(connection: Connection, user: User) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -55,7 +56,9 @@ def text(value: str, what: str, longest: int = LINE) -> str:
 
 
 def name(value: str, what: str) -> str:
-    """A name that stands in URLs and lists. Raises StoreValueError for one that is no name."""
+    """A name that stands in URLs and lists, its characters composed (NFC). Raises StoreValueError for one that is no
+    name."""
+    value = unicodedata.normalize("NFC", value) if isinstance(value, str) else value
     if not _NAME.fullmatch(text(value, what, NAME)):
         raise StoreValueError(
             f"{what}: expected letters, digits, spaces and . ( ) + @ - _, beginning with a letter or digit; got "
@@ -139,12 +142,18 @@ def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> 
     return connection.execute(statement).first() is not None
 
 
-def upsert(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
-    """Inserts a row, or changes the one with the same primary key."""
+def upsert(connection: Connection, table: Table, row: Mapping[str, Any], add: Collection[str] = ()) -> None:
+    """Inserts a row, or changes the one with the same primary key. add: columns whose value is added to what is
+    there."""
     make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     keys = [column.name for column in table.primary_key.columns]
-    changes = {name: value for name, value in row.items() if name not in keys}
-    connection.execute(make(table).values(dict(row)).on_conflict_do_update(index_elements=keys, set_=changes))
+    statement = make(table).values(dict(row))
+    changes = {
+        name: table.c[name] + statement.excluded[name] if name in add else statement.excluded[name]
+        for name in row
+        if name not in keys
+    }
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=changes))
 
 
 def exists(connection: Connection, query: Select[Any]) -> bool:

@@ -58,7 +58,7 @@ def upgrade() -> None:
     op.create_table(
         "settings",
         sa.Column("key", types.Key, nullable=False),
-        sa.Column("value", types.Json, nullable=False),
+        sa.Column("value", types.Json(), nullable=False),
         sa.Column("at", types.Time(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_settings")),
@@ -76,7 +76,10 @@ def upgrade() -> None:
         sa.Column("last_seen_at", types.Time(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column(
-            "state_json", types.Json, nullable=True, comment="What the line says of itself: queue, heartbeat, counters."
+            "state_json",
+            types.Json(),
+            nullable=True,
+            comment="What the line says of itself: queue, heartbeat, counters.",
         ),
         sa.Column("created_at", types.Time(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
@@ -92,9 +95,8 @@ def upgrade() -> None:
     op.create_table(
         "users",
         sa.Column("id", types.Number, autoincrement=True, nullable=False, comment="Counts up; never used twice."),
-        sa.Column(
-            "name", types.Key, nullable=False, comment="What the person signs in with; unique whatever the case."
-        ),
+        sa.Column("name", types.Key, nullable=False, comment="What the person signs in with, as it is shown."),
+        sa.Column("name_key", types.Key, nullable=False, comment="The same without case (Unicode)."),
         sa.Column(
             "argon2", sa.Text(), nullable=True, comment="Hash of the password; NULL: signs in elsewhere only (OIDC)."
         ),
@@ -108,15 +110,31 @@ def upgrade() -> None:
         sa.Column("disabled_at", types.Time(), nullable=True, comment="From then on the person cannot sign in."),
         sa.CheckConstraint("role IN ('viewer', 'operator', 'engineer', 'admin')", name=op.f("ck_users_role")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("name_key", name=op.f("uq_users_name_key")),
         sa.UniqueConstraint("subject", name=op.f("uq_users_subject")),
         comment="People. Nobody is removed: rows of the audit log name them.",
         sqlite_autoincrement=True,
     )
     op.create_table(
+        "hours",
+        sa.Column("stream_id", types.Number, nullable=False),
+        sa.Column("hour", types.Time(), nullable=False, comment="Its beginning, UTC."),
+        sa.Column("verdict", sa.Text(), nullable=False),
+        sa.Column("model_version_id", types.Number, nullable=False, comment="0: no model was ready."),
+        sa.Column(
+            "writer", types.Key, nullable=False, comment="Which process counts here, so that none waits for another."
+        ),
+        sa.Column("n", types.Number, nullable=False, comment="Inspections."),
+        sa.CheckConstraint("verdict IN ('ok', 'review', 'ng', 'error')", name=op.f("ck_hours_verdict")),
+        sa.ForeignKeyConstraint(["stream_id"], ["streams.id"], name=op.f("fk_hours_stream_id_streams")),
+        sa.PrimaryKeyConstraint("stream_id", "hour", "verdict", "model_version_id", "writer", name=op.f("pk_hours")),
+        comment="How many inspections there were in each hour, counted as they are written.",
+    )
+    op.create_table(
         "jobs",
         sa.Column("id", types.Number, autoincrement=True, nullable=False, comment="Counts up; never used twice."),
         sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("args", types.Json, nullable=False),
+        sa.Column("args", types.Json(), nullable=False),
         sa.Column("model_id", types.Number, nullable=True, comment="The model that it is about, if any."),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("stage", sa.Text(), nullable=False, comment="What is being done."),
@@ -131,9 +149,10 @@ def upgrade() -> None:
             comment="When others may take it, unless its worker says that it lives.",
         ),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("most_attempts", sa.Integer(), nullable=False, comment="Then it has failed."),
         sa.Column("not_before", types.Time(), nullable=True, comment="When the next attempt may begin."),
         sa.Column("cancel_at", types.Time(), nullable=True, comment="When somebody asked for its end."),
-        sa.Column("result", types.Json, nullable=True),
+        sa.Column("result", types.Json(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("log", sa.Text(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
@@ -182,7 +201,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("status_at", types.Time(), nullable=False),
         sa.Column("status_by", sa.Text(), nullable=False),
-        sa.Column("gate_json", types.Json, nullable=True, comment="What the gate found before approval."),
+        sa.Column("gate_json", types.Json(), nullable=True, comment="What the gate found before approval."),
         sa.Column("dataset_id", types.Number, nullable=True),
         sa.Column("parent_id", types.Number, nullable=True, comment="The version that it was made from."),
         sa.CheckConstraint(
@@ -260,8 +279,8 @@ def upgrade() -> None:
         sa.Column("token_id", types.Number, nullable=True),
         sa.Column("action", types.Key, nullable=False, comment="What was done: model.approve, user.add, ..."),
         sa.Column("object", types.Key, nullable=False, comment="To what: model/3, user/anna, ..."),
-        sa.Column("old", types.Exact, nullable=True),
-        sa.Column("new", types.Exact, nullable=True),
+        sa.Column("old", types.Json(exact=True), nullable=True),
+        sa.Column("new", types.Json(exact=True), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column(
             "prev_hash", sa.Text(), nullable=False, comment="The hash of the row before; 64 zeros for the first."
@@ -281,7 +300,10 @@ def upgrade() -> None:
         sa.Column("model_version_id", types.Number, nullable=True, comment="NULL: none from then on."),
         sa.Column("review_rate", sa.Double(), nullable=True, comment="NULL: the model's own."),
         sa.Column(
-            "policy_json", types.Json, nullable=True, comment="What REVIEW and out of distribution mean at the output."
+            "policy_json",
+            types.Json(),
+            nullable=True,
+            comment="What REVIEW and out of distribution mean at the output.",
         ),
         sa.Column("from_at", types.Time(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
@@ -304,7 +326,7 @@ def upgrade() -> None:
         "drift_states",
         sa.Column("stream_id", types.Number, nullable=False),
         sa.Column("model_version_id", types.Number, nullable=False),
-        sa.Column("state_json", types.Json, nullable=False),
+        sa.Column("state_json", types.Json(), nullable=False),
         sa.Column("at", types.Time(), nullable=False),
         sa.ForeignKeyConstraint(
             ["model_version_id"], ["model_versions.id"], name=op.f("fk_drift_states_model_version_id_model_versions")
@@ -329,7 +351,9 @@ def upgrade() -> None:
         sa.Column("threshold", sa.Double(), nullable=True),
         sa.Column("p_value", sa.Double(), nullable=True),
         sa.Column("in_scene", sa.Boolean(), nullable=True, comment="In distribution; NULL: not checked."),
-        sa.Column("scene_json", types.Json, nullable=True, comment="The image check's measurements with their ranges."),
+        sa.Column(
+            "scene_json", types.Json(), nullable=True, comment="The image check's measurements with their ranges."
+        ),
         sa.Column("latency_ms", sa.Double(), nullable=True),
         sa.Column("late", sa.Boolean(), nullable=False, comment="Came after the deadline; the PLC had ERROR."),
         sa.Column("image_sha256", types.Key, nullable=True, comment="blobs/<first two>/<sha256> in the data folder."),
@@ -376,6 +400,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("label IS NOT NULL"),
         postgresql_where=sa.text("label IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_inspections_may_go",
+        "inspections",
+        ["verdict", "id"],
+        unique=False,
+        sqlite_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
+        postgresql_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
     )
     op.create_index(op.f("ix_inspections_model_version_id_id"), "inspections", ["model_version_id", "id"], unique=False)
     op.create_index(
@@ -463,7 +495,7 @@ def upgrade() -> None:
         sa.Column("peak_x", sa.Integer(), nullable=False),
         sa.Column("peak_y", sa.Integer(), nullable=False),
         sa.Column("peak_score", sa.Double(), nullable=False),
-        sa.Column("contour", types.Json, nullable=True, comment="Polygons: lists of x, y in turn."),
+        sa.Column("contour", types.Json(), nullable=True, comment="Polygons: lists of x, y in turn."),
         sa.ForeignKeyConstraint(
             ["inspection_id"], ["inspections.id"], name=op.f("fk_regions_inspection_id_inspections"), ondelete="CASCADE"
         ),
@@ -531,14 +563,13 @@ def upgrade() -> None:
         ["model_version_id", "inspection_id"],
         unique=False,
     )
-    op.create_index("uq_users_name", "users", [sa.text("lower(name)")], unique=True)
+
     for statement in _TRIGGERS[op.get_bind().dialect.name]:
         op.execute(statement)
 
 
 def downgrade() -> None:
     """To the step before."""
-    op.drop_index("uq_users_name", table_name="users")
     op.drop_index(op.f("ix_shadow_results_model_version_id_inspection_id"), table_name="shadow_results")
     op.drop_index(
         "ix_shadow_results_changed",
@@ -575,6 +606,12 @@ def downgrade() -> None:
     )
     op.drop_index(op.f("ix_inspections_model_version_id_id"), table_name="inspections")
     op.drop_index(
+        "ix_inspections_may_go",
+        table_name="inspections",
+        sqlite_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
+        postgresql_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
+    )
+    op.drop_index(
         "ix_inspections_labelled",
         table_name="inspections",
         sqlite_where=sa.text("label IS NOT NULL"),
@@ -607,6 +644,7 @@ def downgrade() -> None:
     )
     op.drop_index(op.f("ix_jobs_model_id_id"), table_name="jobs")
     op.drop_table("jobs")
+    op.drop_table("hours")
     op.drop_table("users")
     op.drop_table("streams")
     op.drop_table("settings")
