@@ -190,6 +190,29 @@ def devices(results: dict[str, Any]) -> str:
     return table(header, cells)
 
 
+def self_test(results: dict[str, Any]) -> str:
+    """A row for each way to compute and for each fault, and what the self-test costs."""
+    sets = results["sets"]
+    rounding, faults, cost = [], [], []
+    for name in next(iter(sets.values()))["rounding"]:
+        found = [each["rounding"][name] for each in sets.values()]
+        rounding.append([name, *("did not run" if value is None else f"{value:.1e}" for value in found)])
+    for name in next(iter(sets.values()))["faults"]:
+        found = [each["faults"][name] for each in sets.values()]
+        faults.append([name, *(f"{value:.1e}" for value in found)])
+    for name, each in sets.items():
+        more = (each["file_bytes"] - each["file_bytes_without"]) / 1e6
+        cost.append([SETS[name], each["kept"], f"{more:.2f}", f"{each['file_bytes'] / 1e6:.1f}", each["self_test_s"]])
+    names = [SETS[name] for name in sets]
+    return "\n\n".join(
+        (
+            table(["computed with", *names], rounding),
+            table(["fault", *names], faults),
+            table(["data set", "images", "their MB in the file", "of", "self-test, s"], cost),
+        )
+    )
+
+
 def search(results: dict[str, Any]) -> str:
     columns = {
         "patchbank_ms": "patchbank, ms",
@@ -517,6 +540,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "predict_16": predict,
     "decoding": decoding,
     "search": search,
+    "self_test": self_test,
     "native": native,
     "native_old": native,
     "devices": devices,

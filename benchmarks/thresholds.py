@@ -79,7 +79,7 @@ def at_hand(name: str) -> bool:
 def features_of(images: Sequence[Any], config: Config) -> tuple[list[Patches], Config]:
     """Every image's patches, and the config with what the backbone fills in."""
     model = PatchCore.fit(images[:2], dataclasses.replace(config, calibration="none"))
-    found = [patches for _, patches, _ in described(images, model._describe, model.config)]
+    found = [patches for _, patches, *_ in described(images, model._describe, model.config)]
     assert all(isinstance(patches, Patches) for patches in found), found
     return found, dataclasses.replace(model.config, calibration=config.calibration)
 

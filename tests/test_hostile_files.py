@@ -12,6 +12,7 @@ import math
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def model(images: list[Any], tmp_path_factory: pytest.TempPathFactory) -> PatchC
 def sealed(manifest: dict[str, Any], entries: dict[str, bytes], *, text: bytes | None = None) -> bytes:
     """A whole file with right checksums; `text` takes the place of `"HERE"` in the manifest."""
     described = {n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in entries.items()}
-    whole = {"format": "patchbank-model", "format_version": 2, **manifest, "entries": described}
+    whole = {"format": "patchbank-model", "format_version": archive.FORMAT_VERSION, **manifest, "entries": described}
     data = json.dumps(whole).encode()
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as zip_file:
@@ -113,6 +114,20 @@ def jpeg(height: int, width: int, marker: int = 0xC0) -> bytes:
     return bytes(data)
 
 
+def png_of(height: int, width: int, bits: int = 8) -> bytes:
+    """A small PNG of colours whose header says this size."""
+    data = bytearray(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    data[16:25] = struct.pack(">IIB", width, height, bits)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def npy(values: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
 REFUSED: dict[str, Change] = {
     "image of 16384": put("config", "image_size", 16384),
     "image of -1": put("config", "image_size", -1),
@@ -153,6 +168,29 @@ REFUSED: dict[str, Change] = {
     "a region that is no PNG": entry("roi.png", b"\x93NUMPY" + bytes(200)),
     "an empty region": entry("roi.png", bytes(cv2.imencode(".png", np.zeros((9, 9), np.uint8))[1])),
     "half a region": entry("roi.png", png(9)[:40]),
+    "a self-test's picture of garbage": entry("self_test/000001.png", b"garbage"),
+    "a large picture of the self-test": entry("self_test/000001.png", png_of(60000, 60000)),
+    "a picture larger than what is inspected": entry("self_test/000001.png", png_of(160, 160)),
+    "a picture of 16 bits": entry("self_test/000001.png", png_of(64, 64, bits=16)),
+    "a picture of nobody": entry("self_test/000999.png", png_of(64, 64)),
+    "a picture of infinite values": lambda m, e: (
+        e.pop("self_test/000001.png"),
+        e.update({"self_test/000001.npy": npy(np.full((64, 64, 3), np.inf, np.float32))}),
+    ),
+    "a picture of other channels": lambda m, e: (
+        e.pop("self_test/000001.png"),
+        e.update({"self_test/000001.npy": npy(np.zeros((64, 64, 6), np.float32))}),
+    ),
+    "two pictures of one image": entry("self_test/000001.npy", npy(np.zeros((64, 64, 3), np.float32))),
+    "a self-test without its pictures": lambda m, e: e.pop("self_test/000001.png"),
+    "a self-test without its distances": lambda m, e: e.pop("self_test.safetensors"),
+    "distances of NaN": tensor("self_test.safetensors", "distances.000001", math.nan),
+    "negative distances": tensor("self_test.safetensors", "distances.000001", -1),
+    "a self-test of nobody": put("self_test", 0, "image", 999),
+    "a self-test of one image twice": lambda m, e: m["self_test"].append(m["self_test"][0]),
+    "too many images of a self-test": lambda m, e: m["self_test"].extend(m["self_test"] * 4),
+    "a self-test's score as text": put("self_test", 0, "score", "1"),
+    "a negative length": put("self_test", 0, "length", -1),
     "a thumbnail of garbage": entry("thumbnails/000000.jpg", b"garbage"),
     "a thumbnail of nobody": entry("thumbnails/000999.jpg", jpeg(16, 16)),
     "a large thumbnail": entry("thumbnails/000000.jpg", jpeg(65535, 65535)),

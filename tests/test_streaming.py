@@ -13,6 +13,7 @@ from patchbank.errors import ConfigError
 from patchbank.features.embedding import ImageStatistics, Patches
 from patchbank.fit import fit as training
 from patchbank.fit import stream as streaming
+from patchbank.fit.self_test import ImageSample
 from patchbank.fit.stream import PatchStream
 from patchbank.search.exact import ExactSearcher
 from patchbank.util.progress import silent
@@ -164,7 +165,8 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
             assert self.pictured == sum(map(len, self.thumbnails.values()))
             most.append(self.pictured)
             had.append(set(self.thumbnails))
-            again = training._Run(PatchStream(config, budget, 200, lambda image: False, silent), self.picture_bytes)
+            stream, sample = PatchStream(config, budget, 200, lambda image: False, silent), ImageSample(0, budget)
+            again = training._Run(stream, sample, self.picture_bytes)
             if len(self.names) % 50 == 0:
                 again.restore(self.state() | {"digests": np.zeros((self.done, 32), np.uint8)})
                 assert (again.pictured, again.thumbnails) == (self.pictured, self.thumbnails)
@@ -178,6 +180,7 @@ def test_thumbnails_keep_within_their_share_of_the_budget(rng, monkeypatch):
             lambda image: patches_of(
                 np.random.default_rng(int(image.sum())).standard_normal((*GRID, DIMS), np.float32)
             ),
+            lambda image: image,
             budget,
             False,
             silent,

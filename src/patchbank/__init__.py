@@ -24,6 +24,7 @@ from patchbank.errors import (
     ModelFileError,
     OutputError,
     PatchbankError,
+    SelfTestError,
     StoreBusyError,
     StoreConflictError,
     StoreError,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from patchbank.results.audit import AuditedImage, Outlier
     from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.results.result import Result
+    from patchbank.results.self_test import SelfTest, SelfTestScore
     from patchbank.results.tables import to_frame
     from patchbank.scoring.regions import Region
     from patchbank.update.compare import Diff
@@ -96,6 +98,8 @@ _LAZY = {
     "Region": "patchbank.scoring.regions",
     "Result": "patchbank.results.result",
     "ImageCheck": "patchbank.calibration.image_check",
+    "SelfTest": "patchbank.results.self_test",
+    "SelfTestScore": "patchbank.results.self_test",
     "Shift": "patchbank.monitoring.drift",
     "Skipped": "patchbank.imaging.images",
     "SuspectedOutlier": "patchbank.calibration.outliers",
@@ -157,6 +161,9 @@ __all__ = [
     "Result",
     "Runtime",
     "Scene",
+    "SelfTest",
+    "SelfTestError",
+    "SelfTestScore",
     "Shift",
     "Skipped",
     "StoreBusyError",

@@ -312,6 +312,11 @@ class Config:
         """Returns what the images' numbers mean."""
         return ImageFormat(self.channels, self.white, self.accept_damaged, self.channel_order)
 
+    @property
+    def groups(self) -> int:
+        """G: the groups of three channels that an image goes through the network in."""
+        return -(-self.channels // 3) if self.channels else 1
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON and TOML values; `from_dict` takes them back."""
         return {

@@ -10,6 +10,7 @@
     ├── ModelFileError            5   a .patchbank file is damaged, too new, or not one at all
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
     ├── OutputError               7   a result cannot be written (full disk, no permission)
+    ├── SelfTestError             9   a model does not score its own images as it did: it must not judge parts here
     └── StoreError                8   the service's data folder or database cannot be used
         ├── StoreBusyError        8   more is waiting to be written than may wait: try again in a moment
         ├── StoreFullError        8   the disk is full; nothing of this request was kept
@@ -80,6 +81,12 @@ class OutputError(PatchbankError, OSError):
     """A result cannot be written."""
 
     exit_code = 7
+
+
+class SelfTestError(PatchbankError):
+    """A model does not score its own images as it did when it was made, or has none to prove it with."""
+
+    exit_code = 9
 
 
 class StoreError(PatchbankError):

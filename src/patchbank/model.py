@@ -17,7 +17,7 @@ from patchbank.arrays import Array
 from patchbank.backbones import Backbone
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config, ImageFormat, Runtime
-from patchbank.errors import BackboneError, ConfigError
+from patchbank.errors import BackboneError, ConfigError, SelfTestError
 from patchbank.features.embedding import Patches
 from patchbank.features.extract import patches_of, taken
 from patchbank.fit import fit as fitting
@@ -28,9 +28,11 @@ from patchbank.imaging.overlay import check_colours
 from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
+from patchbank.inspection.self_test import run_self_test
 from patchbank.model_file import contents
 from patchbank.reports.notebook import model_view, result_view
 from patchbank.results.result import MadeBy, Result
+from patchbank.results.self_test import SelfTest
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
 from patchbank.update.update import Reason, rolled_back, updated, with_guarantee
@@ -248,19 +250,36 @@ class PatchCore(FittedModel):
         contents.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, *, runtime: Runtime | None = None, trusted: bool = False) -> PatchCore:
+    def load(
+        cls, path: str | Path, *, runtime: Runtime | None = None, trusted: bool = False, self_test: bool = False
+    ) -> PatchCore:
         """Reads a model file; its scores are those of the model that was saved. All of it is read into memory: what
         happens to the file later does not matter.
 
         trusted: as `Runtime.trusted`, which says so too: you know where the file comes from, so its network may have
-        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise). Raises
-        ModelFileError or BackboneError.
+        any operators, and it may cost what it wants (docs/reference/model-file.md says what it may otherwise).
+        self_test: runs the model's self-test (`run_self_test`) before it is handed out. Raises ModelFileError,
+        BackboneError or SelfTestError.
         """
         runtime = runtime or Runtime()
         fields, digest = contents.load(path, replace(runtime, trusted=trusted or runtime.trusted))
         model = cls(**fields)
         model.__dict__["made_by"] = model._made_by(digest)
+        if self_test:
+            try:
+                model.run_self_test()
+            except SelfTestError as error:
+                raise SelfTestError(f"{path}: {error}") from error
         return model
+
+    def run_self_test(self) -> SelfTest:
+        """Scores the training images that the model keeps for it (`self_test_images`) once more, and returns how close
+        they come to the scores that they had when the model was made.
+
+        For whoever inspects on another machine than the fit's: call it once, before the first part. Raises
+        SelfTestError where they differ by more than rounding, or if the model has no such images.
+        """
+        return run_self_test(self)
 
     def _view_of(self, result: Result) -> str:
         return result_view(result)

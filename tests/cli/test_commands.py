@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -100,6 +101,32 @@ def test_info_shows_every_option_and_checks_the_file(fitted):
     assert (held["supported"], held["images_needed"], held["confidence"]) == (False, 59, 0.95)
     assert (held["review_rate"], held["review_above"], held["with_suspects"]) == (0.1, None, False)
     assert "8 good images support 32 % at 95 %; 5 % needs 59" in text
+
+
+def test_info_runs_the_self_test_and_says_so(fitted):
+    assert "self-test    4 images (--self-test scores them once more)" in run("info", fitted).stdout
+    text = run("info", fitted, "--self-test", "--threads", "1").stdout
+    assert "self-test    passed: 4 images, largest difference " in text
+    found = json.loads(run("info", fitted, "--self-test", "--json").stdout)
+    assert len(found["self_test_now"]["images"]) == len(found["self_test"]) == 4
+    assert "self_test_now" not in json.loads(run("info", fitted, "--json").stdout)
+
+
+def test_info_refuses_options_that_only_the_self_test_has(fitted):
+    assert "options are those of --self-test" in run("info", fitted, "--device", "cpu", "--threads", "1", code=2).stderr
+
+
+def test_a_self_test_that_fails_is_exit_code_9_and_one_line(fitted, tmp_path):
+    model = PatchCore.load(fitted)
+    first, *others = model.self_test_images
+    wrong = dataclasses.replace(first, score=first.score + 1)
+    dataclasses.replace(model, self_test_images=(wrong, *others)).save(tmp_path / "wrong")
+    result = run("info", tmp_path / "wrong", "--self-test", code=9)
+    assert len(result.stderr.splitlines()) == 1
+    assert "does not score its own images as it did" in result.stderr
+    dataclasses.replace(model, self_test_images=()).save(tmp_path / "none")
+    assert "patchbank update MODEL --images FOLDER" in run("info", tmp_path / "none", "--self-test", code=9).stderr
+    assert "self-test    none: " in run("info", tmp_path / "none").stdout
 
 
 def test_info_of_a_file_of_version_1_speaks_of_its_threshold_in_the_same_words():

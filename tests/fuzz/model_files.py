@@ -20,6 +20,7 @@ from tests.fuzz import hostile, onnx_files
 from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import PatchbankError
+from patchbank.model_file.archive import FORMAT_VERSION
 from patchbank.model_file.contents import read
 from patchbank.monitoring.audit import audit_model
 from patchbank.monitoring.drift import find_drift
@@ -138,8 +139,12 @@ def _drift(model: PatchCore, out: Path) -> None:
         find_drift(np.linspace(0, 50, 60), model.calibration, in_scene=[True, False, None] * 20, scene=model.scene)
 
 
+def _self_test(model: PatchCore, out: Path) -> None:
+    json.dumps(model.run_self_test().to_dict(), allow_nan=False)
+
+
 _ACTS: tuple[Callable[[PatchCore, Path], None], ...] = (
-    _predict, _explain, _audit, _thresholds, _learn, _forget, _back, _same, _drift
+    _predict, _explain, _audit, _thresholds, _learn, _forget, _back, _same, _drift, _self_test
 )  # fmt: skip
 
 
@@ -214,7 +219,7 @@ def _change_entry(entries: Parts, rng: np.random.Generator) -> None:
 def _sealed(manifest: dict[str, Any], entries: Parts, rng: np.random.Generator | None) -> bytes:
     """The file, with checksums that are right. rng: its zip is made in another way than patchbank's."""
     described = {n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for n, data in entries.items()}
-    manifest = {"format": "patchbank-model", "format_version": 2, **manifest}
+    manifest = {"format": "patchbank-model", "format_version": FORMAT_VERSION, **manifest}
     if isinstance(manifest, dict):
         manifest = {**manifest, "entries": described}
     file, text = io.BytesIO(), hostile.as_json(manifest)

@@ -12,11 +12,14 @@ from patchbank.cli.history import MEANING
 from patchbank.cli.options import command
 from patchbank.cli.terminal import say, say_json
 from patchbank.cli.threshold import described
+from patchbank.config import Runtime
+from patchbank.errors import ConfigError
 from patchbank.util.wording import counted
 
 if TYPE_CHECKING:
     from patchbank.calibration.image_check import ImageCheck
     from patchbank.calibration.thresholds import Calibration
+    from patchbank.results.self_test import SelfTest
 
 
 def register(app: typer.Typer) -> None:
@@ -25,13 +28,28 @@ def register(app: typer.Typer) -> None:
     @command(app, "info")
     def info(
         model: Annotated[str, typer.Argument(metavar="MODEL", help="Model file written by 'patchbank fit'.")],
+        runtime: Runtime,
         as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
+        self_test: Annotated[
+            bool,
+            typer.Option(
+                "--self-test",
+                help="Score the training images that the model keeps for it once more, here: exit code 9 where they do "
+                "not score as they did when it was made. The runtime's options say on which device.",
+            ),
+        ] = False,
     ) -> None:
         """Show what a model was made of: options, backbone, bank, threshold. Checks the file's integrity."""
+        from patchbank.model import PatchCore
         from patchbank.model_file.contents import read
 
+        if not self_test and runtime != Runtime():
+            raise ConfigError("info: the runtime's options are those of --self-test; nothing runs without it")
         stored = read(model)
+        tested = PatchCore.load(model, runtime=runtime).run_self_test() if self_test else None
         manifest = stored.manifest
+        if tested:
+            manifest["self_test_now"] = tested.to_dict()
         if as_json:
             say_json(manifest, indent=1)
             return
@@ -50,6 +68,7 @@ def register(app: typer.Typer) -> None:
             "radius": f"{last.covering_radius:.4f} (no training patch is farther from the bank)",
             "threshold": described(calibration) if calibration else "none",
             "scene": _scene(stored.state.scene),
+            "self-test": _self_test(len(stored.self_test_images), tested),
         }
         if calibration:
             rows["support"] = str(calibration.support)
@@ -67,6 +86,15 @@ def register(app: typer.Typer) -> None:
         say("options")
         for name, value in manifest["config"].items():
             say(f"  {name:<20} {value}")
+
+
+def _self_test(images: int, tested: SelfTest | None) -> str:
+    if not images:
+        return "none: patchbank update MODEL --images FOLDER adds one"
+    if tested is None:
+        return f"{counted(images, 'image')} (--self-test scores them once more)"
+    limit = f"largest difference {tested.difference:.1e} of a patch's length, limit {tested.tolerance:.0e}"
+    return f"passed: {counted(images, 'image')}, {limit}"
 
 
 def _review(calibration: Calibration) -> str:

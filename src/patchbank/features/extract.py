@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,8 +29,16 @@ from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, held, is_open_file, is_path, name_of, own, unnamed
 from patchbank.util.parallel import beside, in_order
 
-# An image, its patches or why it has none, its thumbnail.
-Described: TypeAlias = tuple[ImageSource, Patches | ImageError, bytes]
+Keep: TypeAlias = Callable[[Array], Any]
+
+
+class Described(NamedTuple):
+    """An image, its patches or why it has none, its thumbnail, and what `keep` of `described` returned for it."""
+
+    source: ImageSource
+    patches: Patches | ImageError
+    thumbnail: bytes
+    kept: Any = None
 
 
 def patches_of(
@@ -39,10 +47,29 @@ def patches_of(
     """(H, W, 3 G) RGB -> the features of its patches that count. timings: takes the seconds of each stage."""
     original, timings = (image.shape[0], image.shape[1]), {} if timings is None else timings
     with Clock(timings, "resize"):
-        if roi:
-            image = blank(image, roi.inside(original), backbone.info.mean)
-        size = input_size(config.image_size, image.shape, config.tile_size, backbone.info.side_step)
-        image = resize(image, size)  # (H', W', 3 G)
+        image = resized(image, backbone, config, roi)
+    return patches_of_resized(image, original, backbone, config, roi, timings)
+
+
+def resized(image: Array, backbone: Backbone, config: Config, roi: Roi | None) -> Array:
+    """(H, W, 3 G) RGB -> (H', W', 3 G): what the network gets, before it is normalised."""
+    if roi:
+        image = blank(image, roi.inside((image.shape[0], image.shape[1])), backbone.info.mean)
+    size = input_size(config.image_size, image.shape, config.tile_size, backbone.info.side_step)
+    return resize(image, size)
+
+
+def patches_of_resized(
+    image: Array,
+    original: tuple[int, int],
+    backbone: Backbone,
+    config: Config,
+    roi: Roi | None,
+    timings: dict[str, float],
+) -> Patches:
+    """(H', W', 3 G), as `resized` returned it for an image of `original` (height, width) -> the rest of
+    `patches_of`."""
+    size = (image.shape[0], image.shape[1])
     looking = beside(lambda: image_statistics(image, original, roi.inside(size) if roi else None))
     with Clock(timings, "backbone"):
         layers = layer_maps(image, backbone, config.tile_size, config.tile_overlap)  # (1, G C_l, H_l, W_l) for each
@@ -58,21 +85,25 @@ def patches_of(
     return Patches(flat[place] if roi else flat, place.astype(np.int32), grid, size, look)
 
 
-def described(sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config) -> Iterator[Described]:
-    """Reads and embeds images, two at a time, in order: a little after they were taken from `sources` (see `taken`)."""
+def described(
+    sources: Iterable[ImageSource], embed: Callable[[Array], Patches], config: Config, keep: Keep | None = None
+) -> Iterator[Described]:
+    """Reads and embeds images, two at a time, in order: a little after they were taken from `sources` (see `taken`).
+    keep: makes of an image, (H, W, 3 G), what else of it is wanted."""
 
     def describe(source: ImageSource) -> Described:
         try:
             image = read_image(source, config.image_format)
-            return source, embed(image), thumbnail(image, config.thumbnail_size)
+            patches, small = embed(image), thumbnail(image, config.thumbnail_size)
+            return Described(source, patches, small, keep(image) if keep else None)
         except ImageError as error:
-            return source, error, b""
+            return Described(source, error, b"")
         except (PatchbankError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001  (what one odd image raises must not end a fit of hours)
             unforeseen = ImageError(reason_of(error, os.fspath(source) if is_path(source) else ""))
             unforeseen.__cause__ = error
-            return source, unforeseen, b""
+            return Described(source, unforeseen, b"")
 
     return in_order(describe, sources)
 

@@ -33,7 +33,7 @@ from patchbank.version import __version__
 
 State = dict[str, Array]
 
-_MAGIC = b"patchbank fit state 3\n"
+_MAGIC = b"patchbank fit state 4\n"
 _DTYPES = {np.dtype(each).str for each in (np.float32, np.float64, np.int32, np.int64, np.uint8)}
 _HEADER_BYTES = 1 << 20  # at most: a few thousand arrays
 _OTHER_BYTES, _IMAGE_BYTES = 64 << 20, 8 << 10  # of a state at most, beside the patches; and for each image

@@ -21,9 +21,10 @@ from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.features.extract import described, patches_of, taken, usable
+from patchbank.features.extract import Described, described, patches_of, resized, taken, usable
 from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_array, json_value, pack_blobs, unpack_blobs
 from patchbank.fit.quantise import in_eight_bits
+from patchbank.fit.self_test import ImageSample, Kept, first_images
 from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
 from patchbank.fitted.model import FittedModel
@@ -56,12 +57,22 @@ def fit(
         raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
     if config.precision == "int8" and isinstance(network, OnnxBackbone) and precision_of(network) == "float32":
         network, images = in_eight_bits(network, images, config, roi, budget, skip_unreadable, progress)
-    job = Job(config, lambda image: patches_of(image, network, config, roi), budget, skip_unreadable, progress)
+    job = Job(
+        config,
+        lambda image: patches_of(image, network, config, roi),
+        lambda image: resized(image, network, config, roi),
+        budget,
+        skip_unreadable,
+        progress,
+    )
     state = checkpoint_of(checkpoint, images, config, runtime, budget, network, roi) if checkpoint else None
+
+    sampled: dict[int, Array] = {}
 
     def once(
         images: Iterable[ImageSource], known: Known = None, state: Checkpoint | None = None
     ) -> tuple[FittedModel, Known]:
+        nonlocal sampled
         training = collect(images, job, state, known)  # (N, D) of all images, thinned to (M, D)
         searcher = build_searcher(training.bank.vectors, config)
         bank = with_expected(training.bank, searcher, training.sample, config.distance_scaling)
@@ -71,11 +82,13 @@ def fit(
         model = FittedModel(
             config, network, bank, searcher, calibration, history, roi, pictures, training.skipped, normal, scene
         )
+        sampled = training.sampled
         return model, training.known
 
     model, known = once(images, state=state)
     if config.drop_outliers:
         model = without_outliers(model, list(images), known, once, job.embed, progress)
+    model = replace(model, self_test_images=first_images(model, sampled))
     if state:
         state.remove()
     return model
@@ -84,25 +97,28 @@ def fit(
 @dataclass(frozen=True, eq=False)
 class Training:
     """Holds what `fit` makes of the training images: the bank, its spares, a sample of the patches, the patches to
-    calibrate with, thumbnails, and what was left out. known: the usable images as `described` yielded them, in order,
-    for a further fit of some of them; None where the memory budget has no room for both."""
+    calibrate with, thumbnails, a sample of the images as the network gets them, and what was left out. known: the
+    usable images as `described` yielded them, in order, for a further fit of some of them; None where the memory budget
+    has no room for both."""
 
     bank: MemoryBank
     spares: ArchivedVectors
     sample: Sample | None
     calibration: list[CalibrationPatches]
     thumbnails: dict[int, bytes]
+    sampled: dict[int, Array]
     skipped: tuple[Skipped, ...]
     known: Known
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Holds what a fit does with each image, and within which limits. embed: turns an image into its patches. budget:
-    bytes for all that grows with the number of images."""
+    """Holds what a fit does with each image, and within which limits. embed: turns an image into its patches.
+    resize: turns it into what the network gets. budget: bytes for all that grows with the number of images."""
 
     config: Config
     embed: Callable[[Array], Patches]
+    resize: Callable[[Array], Array]
     budget: int
     skip_unreadable: bool
     progress: Progress
@@ -122,16 +138,17 @@ def collect(
     total = len(images) if isinstance(images, Sized) else 0
     run = _begun(images, job, checkpoint)
     left = islice(taken(images), run.done, None)
-    remaining = known or described(checkpoint.watch(left) if checkpoint else left, job.embed, config)
+    keep = run.sample.keeping(job.resize)
+    remaining = known or described(checkpoint.watch(left) if checkpoint else left, job.embed, config, keep)
     with _stored_after(BaseException, run, checkpoint):
-        for source, patches, picture in remaining:
+        for source, patches, picture, kept in remaining:
             progress("embed", run.done, total)
             name = name_of(source, run.done)
             run.meet(name, isinstance(source, Named))
             if not isinstance(patches, ImageError):
                 if not is_path(source):
                     run.unnamed.add(len(run.names))
-                if run.add(patches, name, picture) and checkpoint:
+                if run.add(patches, name, picture, kept) and checkpoint:
                     checkpoint.save(run.state(), run.done)
             elif job.skip_unreadable:
                 run.skip(name, patches)
@@ -170,6 +187,7 @@ class _Run:
     (`Named`)."""
 
     stream: PatchStream
+    sample: ImageSample
     picture_bytes: int
     names: list[str] = field(default_factory=list)
     unnamed: set[int] = field(default_factory=set)
@@ -194,9 +212,10 @@ class _Run:
         """Takes an unusable image."""
         self.skipped.append(Skipped(name, str(error)))
 
-    def add(self, patches: Patches, name: str, picture: bytes) -> bool:
+    def add(self, patches: Patches, name: str, picture: bytes, kept: Kept | None) -> bool:
         """Takes an image; True if that has reduced a chunk."""
         chunks, self.whole = self.stream.chunks, False
+        self.sample.offer(len(self.names), kept)
         self.stream.add(patches)
         if picture and self.pictured + len(picture) <= self.picture_bytes:
             self.thumbnails[len(self.names)] = picture
@@ -217,7 +236,8 @@ class _Run:
         bank, spares, calibration = stream.finish(relative_names(self.names, self.unnamed))
         used = {*bank.image.tolist(), *spares.image.tolist()}
         thumbnails = {image: data for image, data in self.thumbnails.items() if image in used}
-        return Training(bank, spares, sample, calibration, thumbnails, tuple(self.skipped), known)
+        sampled = self.sample.pictures()
+        return Training(bank, spares, sample, calibration, thumbnails, sampled, tuple(self.skipped), known)
 
     def _known(self, images: Sequence[ImageSource]) -> Known:
         """All usable images as they were described; None where the stream cannot hold them twice, or a thumbnail did
@@ -227,12 +247,16 @@ class _Run:
         if held is None or bare:
             return None
         sources = usable(images, self.skipped)
-        return [(sources[each.image], each.patches, self.thumbnails.get(each.image, b"")) for each in held]
+        return [
+            Described(sources[n], each.patches, self.thumbnails.get(n, b""), self.sample.kept(n))
+            for each in held
+            for n in [each.image]
+        ]
 
     def state(self) -> State:
         """All that `restore` needs."""
         run = json_array([self.names, [[each.name, each.reason] for each in self.skipped]])
-        return {**self.stream.state(), **pack_blobs(self.thumbnails), "run": run}
+        return {**self.stream.state(), **self.sample.state(), **pack_blobs(self.thumbnails), "run": run}
 
     def restore(self, state: State) -> None:
         """Goes on from a state; the run must be new. Raises what a state that cannot be one makes its parts raise."""
@@ -240,6 +264,7 @@ class _Run:
         self.names, self.skipped = [str(name) for name in names], [Skipped(str(a), str(b)) for a, b in skipped]
         self._keep(unpack_blobs(state))
         self.stream.restore(state)
+        self.sample.restore(state, len(self.names))
         if len(self.stream.facts) != len(self.names) or len(state["digests"]) != self.done:
             raise ValueError("its images do not belong together")
 
@@ -253,7 +278,7 @@ def _begun(images: Iterable[ImageSource], job: Job, checkpoint: Checkpoint | Non
 
     def new() -> _Run:
         stream = PatchStream(config, job.budget, total, held_out_images(total, config), job.progress)
-        return _Run(stream, int(PICTURE_SHARE * job.budget))
+        return _Run(stream, ImageSample(config.seed, job.budget), int(PICTURE_SHARE * job.budget))
 
     run = new()
     if checkpoint and (state := checkpoint.load(job.progress)):

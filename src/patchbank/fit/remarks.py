@@ -74,6 +74,8 @@ def remarks(model: FittedModel) -> Iterator[str]:
             f"thumbnails of {counted(bare, 'training image')} did not fit their share of the memory, so explanations "
             f"name {them} without a picture; raise --memory, or lower --thumbnail-size"
         )
+    if not model.self_test_images:
+        yield "the model has no self-test: its images are too large to be kept in the model file"
     if model.skipped:
         yield f"{counted(len(model.skipped), 'image')} could not be used:"
         yield from (f"  {each.reason}" for each in model.skipped)

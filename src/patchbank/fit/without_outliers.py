@@ -73,7 +73,7 @@ def _scores(
         if known
         else described([images[n] for n in missing], embed, dataclasses.replace(model.config, thumbnail_size=0))
     )
-    for done, (number, (_, patches, _)) in enumerate(zip(missing, found, strict=True)):
+    for done, (number, (_, patches, *_)) in enumerate(zip(missing, found, strict=True)):
         progress("screen", done, len(missing))
         if isinstance(patches, ImageError):
             raise patches

@@ -14,6 +14,7 @@ from patchbank.calibration.outliers import SuspectedOutlier
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Config
 from patchbank.errors import ConfigError
+from patchbank.fitted.self_test import SelfTestImage
 from patchbank.fitted.versions import State, Version, VersionHistory, images_of
 from patchbank.imaging.images import Skipped
 from patchbank.imaging.roi import Roi
@@ -31,7 +32,8 @@ class FittedModel:
     it. roi: the region of interest, None = all. thumbnails: JPEG bytes by the training image's number, or none.
     skipped: training images that could not be read. normal: left-out normal patches' distances; None without
     calibration. scene: how the images look as a whole; None if that is not checked. dropped: training images that
-    `drop_outliers` left out.
+    `drop_outliers` left out. self_test_images: training images with the scores that this version gives them; none in
+    models of older patchbanks.
     """
 
     config: Config
@@ -46,6 +48,7 @@ class FittedModel:
     normal: NormalDistances | None = None
     scene: ImageCheck | None = None
     dropped: tuple[SuspectedOutlier, ...] = ()
+    self_test_images: tuple[SelfTestImage, ...] = ()
 
     __repr__ = brief
 

@@ -11,7 +11,7 @@ from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import fingerprint
 from patchbank.imaging.sources import ImageSource, unnamed
 from patchbank.results.result import Inspector, Result
-from patchbank.scoring import scores as scoring
+from patchbank.scoring.scores import judged
 from patchbank.util.parallel import beside, one_blas_thread, one_image
 
 
@@ -22,25 +22,20 @@ def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, i
     timings, inspected = {"decode": seconds}, fingerprint(image)
     patches = patches_of(image, model.backbone, model.config, model.roi, timings)  # (n, D)
     layout = beside(partial(model.scene.layout, patches)) if model.scene else None
-    with Clock(timings, "search"):
-        distances, nearest = model.searcher.search(patches.features, model.config.num_neighbours)  # (n, k)
-    with Clock(timings, "score"):
-        plain = scoring.mean_distances(distances)  # (n,)
-        scores = scoring.patch_scores(plain, patches.features, model.bank.expected)  # (n,)
-        score = scoring.image_score(scores, nearest, patches, model.bank.vectors, model.searcher, model.config)
+    found = judged(patches, model.bank.vectors, model.bank.expected, model.searcher, model.config, timings)
     with Clock(timings, "scene"):
-        scene = model.scene.check(patches, scores, layout()) if model.scene and layout else None
+        scene = model.scene.check(patches, found.scores, layout()) if model.scene and layout else None
     calibration = model.calibration
     return Result(
         path=name,
-        score=score,
+        score=found.score,
         threshold=model.threshold,
         pixel_threshold=model.pixel_threshold,
-        p_value=calibration.p_value(score) if calibration else None,
+        p_value=calibration.p_value(found.score) if calibration else None,
         review_rate=model.config.review_rate,
-        patch_scores=patches.on_grid(scores),
-        distances=patches.on_grid(plain),
-        nearest=patches.on_grid(nearest[:, 0]),
+        patch_scores=patches.on_grid(found.scores),
+        distances=patches.on_grid(found.distances),
+        nearest=patches.on_grid(found.nearest[:, 0]),
         counted=patches.counted,
         image_size=(image.shape[0], image.shape[1]),
         input_size=patches.input_size,

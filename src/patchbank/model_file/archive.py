@@ -28,7 +28,7 @@ from patchbank.errors import ModelFileError, OutputError
 from patchbank.util.files import atomic_write
 
 FORMAT = "patchbank-model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 ALIGNMENT = 64  # entries start at multiples of this, so that other readers can map the file and use tensors in place
 MAX_FILE_BYTES = 4 << 30
@@ -41,8 +41,8 @@ _MAX_TEXT = 1 << 20  # characters
 MAX_WHOLE = int(sys.float_info.max)  # what becomes a float without an error
 _DIRECTORY_ROOM = 128  # bytes of the zip's directory for each entry: header, name and 64-bit sizes
 _ENTRY_NAME = re.compile(
-    r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene)\.safetensors|roi\.png|thumbnails/[0-9]{6}\.jpg|"
-    r"versions/[0-9]{6}\.safetensors)"
+    r"(backbone\.onnx|(bank|calibration|expected|normal|reserve|scene|self_test)\.safetensors|roi\.png|"
+    r"thumbnails/[0-9]{6}\.jpg|versions/[0-9]{6}\.safetensors|self_test/[0-9]{6}\.(png|npy))"
 )
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4")}
 _LOCAL_HEADER = 30

@@ -29,9 +29,11 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import BackboneError, ImageError, ModelFileError
 from patchbank.features.embedding import patch_grid
 from patchbank.fitted.model import FittedModel
+from patchbank.fitted.self_test import SelfTestImage
 from patchbank.fitted.versions import State, VersionHistory
 from patchbank.imaging.roi import Roi
 from patchbank.model_file import archive, schema
+from patchbank.model_file.self_test import get_self_test, put_self_test
 from patchbank.model_file.thumbnails import check_thumbnail
 from patchbank.model_file.versions import NORMAL, SCENE, get_history, packed_radius, put_history, radius_of
 from patchbank.scoring.normal_distances import NormalDistances
@@ -90,6 +92,7 @@ def packed(model: FittedModel) -> tuple[Manifest, Entries]:
     put_history(model, manifest, entries)
     _put_scene(model.scene, manifest, entries)
     manifest["dropped"] = [dataclasses.asdict(suspect) for suspect in model.dropped]
+    put_self_test(model.self_test_images, manifest, entries)
     entries |= {f"thumbnails/{image:06d}.jpg": data for image, data in sorted(model.thumbnails.items())}
     return manifest, entries
 
@@ -107,6 +110,7 @@ class Stored:
     roi: Roi | None
     thumbnails: Mapping[int, bytes]
     dropped: tuple[SuspectedOutlier, ...]
+    self_test_images: tuple[SelfTestImage, ...]
 
     @property
     def manifest(self) -> Manifest:
@@ -135,7 +139,8 @@ def read(path: str | Path, data: bytes | None = None) -> Stored:
         state = _state(file, config, bank)
         history = get_history(file, config, bank, state)
         roi = Roi.from_png(bytes(file.entry("roi.png"))) if "roi.png" in file else None
-        return Stored(file, config, info, bank, state, history, roi, _thumbnails(file, bank), _dropped(file))
+        images = get_self_test(file, config, history)
+        return Stored(file, config, info, bank, state, history, roi, _thumbnails(file, bank), _dropped(file), images)
 
 
 def load(path: str | Path, runtime: Runtime) -> tuple[dict[str, Any], str]:
@@ -169,6 +174,7 @@ def _fields(stored: Stored, backbone: Backbone) -> dict[str, Any]:
         "normal": stored.state.normal,
         "thumbnails": stored.thumbnails,
         "dropped": stored.dropped,
+        "self_test_images": stored.self_test_images,
     }
 
 

@@ -16,6 +16,7 @@ from patchbank.backbones import BackboneInfo
 from patchbank.backbones.base import LARGEST_SIDE_MULTIPLE, LARGEST_STATISTIC, SMALLEST_STD
 from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Config, choices
+from patchbank.fitted.self_test import MAX_IMAGES
 from patchbank.fitted.versions import ACTIONS, CALIBRATED
 from patchbank.model_file.archive import MAX_WHOLE
 
@@ -209,6 +210,7 @@ _version = record(
     },
     {"review_rate": nullable(_share), "with_suspects": nullable(truth)},
 )
+_self_test = record({"image": whole(high=999_999), "score": number(), "length": _distance})
 _manifest = record(
     {
         "format_version": whole(1),
@@ -223,6 +225,7 @@ _manifest = record(
         "normal": nullable(record({"images": whole(1)}, closed=False)),
         "versions": list_of(_version, 1, MAX_VERSIONS),
         "dropped": list_of(_suspect),
+        "self_test": list_of(_self_test, most=MAX_IMAGES),
     },
     closed=False,
 )
@@ -254,7 +257,7 @@ def check_work(config: Config, info: BackboneInfo, vectors: tuple[int, int]) -> 
     pixels = config.image_size[0] * config.image_size[-1]
     if pixels > MAX_PIXELS:
         raise ValueError(f"config: image_size: {pixels:,} pixels; expected at most {MAX_PIXELS:,}")
-    groups = -(-config.channels // 3) if config.channels else 1
+    groups = config.groups
     sides = [math.sqrt(pixels) / layer.stride + 1 for layer in info.layers]
     patches = math.ceil((sides[0] / config.patch_stride + 1) ** 2)
     features = patches * vectors[1]
@@ -274,9 +277,8 @@ def check_work(config: Config, info: BackboneInfo, vectors: tuple[int, int]) -> 
 
 def dimensions(config: Config, info: BackboneInfo) -> int:
     """D: how many numbers a patch has."""
-    groups = -(-config.channels // 3) if config.channels else 1
     channels = sum(layer.channels for layer in info.layers)
-    return config.target_embed_dim if config.embedding == "reference" else channels * groups
+    return config.target_embed_dim if config.embedding == "reference" else channels * config.groups
 
 
 def resolved(config: Config) -> Config:

@@ -274,7 +274,7 @@ def _portraits(model: PatchCore, images: Sequence[ImageSource], progress: Progre
     projection = random_projection(dims, rng)
     scores, marks, values, cells, pictures = np.empty(n), [], [], [], []
     small = dataclasses.replace(model.config, thumbnail_size=_SMALL)
-    for number, (_, patches, picture) in enumerate(patches_of(images, model._describe, small)):
+    for number, (_, patches, picture, _) in enumerate(patches_of(images, model._describe, small)):
         progress("audit", number, n)
         if isinstance(patches, ImageError):
             raise patches

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.config import Config
 from patchbank.features.embedding import Patches, bilinear_matrix
+from patchbank.features.extract import Clock
 from patchbank.search.searcher import Searcher
 from patchbank.util.parallel import one_blas_thread
 from patchbank.util.wording import brief
@@ -66,6 +68,16 @@ def patch_scores(plain: FloatArray, features: FloatArray, expected: ExpectedDist
     return expected.scaled(plain, features) if expected else plain
 
 
+class Judged(NamedTuple):
+    """An image's patches against a bank. distances: (n,) their mean distances. nearest: (n, k) their nearest vectors.
+    scores: (n,) scaled. score: the image's."""
+
+    distances: FloatArray
+    nearest: IndexArray
+    scores: FloatArray
+    score: float
+
+
 def top_fraction_mean(scores: FloatArray, fraction: float) -> float:
     """Mean of the largest `fraction` of the (P,) patch scores, at least one of them."""
     count = max(1, round(fraction * scores.size))
@@ -114,6 +126,25 @@ def image_score(
         nearest, b = int(indices[worst, 0]), config.reweight_neighbours
         return reweighted(float(scores[worst]), patches.features[worst], nearest, vectors, searcher, b)
     raise without_code("image_score", config.image_score)
+
+
+def judged(
+    patches: Patches,
+    vectors: FloatArray,
+    expected: ExpectedDistance | None,
+    searcher: Searcher,
+    config: Config,
+    timings: dict[str, float],
+) -> Judged:
+    """One image's patches, (n, D), against the bank's vectors, (M, D), which the searcher holds. timings: takes the
+    seconds of each stage."""
+    with Clock(timings, "search"):
+        distances, nearest = searcher.search(patches.features, config.num_neighbours)  # (n, k)
+    with Clock(timings, "score"):
+        plain = mean_distances(distances)  # (n,)
+        scores = patch_scores(plain, patches.features, expected)  # (n,)
+        score = image_score(scores, nearest, patches, vectors, searcher, config)
+    return Judged(plain, nearest, scores, score)
 
 
 def anomaly_map(

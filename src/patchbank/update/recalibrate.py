@@ -63,6 +63,11 @@ class Again(Sequence[CalibrationPatches]):
             self._kept[place] = held
         return held
 
+    def image(self, place: int) -> tuple[int, Array]:
+        """An image's number, and the image itself, (H, W, 3 G), which was checked."""
+        number = self[place].image
+        return number, read_image(self._images[self.names[place]], self._model.config.image_format)
+
     def _read(self, name: str) -> CalibrationPatches:
         model, number = self._model, self._numbers[name]
         patches = self._describe(read_image(self._images[name], model.config.image_format))

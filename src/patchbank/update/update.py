@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,8 @@ from patchbank.calibration.image_check import ImageCheck
 from patchbank.calibration.thresholds import Calibration, promising
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
-from patchbank.features.extract import described
+from patchbank.features.extract import described, resized
+from patchbank.fit.self_test import ImageSample, renewed
 from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import (
     Added,
@@ -44,6 +46,7 @@ from patchbank.search.searcher import Searcher, build_searcher
 from patchbank.update.image_names import new_names, numbers_of
 from patchbank.update.learning import Learned, NewImage, farthest, fill, learn, learning_radius, staying
 from patchbank.update.recalibrate import TrainingImages, read_again
+from patchbank.update.self_test import more_images, sample_of_added
 from patchbank.util.progress import Progress
 
 Describe = Callable[[Array], Patches]
@@ -122,7 +125,8 @@ def updated(
     current = images_of(model.versions)[-1]
     gone = numbers_of(remove, model.bank.images, current)
     _check(model, add, gone, images, random_sample, recalibrate)
-    new, skipped = _read(model, describe, add, current.difference(gone), skip_unreadable, progress)
+    sample = sample_of_added(model, gone)
+    new, skipped = _read(model, describe, add, current.difference(gone), sample, skip_unreadable, progress)
     kept = staying(model.bank, gone)
     again = read_again(model, describe, gone, images) if images is not None else None
     vectors = _chosen(model, kept, gone, current, new, again, progress)
@@ -131,7 +135,7 @@ def updated(
     certified = _certified(model, step, vectors.learned, gone, joining, again, progress)
     version = _version(model, step, vectors, certified, new, gone, len(current), reason)
     pictures = {each.number: each.picture for each in new if each.picture and each.number in step.bank.image}
-    return dataclasses.replace(
+    after = dataclasses.replace(
         model,
         bank=step.bank,
         searcher=step.searcher,
@@ -142,6 +146,7 @@ def updated(
         normal=certified.normal,
         scene=certified.scene,
     )
+    return dataclasses.replace(after, self_test_images=renewed(after, more_images(after, sample, again)))
 
 
 def rolled_back(model: M, to: int | None, reason: Reason) -> M:
@@ -162,7 +167,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
     promise: dict[str, Any] = {}
     if state.calibration:
         promise = _options_of(state.calibration)
-    return dataclasses.replace(
+    back = dataclasses.replace(
         model,
         config=dataclasses.replace(model.config, **promise),
         bank=after,
@@ -172,6 +177,7 @@ def rolled_back(model: M, to: int | None, reason: Reason) -> M:
         normal=state.normal,
         scene=state.scene,
     )
+    return dataclasses.replace(back, self_test_images=renewed(back, ()))
 
 
 def _options_of(calibration: Calibration) -> dict[str, Any]:
@@ -263,20 +269,23 @@ def _read(
     describe: Describe,
     add: Sequence[ImageSource],
     current: Collection[int],
+    sample: ImageSample,
     skip_unreadable: bool,
     progress: Progress,
 ) -> tuple[list[NewImage], list[Skipped]]:
-    """The new images that can be used, and those that cannot; the first of these raises its ImageError, unless
-    `skip_unreadable`."""
+    """The new images that can be used, some of which the sample keeps, and those that cannot; the first of these raises
+    its ImageError, unless `skip_unreadable`."""
     first = len(model.bank.images)
     names = new_names(add, {model.bank.images[image] for image in current}, first)
     new: list[NewImage] = []
     skipped: list[Skipped] = []
-    for place, (name, (source, patches, picture)) in enumerate(
-        zip(names, described(add, describe, model.config), strict=True)
+    keep = sample.keeping(partial(resized, backbone=model.backbone, config=model.config, roi=model.roi))
+    for place, (name, (source, patches, picture, kept)) in enumerate(
+        zip(names, described(add, describe, model.config, keep), strict=True)
     ):
         progress("embed", place, len(add))
         if not isinstance(patches, ImageError):
+            sample.offer(first + len(new), kept)
             new.append(NewImage(first + len(new), name, patches, picture))
         elif skip_unreadable:
             skipped.append(Skipped(name_of(source, place), str(patches)))
