@@ -12,17 +12,22 @@ from patchbank.export.preprocessing import linear_matrix
 from patchbank.scoring.scores import ExpectedDistance, spreading_matrix
 from patchbank.search.searcher import Searcher
 
+_GROUP = 128  # vectors among which the nearest is looked for at a time
+_NEVER = np.float32(1e30)  # a squared distance that nothing is nearer than: features are less than 1e15
 _PRODUCTS = 1 << 21  # of patches and vectors at a time: they stay in the cache
 
 
 class Bank:
     """A memory bank among a graph's constants, taken from its vectors' mean: distances stay what they are, and products
-    of matrices round less."""
+    of matrices round less. It is filled up to a multiple of _GROUP, with vectors that are never near."""
 
     def __init__(self, g: Graph, vectors: FloatArray) -> None:
-        self.size = len(vectors)
+        self.size, self.original = len(vectors), vectors
         self.centre = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.original, self.vectors = vectors, vectors - self.centre
+        more = -len(vectors) % _GROUP
+        self.vectors = np.pad(vectors - self.centre, ((0, more), (0, 0)))
+        self.squares = np.einsum("md,md->m", self.vectors, self.vectors, dtype=np.float32)
+        self.squares[self.size :] = _NEVER
         self.name = g.constant(self.vectors)
 
     def queries(self, g: Graph, features: str) -> str:
@@ -35,20 +40,25 @@ def nearest(g: Graph, queries: str, count: int, bank: Bank, k: int) -> tuple[str
 
     Products of matrices say who is nearest, and round. Differences say how far it is, and round a thousandth of that.
     """
-    squares = np.einsum("md,md->m", bank.vectors, bank.vectors, dtype=np.float32)
     twice = g.node("Mul", g.node("Transpose", bank.name, perm=[1, 0]), -2.0)  # (D, M); made once, when it is loaded
-    step = max(16, _PRODUCTS // bank.size)
+    step = max(16, _PRODUCTS // len(bank.vectors))
     found = []
     for start in range(0, count, step):
         block = g.part(queries, 0, start, min(start + step, count)) if count > step else queries
-        squared = g.node("Add", g.node("MatMul", block, twice), squares)  # less the query's own square
-        if k == 1:
-            found.append(g.node("ArgMin", squared, axis=1, keepdims=1))
-        else:
-            found.append(g.top(squared, k, largest=False)[1])
+        squared = g.node("Add", g.node("MatMul", block, twice), bank.squares)  # less the query's own square
+        found.append(_smallest(g, squared, len(bank.vectors)) if k == 1 else g.top(squared, k, largest=False)[1])
     indices = g.node("Concat", *found, axis=0) if len(found) > 1 else found[0]  # (n, k)
     apart = g.node("Sub", g.node("Gather", bank.name, indices, axis=0), g.shaped(queries, count, 1, -1))  # (n, k, D)
     return _lengths(g, apart, 2), indices
+
+
+def _smallest(g: Graph, values: str, size: int) -> str:
+    """(n, size) values -> (n, 1), where the smallest of each row stands: first in which group, then where in that. A
+    runtime's minimum takes a tenth of the time of its ArgMin."""
+    groups = g.shaped(values, -1, size // _GROUP, _GROUP)
+    group = g.node("ArgMin", g.reduced("ReduceMin", groups, [2], keepdims=False), axis=1, keepdims=1)  # (n, 1)
+    place = g.node("ArgMin", g.node("GatherND", groups, group, batch_dims=1), axis=1, keepdims=1)  # of (n, _GROUP)
+    return g.node("Add", g.node("Mul", group, np.array(_GROUP, np.int64)), place)
 
 
 def _lengths(g: Graph, vectors: str, axis: int) -> str:
