@@ -134,7 +134,7 @@ def test_unknown_names_are_attribute_errors():
         ("to_frame", "results"),
         ("export_coco", "results path * category="),
         ("export_labelme", "results folder * label="),
-        ("export_onnx", "model folder * input_size= bank_size= images="),
+        ("export_onnx", "model folder * input_size= bank_size= images= ort_web= title="),
         ("auroc", "scores labels"),
         ("average_precision", "scores labels"),
         ("best_f1", "scores labels"),

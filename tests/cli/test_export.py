@@ -21,5 +21,8 @@ def test_a_model_is_exported(category, fitted, tmp_path):
     assert "same verdicts" in text
     assert failure("export", fitted, "-o", tmp_path / "out", "--input-size", "72", code=2).endswith("got '72'")
     assert "input_size" in failure("export", fitted, "-o", tmp_path / "out", "--input-size", "a", code=2)
+    assert "npm pack onnxruntime-web@" in failure("export", fitted, "-o", tmp_path / "out", "--html", code=6)
+    said = failure("export", fitted, "-o", tmp_path / "out", "--ort-web", "dist", code=2)
+    assert said.endswith("ort_web: it is for the page; add --html")
     (tmp_path / "file").write_text("")
     assert "cannot make the folder" in failure("export", fitted, "-o", tmp_path / "file", code=7)

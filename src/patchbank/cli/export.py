@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,18 +49,37 @@ def register(app: typer.Typer) -> None:
                 help="Reference images of this size (default: made of the model's thumbnails).",
             ),
         ] = None,
+        html: Annotated[
+            bool, typer.Option("--html", help="Also write a page that inspects in a browser, without a network.")
+        ] = False,
+        ort_web: Annotated[
+            str | None,
+            typer.Option(
+                "--ort-web",
+                metavar="FILE|DIR",
+                help="For --html: the npm package onnxruntime-web, as the .tgz of 'npm pack' or a folder.",
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Write a model as one ONNX file, which other programs run without patchbank and Python: from the pixels to
         score, verdict and heat map. With reference images, a README, and programs in C++, C#, JavaScript and Python."""
         from patchbank.evaluation.datasets import find_images
         from patchbank.export.folder import export_onnx
+        from patchbank.export.page import read_ort_web
         from patchbank.model import PatchCore
 
+        if ort_web and not html:
+            raise ConfigError("ort_web: it is for the page; add --html")
+        if html:
+            read_ort_web(ort_web)  # what is missing is said before the work
         size = _size(input_size)
         found = find_images(images) if images else []
         fitted = PatchCore.load(model, runtime=runtime)
-        done = export_onnx(fitted, output, input_size=size, bank_size=bank_size, images=found)
+        title = f"Inspection with {Path(model).name}"
+        done = export_onnx(
+            fitted, output, input_size=size, bank_size=bank_size, images=found, ort_web=ort_web, title=title
+        )
         if as_json:
             say_json(done.to_dict())
         else:
@@ -83,6 +103,8 @@ def _print(done: Exported) -> None:
     height, width = done.size
     graph, library = done.milliseconds
     say(f"{done.folder}: model.onnx ({done.file_bytes / 1e6:.1f} MB) for images of {height}x{width} pixels")
+    if done.page_bytes:
+        say(f"page         {done.folder}/inspect.html ({done.page_bytes / 1e6:.1f} MB)")
     say(f"bank         {counted(done.bank_size, 'vector')}")
     images = counted(done.images, "reference image")
     say(f"agreement    {images}: same verdicts, scores to {done.largest_difference:.1g}")

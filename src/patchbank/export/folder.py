@@ -18,6 +18,7 @@ import numpy as np
 from patchbank.calibration.image_check import MEASURES
 from patchbank.export import reference
 from patchbank.export.onnx_graph import MASK, Plan, inspection_graph, plan_for
+from patchbank.export.page import read_ort_web, write_inspection_page
 from patchbank.export.readme import readme
 from patchbank.export.reference import Case, GraphRunner
 from patchbank.export.thinning import ThinningCost, cost, thinned
@@ -27,7 +28,7 @@ from patchbank.util.files import atomic_write, make_folder
 from patchbank.util.wording import finite
 from patchbank.version import __version__
 
-MODEL, REFERENCE, README = "model.onnx", "reference.json", "README.md"
+MODEL, REFERENCE, README, PAGE = "model.onnx", "reference.json", "README.md", "inspect.html"
 TABLE = "reference.csv"  # the same, for programs without a reader of JSON
 PROGRAMS = ("inspect_image.py", "inspect_image.mjs", "inspect_image.cpp", "InspectImage.cs", "InspectImage.csproj")
 FORMAT = 1
@@ -37,14 +38,16 @@ PREFIX = "patchbank."  # of the keys in the ONNX file's metadata
 @dataclass(frozen=True)
 class Exported:
     """What `export_onnx` has made. size: (height, width) of the images that the graph takes. bank_size: vectors in it.
-    file_bytes: of the ONNX file. images: how many reference images it was held against. largest_difference: of their
-    scores, relative. milliseconds: of the graph and of the library for such an image, on this machine. thinning: what a
-    smaller bank costs; None where the bank is whole. remarks: what its user should know."""
+    file_bytes: of the ONNX file. page_bytes: of the page; None without one. images: how many reference images it was
+    held against. largest_difference: of their scores, relative. milliseconds: of the graph and of the library for such
+    an image, on this machine. thinning: what a smaller bank costs; None where the bank is whole. remarks: what its user
+    should know."""
 
     folder: Path
     size: tuple[int, int]
     bank_size: int
     file_bytes: int
+    page_bytes: int | None
     images: int
     largest_difference: float
     milliseconds: tuple[float, float]
@@ -58,6 +61,7 @@ class Exported:
             "input_size": list(self.size),
             "bank_size": self.bank_size,
             "file_bytes": self.file_bytes,
+            "page_bytes": self.page_bytes,
             "reference_images": self.images,
             "largest_difference": self.largest_difference,
             "graph_ms": round(self.milliseconds[0], 2),
@@ -88,6 +92,8 @@ def export_onnx(
     input_size: tuple[int, int] | None = None,
     bank_size: int | None = None,
     images: Iterable[ImageSource] = (),
+    ort_web: str | Path | None = None,
+    title: str = "Inspection",
 ) -> Exported:
     """Writes a folder for programs without patchbank: `model.onnx`, which takes an RGB image and gives score, p-value,
     verdict, anomaly map and mask; reference images with the expected outputs; programs in Python, C++, C# and
@@ -95,38 +101,50 @@ def export_onnx(
 
     input_size: (height, width) of the images, which the graph fixes; None = the training images'. bank_size: thins the
     bank to so many vectors, which is faster, and raises scores. images: reference images of this size; without any,
-    they are made of the model's thumbnails. The graph is run on them first: raises BackboneError, and writes nothing,
-    where it disagrees with the library. Raises ConfigError for a model that no graph can hold, and OutputError.
+    they are made of the model's thumbnails. ort_web: the npm package onnxruntime-web, as a .tgz file or a folder; with
+    it there is also `inspect.html`, a page of this title that inspects in a browser without a network. The graph is run
+    on the reference images first: raises BackboneError, and writes nothing, where it disagrees with the library. Raises
+    ConfigError for a model that no graph can hold, or another package, and OutputError.
     """
+    browser = read_ort_web(ort_web) if ort_web is not None else None
     checked = checked_graph(model, input_size, bank_size, images)
     target = make_folder(folder)
-    facts = facts_of(model, checked)
-    stored = reference.kept(checked.cases)
-    rows = [_row(number, case) for number, case in enumerate(stored, 1)]
-    pictures = make_folder(target / "reference")
-    for row, case in zip(rows, stored, strict=True):
-        _write(target / row["file"], _ppm(case))
-    whole = {**facts, "images": rows}
-    _write(target / REFERENCE, json.dumps(whole, indent=1, allow_nan=False).encode() + b"\n")
-    _write(target / TABLE, _table(rows))
+    facts, stored = facts_of(model, checked), reference.kept(checked.cases)
+    rows = _write_reference(target, facts, stored)
     for name in PROGRAMS:
         _write(target / name, program(name).encode())
-    _write(target / README, readme(facts, rows, checked.thinning, checked.remarks).encode())
+    page = PAGE if browser else ""
+    _write(target / README, readme(facts, rows, checked.thinning, checked.remarks, page).encode())
     _write(target / MODEL, checked.onnx)
-    for old in pictures.glob("*.ppm"):  # of an earlier export with more images
-        if f"reference/{old.name}" not in {row["file"] for row in rows} and old.stem.isdigit():
-            old.unlink()
+    page_bytes = None
+    if browser:
+        page_bytes = write_inspection_page(target / PAGE, title, facts, checked.onnx, stored, browser)
     return Exported(
         target,
         checked.plan.size,
         len(checked.model.bank),
         len(checked.onnx),
+        page_bytes,
         len(checked.cases),
         checked.largest_difference,
         checked.milliseconds,
         checked.thinning,
         checked.remarks,
     )
+
+
+def _write_reference(folder: Path, facts: Mapping[str, Any], cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Writes the reference images and what is said of them; removes those of an earlier export. Returns the rows."""
+    rows = [_row(number, case) for number, case in enumerate(cases, 1)]
+    pictures = make_folder(folder / "reference")
+    for row, case in zip(rows, cases, strict=True):
+        _write(folder / row["file"], _ppm(case))
+    _write(folder / REFERENCE, json.dumps({**facts, "images": rows}, indent=1, allow_nan=False).encode() + b"\n")
+    _write(folder / TABLE, _table(rows))
+    for old in pictures.glob("*.ppm"):
+        if old.stem.isdigit() and int(old.stem) > len(rows):
+            old.unlink()
+    return rows
 
 
 def checked_graph(

@@ -96,6 +96,13 @@ def _levels(anomaly_map: FloatArray, threshold: float | None, low: float) -> Byt
         return np.clip((anomaly_map - np.float32(low)) * np.float32(scale) + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
+def colour_scale(colours: str = "orange") -> ByteArray:
+    """(256, 4) uint8 RGBA: the heat map's colours for 0 to twice the pixel threshold, as `overlay` lays them over an
+    image."""
+    table, opacity = _tables(colours)
+    return np.column_stack([table, np.minimum(opacity, 255)]).astype(np.uint8)
+
+
 def check_colours(colours: str) -> None:
     """Raises ConfigError for a scale that there is not."""
     if colours not in _SCALES:
