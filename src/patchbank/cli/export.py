@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--images",
                 metavar="DIR",
-                help="Reference images of this size (default: made of the model's thumbnails).",
+                help="Reference images of this size (default: made of the model's self-test).",
             ),
         ] = None,
         html: Annotated[

@@ -101,7 +101,7 @@ def export_onnx(
 
     input_size: (height, width) of the images, which the graph fixes; None = the training images'. bank_size: thins the
     bank to so many vectors, which is faster, and raises scores. images: reference images of this size; without any,
-    they are made of the model's thumbnails. ort_web: the npm package onnxruntime-web, as a .tgz file or a folder; with
+    they are made of the model's self-test. ort_web: the npm package onnxruntime-web, as a .tgz file or a folder; with
     it there is also `inspect.html`, a page of this title that inspects in a browser without a network. The graph is run
     on the reference images first: raises BackboneError, and writes nothing, where it disagrees with the library. Raises
     ConfigError for a model that no graph can hold, or another package, and OutputError.

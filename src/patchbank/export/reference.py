@@ -14,7 +14,8 @@ from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError, ConfigError
 from patchbank.export.verdict import NUMBERS
-from patchbank.imaging.images import read_image, resize
+from patchbank.imaging.images import read_image, resize, shown
+from patchbank.imaging.lossless import decoded
 from patchbank.imaging.sources import ImageSource, name_of
 from patchbank.model import PatchCore
 from patchbank.results.result import Result
@@ -71,7 +72,7 @@ def _sides(aspect: float, pixels: float) -> tuple[int, int]:
 
 
 def cases(model: PatchCore, size: tuple[int, int], images: Iterable[ImageSource]) -> list[Case]:
-    """Reference images of `size`, at most MOST_CHECKED: of these images, or without any, of what the model shows of its
+    """Reference images of `size`, at most MOST_CHECKED: of these images, or without any, of what the model keeps of its
     training images. Raises ConfigError for images that none of is of this size and has 8 bits."""
     return inspected(model, list(_given(model, size, list(images))) or _pictured(model, size))
 
@@ -98,11 +99,13 @@ def _given(model: PatchCore, size: tuple[int, int], images: Sequence[ImageSource
 
 
 def _pictured(model: PatchCore, size: tuple[int, int]) -> list[tuple[str, ByteArray]]:
-    """Pictures of training images at this size, and one of them with a mark on it; without any, made-up ones."""
-    numbers = sorted(model.thumbnails)
+    """Pictures of training images at this size, and one of them with a mark on it: those of the self-test, else
+    thumbnails; without any, made-up ones."""
+    kept = {each.image: shown(decoded(each.picture, model.config.groups)) for each in model.self_test_images}
+    pictures = kept or {number: read_image(data) for number, data in sorted(model.thumbnails.items())}
+    numbers = list(pictures)
     places = sorted({round(place) for place in np.linspace(0, len(numbers) - 1, _PICTURES)}) if numbers else []
-    chosen = [numbers[place] for place in places]
-    found = [(model.bank.images[n], resize(read_image(model.thumbnails[n]), size)) for n in chosen]
+    found = [(model.bank.images[numbers[n]], resize(pictures[numbers[n]], size)) for n in places]
     if not found:
         rng = np.random.default_rng(0)
         noise = (rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (8, 32))
