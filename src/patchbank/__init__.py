@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from patchbank.config import Config, Runtime
 from patchbank.errors import (
     BackboneError,
+    Busy,
     CheckpointError,
     ConfigError,
     DatasetError,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from patchbank.imaging.images import Skipped
     from patchbank.imaging.sources import Named
     from patchbank.inspection.explain import Explanation
+    from patchbank.inspection.inspector import Inspector
     from patchbank.model import PatchCore
     from patchbank.monitoring.audit import Audit, audit_images, audit_model
     from patchbank.monitoring.drift import Drift, Shift, find_drift
@@ -86,6 +88,7 @@ _LAZY = {
     "Evaluation": "patchbank.evaluation.evaluate",
     "Exported": "patchbank.export.folder",
     "Explanation": "patchbank.inspection.explain",
+    "Inspector": "patchbank.inspection.inspector",
     "Finding": "patchbank.results.explanation",
     "Measurement": "patchbank.calibration.image_check",
     "MemoryBank": "patchbank.bank.memory_bank",
@@ -130,6 +133,7 @@ __all__ = [
     "AuditedImage",
     "Backbone",
     "BackboneError",
+    "Busy",
     "Calibration",
     "CheckpointError",
     "Config",
@@ -144,6 +148,7 @@ __all__ = [
     "Finding",
     "ImageCheck",
     "ImageError",
+    "Inspector",
     "Measurement",
     "MemoryBank",
     "MissingExtraError",

@@ -11,6 +11,7 @@
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
     ├── OutputError               7   a result cannot be written (full disk, no permission)
     ├── SelfTestError             9   a model does not score its own images as it did: it must not judge parts here
+    ├── Busy                      -   an inspector takes no more images at the moment; no command meets it
     └── StoreError                8   the service's data folder or database cannot be used
         ├── StoreBusyError        8   more is waiting to be written than may wait: try again in a moment
         ├── StoreFullError        8   the disk is full; nothing of this request was kept
@@ -81,6 +82,10 @@ class OutputError(PatchbankError, OSError):
     """A result cannot be written."""
 
     exit_code = 7
+
+
+class Busy(PatchbankError):  # noqa: N818  (what a service answers; nothing has gone wrong)
+    """An inspector takes no more images at the moment; try again when it has finished some."""
 
 
 class SelfTestError(PatchbankError):

@@ -28,6 +28,7 @@ from patchbank.imaging.overlay import check_colours
 from patchbank.imaging.sources import ImageSource, held, is_one_image, name_of, own
 from patchbank.inspection.explain import Explanation, check_numbers, explain
 from patchbank.inspection.inspect import inspect
+from patchbank.inspection.inspector import Inspector
 from patchbank.inspection.self_test import run_self_test
 from patchbank.model_file import contents
 from patchbank.reports.notebook import model_view, result_view
@@ -117,6 +118,15 @@ class PatchCore(FittedModel):
         change before their results are there.
         """
         return in_order(self._attempt, enumerate(taken(images)))
+
+    def inspector(self, *, workers: int = 2, queue: int = 8) -> Inspector:
+        """An object to hand images over to as they come, each for a future of its result: `submit(image)`. For services
+        and live lines, where no result should wait for the next image.
+
+        workers: images that are inspected at the same time. queue: images that may wait beyond those; `submit` raises
+        Busy for more. The results are those of `predict`, to the bit. Raises ConfigError for an impossible number.
+        """
+        return Inspector(self._inspect, workers, queue)
 
     def _attempt(self, numbered: tuple[int, ImageSource]) -> Result | Skipped:
         try:

@@ -10,14 +10,14 @@ from patchbank.features.extract import Clock, patches_of
 from patchbank.fitted.model import FittedModel
 from patchbank.imaging.images import fingerprint
 from patchbank.imaging.sources import ImageSource, unnamed
-from patchbank.results.result import Inspector, Result
+from patchbank.results.result import Maker, Result
 from patchbank.scoring.scores import judged
 from patchbank.util.parallel import beside, one_blas_thread, one_image
 
 
 @one_image()
 @one_blas_thread()
-def inspect(model: FittedModel, by: Inspector, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
+def inspect(model: FittedModel, by: Maker, source: ImageSource, name: str, image: Array, seconds: float) -> Result:
     """image: (H, W, 3 G) RGB, which took so many seconds to read from its source. by: who answers for the result."""
     timings, inspected = {"decode": seconds}, fingerprint(image)
     patches = patches_of(image, model.backbone, model.config, model.roi, timings)  # (n, D)

@@ -39,7 +39,7 @@ class MadeBy:
         return {"sha256": self.sha256, "version": self.version, "patchbank": self.software}
 
 
-class Inspector(Protocol):
+class Maker(Protocol):
     """An object that makes results and answers for them: a model."""
 
     @property
@@ -96,7 +96,7 @@ class Result:
     maker: MadeBy | None = None
     time: str = ""
     fingerprint: bytes | None = field(default=None, repr=False)
-    model: Inspector | None = field(default=None, repr=False)
+    model: Maker | None = field(default=None, repr=False)
 
     __repr__ = brief
 
