@@ -213,6 +213,22 @@ def self_test(results: dict[str, Any]) -> str:
     )
 
 
+def vit(results: dict[str, Any]) -> str:
+    header = [
+        "network",
+        "image_size",
+        "input",
+        "patches",
+        "numbers a patch",
+        "processors' time, ms",
+        "by the clock, ms",
+        "times the default network",
+        "network, MB",
+    ]
+    keys = ("image_size", "input", "patches", "dimensions", "processor_ms", "ms", "ratio", "network_mb")
+    return table(header, [[f"`{row['backbone']}`", *(row[key] for key in keys)] for row in results["rows"]])
+
+
 def search(results: dict[str, Any]) -> str:
     columns = {
         "patchbank_ms": "patchbank, ms",
@@ -544,6 +560,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "native": native,
     "native_old": native,
     "devices": devices,
+    "vit": vit,
     "fit": fit,
     "memory": memory,
     "chunks": chunks,

@@ -475,7 +475,7 @@ def _work(node: Node, shapes: Mapping[str, Shape]) -> int:
             return math.prod(inputs[0]) * math.prod(weight[1:])
         return size * math.prod(weight[1:])
     if node.op in ("MatMul", "QLinearMatMul", "Gemm") and inputs[0]:
-        return size * max(inputs[0][-2:])
+        return size * inputs[0][0 if node.op == "Gemm" and node.ints.get("transA", [0]) != [0] else -1]
     if node.op in ("MaxPool", "AveragePool"):
         return size * math.prod(max(side, 1) for side in node.ints.get("kernel_shape", []))
     if node.op == "LRN":
