@@ -8,10 +8,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from patchbank.config import ImageFormat
 from patchbank.errors import ImageError
+from patchbank.imaging import images
 from patchbank.imaging.images import normalise, read_image, read_mask, resize, thumbnail, to_8bit, to_rgb
 
 
@@ -300,3 +303,31 @@ def test_only_ground_truth_may_be_black(tmp_path):
     assert not read_mask(tmp_path / "a.png", ground_truth=True).any()
     with pytest.raises(ImageError, match="all its values are 0"):
         read_mask(tmp_path / "a.png", ground_truth=False)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.tuples(st.integers(8, 300), st.integers(8, 300)),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.integers(0, 2**32 - 1),
+)
+def test_grey_gives_the_numbers_of_its_three_copies(shape, size, seed):
+    """A grey picture is one plane until it has been resized. Every step that sees it larger must not notice."""
+    grey = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    view, copies = images.to_rgb(grey), np.repeat(grey[:, :, None], 3, axis=2)
+    assert view.strides[2] == 0
+    np.testing.assert_array_equal(view, copies)
+    np.testing.assert_array_equal(images.resize(view, size), images.resize(copies, size))
+    assert images.resize(view, size).flags.c_contiguous
+    inside = grey > 100
+    np.testing.assert_array_equal(images.blank(view, inside, (1, 2, 3)), images.blank(copies, inside, (1, 2, 3)))
+    assert images.thumbnail(view, 64) == images.thumbnail(copies, 64)
+    np.testing.assert_array_equal(images.shown(view), copies)
+
+
+def test_the_fingerprint_of_a_grey_picture_is_its_planes(rng):
+    grey = rng.integers(0, 256, (90, 120), dtype=np.uint8)
+    known = images.fingerprint(images.to_rgb(grey))
+    assert images.fingerprint(images.to_rgb(grey.copy())) == known
+    for changed in (np.roll(grey, 1, axis=0), np.roll(grey, 1, axis=1), grey.T.copy(), grey ^ (np.arange(120) == 5)):
+        assert images.fingerprint(images.to_rgb(changed.astype(np.uint8))) != known
