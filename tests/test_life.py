@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from patchbank.bank.coreset import greedy_kcenter
 from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.fitted.versions import images_of
 from patchbank.scoring.scores import smoothed
+from patchbank.update import recalibrate
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, smoothing_sigma=0.5, thumbnail_size=32, spare_ratio=0.5)
 WHEN = "2026-01-02T03:04:05+00:00"
@@ -513,3 +515,19 @@ def test_with_every_kind_of_score_and_search(good, by_name, rng, options):
     assert same(new.rollback(), model)
     assert new.rollback().predict(image).score == model.predict(image).score
     assert same(model.update(images=by_name), model)
+
+
+def test_training_images_are_read_two_at_a_time(model, by_name, monkeypatch):
+    """Each waits until another is read beside it; what comes of them is what one by one gives."""
+    expected = model.update(remove=["image 3", "image 5"], images=by_name, time=WHEN)
+    both, real = threading.Barrier(2), recalibrate.Again._read
+
+    def together(self, name):
+        if len(self.names) % 2 == 0:
+            both.wait(timeout=60)
+        return real(self, name)
+
+    monkeypatch.setattr(recalibrate.Again, "_read", together)
+    again = recalibrate.Again(model, model._describe, ["image 3", "image 5", "image 6", "image 7"], by_name)
+    assert [each.image for each in again] == [3, 5, 6, 7]
+    assert same(model.update(remove=["image 3", "image 5"], images=by_name, time=WHEN), expected)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_model import FakeModel, write_mask
 
+from parts import striped
+from patchbank import Config, PatchCore
+from patchbank.backbones.fake import FakeBackbone
 from patchbank.errors import DatasetError
 from patchbank.evaluation.datasets import read_dataset
-from patchbank.evaluation.evaluate import evaluate, read_mask
+from patchbank.evaluation.evaluate import TIMED, evaluate, read_mask
+from patchbank.imaging.images import write_png
 
 SCORES = {"good/0.png": 0.5, "good/1.png": 1.5, "dent/0.png": 3.0, "dent/1.png": 2.0, "scratch/0.png": 1.0}
 KEYS = [
@@ -167,3 +173,32 @@ def test_the_documentation_defines_every_key_in_order_and_the_limits() -> None:
     for limit in (metrics.EXACT_NORMAL, metrics.EXACT_ANOMALOUS):
         assert f"{limit:,}".replace(",", " ") in text
     assert f"rate of {metrics.FPR_LIMIT}" in text
+
+
+def test_a_patchcores_images_are_inspected_two_at_a_time_after_those_that_are_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the later ones waits until another is inspected beside it. Rows come in order, and nothing is lost."""
+    rng = np.random.default_rng(0)
+    for folder, count in (("train/good", 4), ("test/good", TIMED + 3), ("test/hole", 3)):
+        for number in range(count):
+            write_png(tmp_path / folder / f"{number:02d}.png", striped(rng, defect=folder == "test/hole"))
+    (tmp_path / "test/good/05.png").write_bytes(b"no image")
+    dataset = read_dataset(tmp_path)
+    model = PatchCore.fit(dataset.train_paths, Config(image_size=64, coreset_size=40), backbone=FakeBackbone())
+    alone, both, real = [], threading.Barrier(2), PatchCore.predict
+
+    def watched(self: PatchCore, path: Path) -> Any:
+        if path in [sample.path for sample in dataset.test[TIMED:]]:
+            both.wait(timeout=60)
+        else:
+            alone.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(PatchCore, "predict", watched)
+    evaluation = evaluate(model, dataset)
+    assert alone == [sample.path for sample in dataset.test[:TIMED]]
+    assert [row.path for row in evaluation.rows] == [s.path for s in dataset.test if s.path.name != "05.png"]
+    assert [skipped.path for skipped in evaluation.skipped] == [tmp_path / "test/good/05.png"]
+    monkeypatch.undo()
+    assert [row.score for row in evaluation.rows] == [model.predict(row.path).score for row in evaluation.rows]

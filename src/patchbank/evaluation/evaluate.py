@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from patchbank.imaging import images
 from patchbank.imaging.images import reason_of
 from patchbank.results.tables import frame_of
 from patchbank.util.log import logger
+from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import brief, counted, printable
 
@@ -40,6 +42,10 @@ KEYS = (
     "n_unreadable",
 )
 VERDICTS = ("ok", "review", "ng")
+TIMED = 20  # images that are inspected one by one, for the time of one
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Inspected(Protocol):
@@ -97,9 +103,9 @@ class Evaluation:
     """The figures of one model on one data set; fractions, None where they cannot be measured.
 
     image_f1: the best over all thresholds. pixel_*, aupro: None without masks. ms_per_image: median wall time from
-    decoding to the anomaly map. false_alarm_rate, miss_rate: of good and of defective images, at the model's threshold.
-    n_unreadable: test images that no figure includes. pixel: the pixel metrics with their error bounds. rows: one for
-    each image that could be read.
+    decoding to the anomaly map, of the first TIMED images, which are inspected one by one. false_alarm_rate, miss_rate:
+    of good and of defective images, at the model's threshold. n_unreadable: test images that no figure includes. pixel:
+    the pixel metrics with their error bounds. rows: one for each image that could be read.
     """
 
     image_auroc: float | None
@@ -151,7 +157,8 @@ def evaluate(
     *,
     each: Callable[[Sample, Any], None] | None = None,
 ) -> Evaluation:
-    """Inspects the test images one by one and compares with their labels and masks.
+    """Inspects the test images and compares with their labels and masks: a PatchCore's two at a time, in order, but
+    for the first TIMED.
 
     An image that cannot be read is left out and listed in `skipped`. `each` is called with every sample and its result,
     as they come. Raises DatasetError if there is no test image that can be read, or a mask does not fit its image.
@@ -163,21 +170,14 @@ def evaluate(
         )
     rows, skipped, black, seconds, threshold = [], [], [], [], None
     pixels = PixelMetrics() if dataset.has_masks else None
-    for number, sample in enumerate(dataset.test):
+    for number, (sample, looked) in enumerate(_looks(model, dataset.test)):
         progress("evaluate", number, len(dataset.test))
-        try:
-            start = time.perf_counter()
-            result = model.predict(sample.path)
-            anomaly_map = result.anomaly_map  # (H, W); part of the time, since a result may compute it late
-            seconds.append(time.perf_counter() - start)
-        except ImageError as error:
-            skipped.append(Skipped(sample.path, str(error)))
+        if isinstance(looked, Skipped):
+            skipped.append(looked)
             continue
-        except (PatchbankError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001  (one odd image must not end an evaluation of all)
-            skipped.append(Skipped(sample.path, reason_of(error, str(sample.path))))
-            continue
+        result, anomaly_map, took = looked
+        if number < TIMED:
+            seconds.append(took)
         if pixels is not None:
             mask = _mask_of(sample, (anomaly_map.shape[0], anomaly_map.shape[1]))
             pixels.update(anomaly_map, mask)
@@ -204,6 +204,37 @@ def evaluate(
     if not rows:
         raise DatasetError(f"{dataset.root}: none of {len(skipped)} test images can be read: {skipped[0].reason}")
     return _summary(rows, skipped, seconds, threshold, None if pixels is None else pixels.result())
+
+
+def _looks(
+    model: Inspector, samples: Sequence[Sample]
+) -> Iterator[tuple[Sample, tuple[Inspected, FloatArray, float] | Skipped]]:
+    """Each sample with its result, its map (H, W) and the seconds that both took; or why it cannot be read. The first
+    TIMED have the model for themselves."""
+
+    def look(sample: Sample) -> tuple[Sample, tuple[Inspected, FloatArray, float] | Skipped]:
+        try:
+            start = time.perf_counter()
+            result = model.predict(sample.path)
+            anomaly_map = result.anomaly_map  # part of the time, since a result may compute it late
+            return sample, (result, anomaly_map, time.perf_counter() - start)
+        except ImageError as error:
+            return sample, Skipped(sample.path, str(error))
+        except (PatchbankError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  (one odd image must not end an evaluation of all)
+            return sample, Skipped(sample.path, reason_of(error, str(sample.path)))
+
+    yield from map(look, samples[:TIMED])
+    yield from at_once(model, look, islice(samples, TIMED, None))
+
+
+def at_once(model: object, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """work(item) for each of the items, in order: two at a time for a PatchCore, whose `predict` several threads may
+    call; one by one for any other model, of which that is not known."""
+    from patchbank.model import PatchCore
+
+    return in_order(work, items) if isinstance(model, PatchCore) else map(work, items)
 
 
 def read_mask(path: Path) -> BoolArray:

@@ -21,12 +21,14 @@ from patchbank.arrays import ByteArray, DoubleArray, FloatArray
 from patchbank.config import PRESETS, Config, ImageFormat, Runtime
 from patchbank.errors import DatasetError, ImageError, WeightsNotFoundError
 from patchbank.evaluation.datasets import Dataset
+from patchbank.evaluation.evaluate import at_once
 from patchbank.evaluation.metrics import auroc
 from patchbank.evaluation.planting import KINDS, plant_each
 from patchbank.imaging.images import read_image, reordered
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource
 from patchbank.util.log import quiet
+from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
 
 MOST_LEARNED = 200  # good images that a candidate learns from
@@ -222,7 +224,7 @@ def _trial(
     budget_ms: float,
 ) -> Trial:
     seconds = [_timed(model, image) for image in (good[0], *good[:TIMED])][1:]  # the first warms up
-    scores = np.array([model.predict(image).score for image in (*good, *defective)])
+    scores = np.array(list(at_once(model, lambda image: model.predict(image).score, (*good, *defective))))
     labels = np.arange(len(scores)) >= len(good)
     area = auroc(scores, labels)
     assert area is not None  # there are good and defective images
@@ -242,7 +244,8 @@ def _images(dataset: Dataset, config: Config) -> tuple[list[Path], list[Path], l
     rng = np.random.default_rng(config.seed)
     paths = dataset.train_paths
     shuffled = (paths[n] for n in rng.permutation(len(paths)))
-    readable = (path for path in shuffled if _readable(path, config.image_format))
+    checked = in_order(lambda path: path if _readable(path, config.image_format) else None, shuffled)
+    readable = (path for path in checked if path)
     usable = list(islice(readable, 5 * MOST_HELD))  # of more images, none would be used
     if len(usable) < LEAST_GOOD:
         raise DatasetError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from patchbank.fitted.model import FittedModel
 from patchbank.fitted.versions import images_of, rows_of
 from patchbank.imaging.images import read_image
 from patchbank.imaging.sources import ImageSource
+from patchbank.util.parallel import in_order
 from patchbank.validation import memory_budget
 
 Describe = Callable[[Array], Patches]
@@ -45,10 +47,15 @@ class Again(Sequence[CalibrationPatches]):
         self._numbers = {model.bank.images[n]: n for n in sorted(images_of(model.history.versions)[-1])}
         self._known = ArchivedVectors.joined([rows_of(model.bank), model.history.archived])
         self._kept: dict[int, CalibrationPatches] = {}
+        self._keeping = threading.Lock()
         self._room = memory_budget("auto") // KEPT_SHARE
 
     def __len__(self) -> int:
         return len(self.names) + len(self.others)
+
+    def __iter__(self) -> Iterator[CalibrationPatches]:
+        yield from in_order(self.__getitem__, range(len(self.names)))  # two are read at a time
+        yield from self.others
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
@@ -58,9 +65,10 @@ class Again(Sequence[CalibrationPatches]):
         if place in self._kept:
             return self._kept[place]
         held = self._read(self.names[place])
-        self._room -= held.patches.features.nbytes
-        if self._room >= 0:
-            self._kept[place] = held
+        with self._keeping:
+            self._room -= held.patches.features.nbytes
+            if self._room >= 0:
+                self._kept[place] = held
         return held
 
     def image(self, place: int) -> tuple[int, Array]:
