@@ -121,6 +121,7 @@ def test_unknown_names_are_attribute_errors():
         ),
         ("PatchCore.rollback", "self to= * note= author= time="),
         ("PatchCore.diff", "self before= after="),
+        ("PatchCore.at", "self version"),
         ("PatchCore.save", "self path"),
         ("PatchCore.load", "path * runtime= trusted= self_test="),
         ("PatchCore.run_self_test", "self"),

@@ -36,7 +36,8 @@ from patchbank.results.result import MadeBy, Result
 from patchbank.results.self_test import SelfTest
 from patchbank.search.searcher import measured_recall
 from patchbank.update.compare import Diff, difference
-from patchbank.update.update import Reason, rolled_back, updated, with_guarantee
+from patchbank.update.update import updated
+from patchbank.update.versions import Reason, as_it_was, rolled_back, with_guarantee
 from patchbank.util.log import logger
 from patchbank.util.parallel import in_order
 from patchbank.util.progress import Progress, silent
@@ -238,6 +239,19 @@ class PatchCore(FittedModel):
         present. Raises ConfigError for a version that there is not."""
         return rolled_back(self, to, Reason(time or _now(), author, note))
 
+    def at(self, version: int) -> PatchCore:
+        """A view of the model as it was at a version, to inspect and explain with: its scores and thresholds are that
+        version's, to the bit. (`rollback` makes a new version, which is wrong for explaining an old inspection.)
+
+        It cannot be updated or saved. Its results name this model's file, and that version. `at(the present one)` is
+        the model itself. Raises ConfigError for a version that there is not.
+        """
+        if version == len(self.versions):
+            return self
+        view = _View(**vars(as_it_was(self, version)))
+        vars(view)["made_by"] = replace(self.made_by, version=version)
+        return view
+
     def diff(self, before: int | None = None, after: int | None = None) -> Diff:
         """Returns what differs between two versions; None: the present one, and the one before. Raises ConfigError for
         a version that there is not."""
@@ -310,6 +324,31 @@ class PatchCore(FittedModel):
             )
         known = vars(self).get("made_by")
         return _copied, (type(self), contents.file_bytes(self), self.backbone.runtime, self.skipped, known)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _View(PatchCore):
+    """A model as it was at an earlier version. Changing it would make a second history."""
+
+    def with_threshold(self, **_: Any) -> PatchCore:
+        """Raises ConfigError: it cannot be changed, as the others."""
+        raise self._unchangeable()
+
+    def update(self, *_: Any, **__: Any) -> PatchCore:
+        raise self._unchangeable()
+
+    def rollback(self, *_: Any, **__: Any) -> PatchCore:
+        raise self._unchangeable()
+
+    def save(self, path: str | Path) -> None:  # noqa: ARG002
+        raise self._unchangeable()
+
+    def _unchangeable(self) -> ConfigError:
+        number = self.versions[-1].number
+        return ConfigError(
+            f"this is a view of version {number}, which cannot be changed or saved: expected the model itself; "
+            f"rollback({number}) makes its next version like this one"
+        )
 
 
 def _copied(
