@@ -70,9 +70,11 @@ if TYPE_CHECKING:
     from patchbank.monitoring.drift import Drift, Shift, find_drift
     from patchbank.results.audit import AuditedImage, Outlier
     from patchbank.results.explanation import Finding, NormalPatch
-    from patchbank.results.result import Result
+    from patchbank.results.heat import anomaly_map, heat_picture
+    from patchbank.results.result import MadeBy, Result
     from patchbank.results.self_test import SelfTest, SelfTestScore
     from patchbank.results.tables import to_frame
+    from patchbank.results.verdict import Verdict
     from patchbank.scoring.regions import Region
     from patchbank.update.compare import Diff
 
@@ -90,6 +92,7 @@ _LAZY = {
     "Explanation": "patchbank.inspection.explain",
     "Inspector": "patchbank.inspection.inspector",
     "Finding": "patchbank.results.explanation",
+    "MadeBy": "patchbank.results.result",
     "Measurement": "patchbank.calibration.image_check",
     "MemoryBank": "patchbank.bank.memory_bank",
     "Named": "patchbank.imaging.sources",
@@ -106,7 +109,10 @@ _LAZY = {
     "Shift": "patchbank.monitoring.drift",
     "Skipped": "patchbank.imaging.images",
     "SuspectedOutlier": "patchbank.calibration.outliers",
+    "Verdict": "patchbank.results.verdict",
     "Version": "patchbank.fitted.versions",
+    "anomaly_map": "patchbank.results.heat",
+    "heat_picture": "patchbank.results.heat",
     "audit_images": "patchbank.monitoring.audit",
     "audit_model": "patchbank.monitoring.audit",
     "aupro": "patchbank.evaluation.metrics",
@@ -149,6 +155,7 @@ __all__ = [
     "ImageCheck",
     "ImageError",
     "Inspector",
+    "MadeBy",
     "Measurement",
     "MemoryBank",
     "MissingExtraError",
@@ -180,8 +187,10 @@ __all__ = [
     "StoreValueError",
     "Suspect",
     "SuspectedOutlier",
+    "Verdict",
     "Version",
     "WeightsNotFoundError",
+    "anomaly_map",
     "audit_images",
     "audit_model",
     "aupro",
@@ -195,6 +204,7 @@ __all__ = [
     "export_onnx",
     "find_drift",
     "find_images",
+    "heat_picture",
     "load_backbone",
     "pixel_auroc",
     "pixel_average_precision",

@@ -18,9 +18,9 @@ from patchbank.imaging.overlay import check_colours, overlay
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, is_path
 from patchbank.results.explanation import ExplanationFacts
+from patchbank.results.heat import map_of
 from patchbank.results.verdict import Decision, Verdict, decide
 from patchbank.scoring import regions as region_maps
-from patchbank.scoring import scores as maps
 from patchbank.scoring.regions import Region
 from patchbank.util.wording import brief, finite
 
@@ -158,9 +158,8 @@ class Result:
     def anomaly_map(self) -> FloatArray:
         """(H, W) float32 at the original image's size: the plain distances, interpolated and smoothed."""
         start = time.perf_counter()
-        result = maps.anomaly_map(self.distances, self.input_size, self.image_size, self.smoothing_sigma, self.counted)
-        if self.roi:
-            result = np.where(self.roi.inside(self.image_size), result, np.float32(0))
+        sizes = self.image_size, self.input_size
+        result = map_of(self.distances, *sizes, self.smoothing_sigma, self.counted, self.roi)
         self.timings["map"] = time.perf_counter() - start
         return result
 
