@@ -547,6 +547,32 @@ def audit(results: dict[str, Any]) -> str:
     return table(header, cells)
 
 
+def export(results: dict[str, Any]) -> str:
+    """Exported graphs beside the library, and what smaller banks cost."""
+    header = [
+        "data set", "bank", "MB", "same verdicts", "scores differ by", "maps differ by", "graph, ms", "library, ms",
+        "good scores rise by", "good NG", "defective NG", "image AUROC",
+    ]  # fmt: skip
+    cells = [
+        [
+            SETS[row["set"]],
+            f"{row['bank']:,}",
+            f"{row['mb']:.1f}",
+            f"{row['same_verdicts']} of {row['images']}",
+            f"{row['score']:.0e}",
+            f"{row['map']:.0e}",
+            f"{row['ms']['graph']:.0f}",
+            f"{row['ms']['library']:.0f}",
+            f"{100 * row['good_rise']:.1f} %",
+            f"{100 * row['good_ng']:.1f} %",
+            f"{100 * row['bad_ng']:.1f} %",
+            percent(row["auroc"]),
+        ]
+        for row in results["rows"]
+    ]
+    return table(header, cells)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "presets": presets,
@@ -557,6 +583,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "decoding": decoding,
     "search": search,
     "self_test": self_test,
+    "export": export,
     "native": native,
     "native_old": native,
     "devices": devices,

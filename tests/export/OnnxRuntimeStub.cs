@@ -29,6 +29,12 @@ namespace Microsoft.ML.OnnxRuntime
 {
     using Microsoft.ML.OnnxRuntime.Tensors;
 
+    public sealed class OrtEnv
+    {
+        public static OrtEnv Instance() { return new OrtEnv(); }
+        public void DisableTelemetryEvents() { }
+    }
+
     public class NodeMetadata { public int[] Dimensions { get; set; } }
 
     public class NamedOnnxValue

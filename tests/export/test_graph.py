@@ -12,6 +12,7 @@ from exported import SIZE, assert_same, fitted, graph_of, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parts import striped
 from patchbank import BackboneError, Config, ConfigError, PatchCore
 from patchbank.backbones import load_backbone
 from patchbank.backbones.base import BackboneInfo, Layer
@@ -275,3 +276,21 @@ def test_images_of_many_channels_and_approximate_search_are_refused(rng):
     pytest.importorskip("faiss")
     with pytest.raises(ConfigError, match="search = 'ivf'"):
         plan_for(fitted(rng, search="ivf"), SIZE)
+
+
+def test_a_network_in_8_bits(rng):
+    """What is merged is the quantised graph; its scores are to the bit those of the session that the library runs."""
+    images = [striped(rng) for _ in range(12)]
+    model = PatchCore.fit(images, Config(image_size=(64,), coreset_size=40, precision="int8"))
+    operators = {node.op_type for node in onnx.load_model_from_string(model.backbone.to_onnx()).graph.node}
+    assert "QuantizeLinear" in operators
+    assert_same(model, graph_of(model), pictures(rng))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "hugging_face"])
+def test_vision_transformers(rng, name):
+    """Sides are whole patches of 14 or 16 pixels, and tokens become maps inside the network's graph."""
+    path = Path(__file__).parents[1] / "backbones" / "golden" / f"{name}.onnx"
+    images = [striped(rng) for _ in range(8)]
+    model = PatchCore.fit(images, Config(backbone=str(path), image_size=(112,), coreset_size=40))
+    assert_same(model, graph_of(model), pictures(rng))

@@ -26,7 +26,7 @@ _PAGE = Template("""# An inspection as one file
 `model.onnx` says whether the picture of a part looks like pictures of good parts. It was made by patchbank $version
 from a fitted model (version $model_version, SHA-256 `$model_sha256`).
 It needs no patchbank and no Python. Any program can run it with [ONNX Runtime](https://onnxruntime.ai), which is a
-library for C, C++, C#, Java, JavaScript, Python and others, for Windows, Linux and macOS. It sends nothing anywhere.
+library for C, C++, C#, Java, JavaScript, Python and others, for Windows, Linux and macOS.
 
 ## What is here
 
@@ -84,9 +84,12 @@ $thinning
 - **Load it once.** Loading takes much longer than an image. One session may be used by several threads.
 - **The same numbers.** This was checked when the folder was written: the same verdicts, and scores that agree with
   patchbank's to $tolerance or better, relative.
+- **Nothing leaves the machine.** Newer versions of ONNX Runtime have telemetry. The programs here switch it off. Do so
+  in yours: set the environment variable `ORT_DISABLE_TELEMETRY=1` before ONNX Runtime starts.
 - **Time** is mostly two things: the network, and the comparison with $bank stored patches. A smaller bank
   (`--bank-size`) is faster.
-- **Licence.** The network is $network; its licence: $licence. The programs are yours to use and change (Apache-2.0).
+- **Licence.** The network is $network; its licence: $licence. The programs are yours to use and change
+  (Apache-2.0).
 """)
 
 
@@ -126,13 +129,17 @@ def readme(
 def _check(measures: Sequence[Mapping[str, Any]] | None) -> str:
     if measures is None:
         return "\nThis model has no image check: it does not notice another part, a moved camera or lost focus.\n"
-    rows = "\n".join(f"| {each['name']} | {each['low']:.5g} to {each['high']:.5g} |" for each in measures)
+    rows = "\n".join(f"| {each['name']} | {_number(each['low'])} to {_number(each['high'])} |" for each in measures)
     return (
         "| `image_check` | float32, 6 | the picture as a whole: see below |\n\n"
         "A picture of another part, a moved camera, lost focus or another exposure makes every score meaningless. Six "
         "measures notice that.\nIf one of them lies outside its normal range, the verdict is REVIEW (or NG).\n\n"
         f"| `image_check`, in this order | normal |\n| --- | --- |\n{rows}\n"
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _row_of(page: str) -> str:
