@@ -3,8 +3,9 @@
     python benchmarks/export.py [--quick] [--out DIR] [--sets bottle screw]
 
 Each set's model is fitted with the defaults, exported, and run on all test images beside the library, in the same
-process. Then the bank is thinned. Times are processor times of one image, the least of some rounds in turn, with one
-thread each, so that other work on the machine matters little. --quick fails where a verdict differs.
+process. Then the bank is thinned, and calibrated again or not. Times are processor times of one image, the least of
+some rounds in turn, with one thread each, so that other work on the machine matters little. --quick fails where a
+verdict differs.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from _common import DATA, arguments, save
 from patchbank import Config, PatchCore, Runtime, auroc
 from patchbank.export.onnx_graph import inspection_graph, plan_for
 from patchbank.export.reference import GraphRunner, Inspected, said
-from patchbank.export.thinning import thinned
+from patchbank.export.thinning import recalibrated, thinned
 from patchbank.imaging.images import read_image
+from patchbank.util.progress import silent
 
 SIZES = (4000, 2000, 1000)
 ROUNDS = 5
@@ -50,7 +52,14 @@ def differences(pairs: list[tuple[Inspected, Inspected]]) -> dict[str, Any]:
     }
 
 
-def row_for(name: str, model: PatchCore, whole: list[Inspected] | None, images: list[Any], labels: list[bool]) -> Any:
+def row_for(
+    name: str,
+    model: PatchCore,
+    whole: list[Inspected] | None,
+    images: list[Any],
+    labels: list[bool],
+    recalibrated_: bool = False,
+) -> Any:
     """One export against the library; whole: what the graph with the whole bank said. Returns what this one said, and
     the row."""
     plan = plan_for(model, images[0].shape[:2])
@@ -69,6 +78,7 @@ def row_for(name: str, model: PatchCore, whole: list[Inspected] | None, images: 
         **differences(list(zip(found, [said(model.predict(image)) for image in images], strict=True))),
         "ms": times,
         "auroc": auroc(np.array([each.score for each in found]), np.array(labels)),
+        "recalibrated": recalibrated_,
         "good_rise": float(np.median(rises)),
         "good_ng": sum(found[n].verdict == NG for n in good) / len(good),
         "bad_ng": sum(found[n].verdict == NG for n, label in enumerate(labels) if label) / sum(labels),
@@ -93,7 +103,11 @@ def main() -> int:
         whole, row = row_for(name, model, None, images, labels)
         rows.append(row)
         sizes = SIZES[-1:] if options.quick else SIZES
-        rows += [row_for(name, thinned(model, size), whole, images, labels)[1] for size in sizes]
+        for size in sizes:
+            smaller = thinned(model, size)
+            again = recalibrated(model, smaller, dict(zip(model.bank.images, train, strict=True)), silent)
+            rows.append(row_for(name, smaller, whole, images, labels)[1])
+            rows.append(row_for(name, again, whole, images, labels, recalibrated_=True)[1])
         for each in rows:
             print({key: value for key, value in each.items() if key != "size"}, flush=True)
     save(options.out, "export", {"rows": rows})

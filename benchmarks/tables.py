@@ -556,7 +556,7 @@ def export(results: dict[str, Any]) -> str:
     cells = [
         [
             SETS[row["set"]],
-            f"{row['bank']:,}",
+            f"{row['bank']:,}{', calibrated again' if row['recalibrated'] else ''}",
             f"{row['mb']:.1f}",
             f"{row['same_verdicts']} of {row['images']}",
             f"{row['score']:.0e}",

@@ -147,7 +147,7 @@ def test_unknown_names_are_attribute_errors():
         ("heat_picture", "grid * image_size input_size smoothing_sigma threshold image= counted= roi= colours="),
         ("export_coco", "results path * category="),
         ("export_labelme", "results folder * label="),
-        ("export_onnx", "model folder * input_size= bank_size= images= ort_web= title="),
+        ("export_onnx", "model folder * input_size= bank_size= training_images= images= ort_web= title= progress="),
         ("auroc", "scores labels"),
         ("average_precision", "scores labels"),
         ("best_f1", "scores labels"),

@@ -16,6 +16,8 @@ def test_a_model_is_exported(category, fitted, tmp_path):
     assert said["reference_images"] == 8
     assert said["largest_difference"] < 1e-4
     assert said["bank_size_cost"]["images"] == 8
+    thinner = run("export", fitted, "-o", tmp_path / "out", "--bank-size", "30", "--training-images", category).stdout
+    assert "threshold    measured again: " in thinner
     text = run("export", fitted, "-o", tmp_path / "out", "--input-size", "72x96").stdout
     assert "model.onnx" in text
     assert "same verdicts" in text

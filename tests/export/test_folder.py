@@ -13,11 +13,14 @@ import pytest
 from exported import SIZE, fitted, graph_of, pictures
 
 from parts import striped
-from patchbank import BackboneError, Config, ConfigError, ImageError, Named, PatchCore, export_onnx
+from patchbank import BackboneError, Config, ConfigError, DatasetError, ImageError, Named, PatchCore, export_onnx
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.export import onnx_graph, reference
 from patchbank.export.folder import PROGRAMS
+from patchbank.export.thinning import recalibrated, thinned
 from patchbank.imaging.images import read_image
+from patchbank.search.searcher import build_searcher
+from patchbank.util.progress import silent
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,45 @@ def test_what_a_smaller_bank_costs_is_measured(model, rng, tmp_path):
     assert "The bank was thinned to 8 vectors" in (tmp_path / "README.md").read_text("utf-8")
     whole = export_onnx(model, tmp_path, bank_size=len(model.bank))
     assert whole.thinning is None
+
+
+def test_thresholds_are_measured_again_for_a_smaller_bank(rng, tmp_path):
+    """Each training image scores as against a thinned bank without its own vectors; the threshold follows from that,
+    and so the guarantee holds for the graph."""
+    pictured = {f"{n}.png": striped(rng) for n in range(20)}
+    images = [Named(name, image) for name, image in pictured.items()]
+    config = Config(image_size=(64,), coreset_size=40, distance_scaling=0.0)
+    model = PatchCore.fit(images, config, backbone=FakeBackbone())
+    done = export_onnx(model, tmp_path, bank_size=20, training_images=pictured)
+    before, threshold = done.thinning.thresholds
+    assert before == model.threshold < threshold
+    assert about(tmp_path)["threshold"] == threshold
+    assert "Thresholds were measured again" in (tmp_path / "README.md").read_text("utf-8")
+
+    smaller = thinned(model, 20)
+    again = recalibrated(model, smaller, pictured, silent)
+    assert again.threshold == threshold
+    for number in np.unique(smaller.bank.image)[:3].tolist():
+        kept = smaller.bank.image != number
+        parts = {name: getattr(smaller.bank, name)[kept] for name in ("vectors", "image", "row", "column")}
+        bank = dataclasses.replace(smaller.bank, **parts)
+        alone = dataclasses.replace(smaller, bank=bank, searcher=build_searcher(bank.vectors, config))
+        place = again.calibration.images.index(model.bank.images[number])
+        score = alone.predict(pictured[model.bank.images[number]]).score
+        assert again.calibration.scores[place] == pytest.approx(score, rel=1e-6)
+
+
+def test_training_images_that_are_not_those_of_the_fit_are_refused(model, rng, tmp_path):
+    with pytest.raises(DatasetError, match="calibration images are missing"):
+        export_onnx(model, tmp_path, bank_size=8, training_images={})
+    others = {name: striped(rng, defect=True) for name in model.bank.images}
+    with pytest.raises(ImageError, match="is not the image that the model knows"):
+        export_onnx(model, tmp_path, bank_size=8, training_images=others)
+    with pytest.raises(ConfigError, match="set bank_size, too"):
+        export_onnx(model, tmp_path, training_images=others)
+    uncalibrated = fitted(rng, calibration="none")
+    with pytest.raises(ConfigError, match="there is no threshold to measure"):
+        export_onnx(uncalibrated, tmp_path, input_size=SIZE, bank_size=8, training_images=others)
 
 
 def test_a_name_from_outside_stays_a_name(rng, tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from patchbank.cli.options import command
+from patchbank.cli.options import command, progress_bar
 from patchbank.cli.terminal import note, say, say_json
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError
@@ -38,7 +38,16 @@ def register(app: typer.Typer) -> None:
         bank_size: Annotated[
             int | None,
             typer.Option(
-                "--bank-size", metavar="N", help="Thin the bank to N vectors: faster, and more good parts are flagged."
+                "--bank-size", metavar="N", help="Thin the bank to N vectors: faster. Give --training-images with it."
+            ),
+        ] = None,
+        training_images: Annotated[
+            str | None,
+            typer.Option(
+                "--training-images",
+                metavar="DIR",
+                help="The folder of the fit, to measure the threshold again for a smaller bank. Without it, scores "
+                "rise and the threshold does not: more good parts are flagged.",
             ),
         ] = None,
         images: Annotated[
@@ -64,10 +73,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write a model as one ONNX file, which other programs run without patchbank and Python: from the pixels to
         score, verdict and heat map. With reference images, a README, and programs in C++, C#, JavaScript and Python."""
-        from patchbank.evaluation.datasets import find_images
+        from patchbank.evaluation.datasets import find_images, training_files
         from patchbank.export.folder import export_onnx
         from patchbank.export.page import read_ort_web
         from patchbank.model import PatchCore
+        from patchbank.update.image_names import files_by_name
 
         if ort_web and not html:
             raise ConfigError("ort_web: it is for the page; add --html")
@@ -77,9 +87,22 @@ def register(app: typer.Typer) -> None:
         found = find_images(images) if images else []
         fitted = PatchCore.load(model, runtime=runtime)
         title = f"Inspection with {Path(model).name}"
-        done = export_onnx(
-            fitted, output, input_size=size, bank_size=bank_size, images=found, ort_web=ort_web, title=title
-        )
+        known = None
+        if training_images:
+            files = training_files(Path(training_images))
+            known = files_by_name(fitted.training_images, files, [Path(training_images)])
+        with progress_bar() as progress:
+            done = export_onnx(
+                fitted,
+                output,
+                input_size=size,
+                bank_size=bank_size,
+                training_images=known,
+                images=found,
+                ort_web=ort_web,
+                title=title,
+                progress=progress,
+            )
         if as_json:
             say_json(done.to_dict())
         else:
@@ -114,4 +137,6 @@ def _print(done: Exported) -> None:
         rise = f"{100 * cost.median_rise:.2g} % (median), at most {100 * cost.largest_rise:.2g} %"
         changed = f"{cost.other_verdicts} of {counted(cost.images, 'verdict')}"
         say(f"smaller bank scores rise by {rise}; {changed} changed; {cost.milliseconds_before:.0f} ms before")
+        if cost.measured_again:
+            say("threshold    measured again: {:.4f} (whole bank: {:.4f})".format(*reversed(cost.thresholds)))
     say("not in it    decoding of files, other sizes, 16 bits, regions, explanations: see README.md")

@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 
 from patchbank.calibration.image_check import MEASURES
+from patchbank.errors import ConfigError
 from patchbank.export import reference
 from patchbank.export.onnx_graph import MASK, Plan, inspection_graph, plan_for
 from patchbank.export.page import read_ort_web, write_inspection_page
 from patchbank.export.readme import readme
 from patchbank.export.reference import Case, GraphRunner
-from patchbank.export.thinning import ThinningCost, cost, thinned
+from patchbank.export.thinning import ThinningCost, cost, recalibrated, thinned
 from patchbank.imaging.sources import ImageSource
 from patchbank.model import PatchCore
+from patchbank.results.result import MadeBy
 from patchbank.util.files import atomic_write, make_folder
+from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import finite
 from patchbank.version import __version__
 
@@ -91,23 +94,28 @@ def export_onnx(
     *,
     input_size: tuple[int, int] | None = None,
     bank_size: int | None = None,
+    training_images: Mapping[str, ImageSource] | None = None,
     images: Iterable[ImageSource] = (),
     ort_web: str | Path | None = None,
     title: str = "Inspection",
+    progress: Progress = silent,
 ) -> Exported:
     """Writes a folder for programs without patchbank: `model.onnx`, which takes an RGB image and gives score, p-value,
     verdict, anomaly map and mask; reference images with the expected outputs; programs in Python, C++, C# and
     JavaScript that run them; a README.
 
     input_size: (height, width) of the images, which the graph fixes; None = the training images'. bank_size: thins the
-    bank to so many vectors, which is faster, and raises scores. images: reference images of this size; without any,
-    they are made of the model's self-test. ort_web: the npm package onnxruntime-web, as a .tgz file or a folder; with
-    it there is also `inspect.html`, a page of this title that inspects in a browser without a network. The graph is run
-    on the reference images first: raises BackboneError, and writes nothing, where it disagrees with the library. Raises
-    ConfigError for a model that no graph can hold, or another package, and OutputError.
+    bank to so many vectors, which is faster, and raises scores. training_images: those of the fit by name
+    (`bank.images`), to measure the thresholds again with the smaller bank. images: reference images of this size;
+    without any, they are made of the model's self-test. ort_web: the npm package onnxruntime-web, as a .tgz file or a
+    folder; with it there is also `inspect.html`, a page of this title that inspects in a browser without a network. The
+    graph is run on the reference images first: raises BackboneError, and writes nothing, where it disagrees with the
+    library. Raises ConfigError for a model that no graph can hold, or another package, and OutputError.
     """
     browser = read_ort_web(ort_web) if ort_web is not None else None
-    checked = checked_graph(model, input_size, bank_size, images)
+    plan = plan_for(model, input_size or reference.training_size(model))
+    smaller = _smaller(model, bank_size, training_images, progress)
+    checked = checked_graph(model, smaller, plan, images)
     target = make_folder(folder)
     facts, stored = facts_of(model, checked), reference.kept(checked.cases)
     rows = _write_reference(target, facts, stored)
@@ -147,16 +155,25 @@ def _write_reference(folder: Path, facts: Mapping[str, Any], cases: Sequence[Cas
     return rows
 
 
-def checked_graph(
-    model: PatchCore, input_size: tuple[int, int] | None, bank_size: int | None, images: Iterable[ImageSource]
-) -> Checked:
-    """Builds the graph and holds it against the library. Raises as `export_onnx` does."""
-    smaller = model if bank_size is None else thinned(model, bank_size)
-    plan = plan_for(smaller, input_size or reference.training_size(model))
+def _smaller(
+    model: PatchCore, bank_size: int | None, images: Mapping[str, ImageSource] | None, progress: Progress
+) -> PatchCore:
+    """The model whose graph is exported."""
+    if bank_size is None:
+        if images is not None:
+            raise ConfigError("training_images: they are for a smaller bank; set bank_size, too")
+        return model
+    smaller = thinned(model, bank_size)
+    return smaller if images is None or smaller is model else recalibrated(model, smaller, images, progress)
+
+
+def checked_graph(model: PatchCore, smaller: PatchCore, plan: Plan, images: Iterable[ImageSource]) -> Checked:
+    """Builds the graph of `smaller`, which is `model` or one with a thinner bank, and holds it against the library.
+    Raises as `export_onnx` does."""
     whole = reference.cases(model, plan.size, images)
     same = [(case.name, case.image) for case in whole]
     cases = whole if smaller is model else reference.inspected(smaller, same)
-    onnx = inspection_graph(smaller, plan, _metadata(model, plan, len(smaller.bank)))
+    onnx = inspection_graph(smaller, plan, _metadata(model.made_by, smaller, plan))
     run = GraphRunner(onnx, model)
     worst = reference.largest_difference(smaller, [(case, run(case.image)) for case in cases])
     image = cases[0].image
@@ -164,14 +181,14 @@ def checked_graph(
     thinning = None
     if smaller is not model:
         full = GraphRunner(inspection_graph(model, plan, {}), model)
-        thinning = cost(whole, cases, (full.milliseconds(image), taken))
+        thinning = cost((model, smaller), whole, cases, (full.milliseconds(image), taken))
     milliseconds = (taken, reference.library_milliseconds(smaller, image))
-    return Checked(onnx, smaller, plan, cases, worst, milliseconds, thinning, _remarks(model, plan))
+    return Checked(onnx, smaller, plan, cases, worst, milliseconds, thinning, _remarks(smaller, plan))
 
 
 def facts_of(model: PatchCore, checked: Checked) -> dict[str, Any]:
     """What a program has to know of the graph, as JSON values."""
-    made_by, (height, width) = model.made_by, checked.plan.size
+    made_by, model, (height, width) = model.made_by, checked.model, checked.plan.size
     about: dict[str, Any] = {
         "format": FORMAT,
         "patchbank": __version__,
@@ -186,7 +203,7 @@ def facts_of(model: PatchCore, checked: Checked) -> dict[str, Any]:
         "threshold": model.threshold,
         "pixel_threshold": model.pixel_threshold,
         "review_rate": model.config.review_rate,
-        "bank_size": len(checked.model.bank),
+        "bank_size": len(model.bank),
         "network": model.backbone.info.name,
         "network_licence": model.backbone.info.licence,
         "image_check": None,
@@ -203,14 +220,14 @@ def program(name: str) -> str:
     return stored.read_text(encoding="utf-8")
 
 
-def _metadata(model: PatchCore, plan: Plan, bank_size: int) -> dict[str, str]:
+def _metadata(made_by: MadeBy, model: PatchCore, plan: Plan) -> dict[str, str]:
     """What the ONNX file says of itself to those who look: which model's it is, and its limits."""
     values: Mapping[str, Any] = {
         "version": __version__,
-        "model_sha256": model.made_by.sha256,
-        "model_version": model.made_by.version,
+        "model_sha256": made_by.sha256,
+        "model_version": made_by.version,
         "input": f"image uint8 {plan.size[0]}x{plan.size[1]}x3 RGB",
-        "bank_size": bank_size,
+        "bank_size": len(model.bank),
         "threshold": model.threshold,
         "pixel_threshold": model.pixel_threshold,
         "network": model.backbone.info.name,

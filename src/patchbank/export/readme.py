@@ -149,12 +149,18 @@ def _row_of(page: str) -> str:
 def _thinning(thinning: ThinningCost | None, bank_size: int) -> str:
     if thinning is None:
         return ""
+    told = (
+        "Thresholds were measured again for it, so the share of good parts that may be flagged is kept; faint defects "
+        "may pass."
+        if thinning.measured_again
+        else "Scores only rise by that: more good parts are flagged, and no defect is missed that was found before."
+    )
     rise = f"{100 * thinning.median_rise:.2g} % (median), at most {100 * thinning.largest_rise:.2g} %"
     changed = counted(thinning.other_verdicts, "verdict")
     return f"""
 ## The smaller bank
 
-The bank was thinned to {bank_size:,} vectors (`--bank-size`). Scores only rise by that: more good parts are flagged,
-and no defect is missed that was found before. On {counted(thinning.images, "reference image")}, scores rose by {rise};
-{changed} changed. Measure false alarms on good parts of your own.
+The bank was thinned to {bank_size:,} vectors (`--bank-size`).
+{told}
+On {counted(thinning.images, "reference image")}, scores rose by {rise}; {changed} changed.
 """
