@@ -18,7 +18,7 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.export import onnx_graph, reference
 from patchbank.export.folder import PROGRAMS
 from patchbank.export.thinning import recalibrated, thinned
-from patchbank.imaging.images import read_image
+from patchbank.imaging.images import read_image, write_png
 from patchbank.search.searcher import build_searcher
 from patchbank.util.progress import silent
 
@@ -98,6 +98,15 @@ def test_reference_images_of_ones_own(model, rng, tmp_path):
     assert len(rows) == 5
     assert {row["verdict"] for row in rows} == {graph_of(model)(each.image).verdict for each in images[:10]}
     np.testing.assert_array_equal(read_image(tmp_path / rows[0]["file"]), images[0].image)
+
+
+def test_nothing_says_where_files_lay_on_this_machine(model, rng, tmp_path):
+    """The folder is made to be handed on."""
+    write_png(tmp_path / "secret" / "a.png", pictures(rng)[0])
+    export_onnx(model, tmp_path / "out", images=[tmp_path / "secret" / "a.png"])
+    assert about(tmp_path / "out")["images"][0]["name"] == "a.png"
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or b"secret" not in path.read_bytes(), path
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from patchbank.errors import BackboneError, ConfigError
 from patchbank.export.verdict import NUMBERS
 from patchbank.imaging.images import read_image, resize, shown
 from patchbank.imaging.lossless import decoded
-from patchbank.imaging.sources import ImageSource, name_of
+from patchbank.imaging.sources import ImageSource, is_path, name_of
 from patchbank.model import PatchCore
 from patchbank.results.result import Result
 
@@ -89,7 +90,8 @@ def _given(model: PatchCore, size: tuple[int, int], images: Sequence[ImageSource
         image = read_image(source, model.config.image_format)
         if image.shape[:2] == size and image.dtype == np.uint8:
             kept += 1
-            yield name_of(source, number), image
+            name = name_of(source, number)
+            yield (Path(name).name if is_path(source) else name), image  # the folder is handed on: no paths of here
         last = f"{image.shape[0]}x{image.shape[1]} pixels of {image.dtype}"
     if images and not kept:
         raise ConfigError(
