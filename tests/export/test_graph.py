@@ -20,7 +20,7 @@ from patchbank.backbones.fake import FakeBackbone
 from patchbank.backbones.session import OnnxBackbone, make_session
 from patchbank.calibration.thresholds import Calibration
 from patchbank.config import Runtime
-from patchbank.export import preprocessing, verdict
+from patchbank.export import onnx_graph, preprocessing, verdict
 from patchbank.export.graph import Graph
 from patchbank.export.onnx_graph import inspection_graph, plan_for
 from patchbank.export.thinning import thinned
@@ -265,6 +265,13 @@ def test_networks_with_operators_of_others_are_refused(rng):
 def test_what_no_graph_can_do_is_refused(rng, options, size, words):
     with pytest.raises(ConfigError, match=words):
         plan_for(fitted(rng, **options), size)
+
+
+def test_a_bank_that_no_onnx_file_holds_is_refused(rng, monkeypatch):
+    model = fitted(rng)
+    monkeypatch.setattr(onnx_graph, "_MOST_BYTES", 5000)
+    with pytest.raises(ConfigError, match="thin the bank"):
+        inspection_graph(model, plan_for(model, SIZE), {})
 
 
 def test_images_of_many_channels_and_approximate_search_are_refused(rng):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from patchbank.backbones.session import MAX_ONNX_BYTES
 from patchbank.calibration.image_check import MEASURES
 from patchbank.errors import ConfigError
 from patchbank.export import preprocessing, scores, verdict
@@ -16,6 +17,7 @@ from patchbank.fitted.model import FittedModel
 from patchbank.imaging.formats import max_pixels
 from patchbank.imaging.images import MIN_SIDE, input_size
 
+_MOST_BYTES = int(0.9 * MAX_ONNX_BYTES)  # what is left is for the constants of resizing, and of the image check
 MASK = 255  # in the mask, of a pixel that is over the threshold
 
 
@@ -64,6 +66,11 @@ def inspection_graph(model: FittedModel, plan: Plan, metadata: dict[str, str]) -
     """The ONNX file: takes `image`, (H, W, 3) uint8 RGB, and gives score, p_value, verdict, anomaly_map, mask and,
     where the model has an image check, its measures. Raises ConfigError or BackboneError."""
     onnx, info, roi, config = model.backbone.to_onnx(), model.backbone.info, model.roi, model.config
+    if len(onnx) + model.bank.vectors.nbytes > _MOST_BYTES:
+        raise ConfigError(
+            f"export: expected a network and a bank of at most {_MOST_BYTES:,} bytes, which fit into one ONNX file; got "
+            f"{len(onnx):,} and {model.bank.vectors.nbytes:,}: thin the bank (--bank-size)"
+        )
     g = Graph(opset_of(onnx))
     height, width = plan.size
     pixels = preprocessing.blanked(g, "image", roi.inside(plan.size) if roi else None, info.mean)
