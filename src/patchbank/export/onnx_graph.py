@@ -68,7 +68,7 @@ def inspection_graph(model: FittedModel, plan: Plan, metadata: dict[str, str]) -
     onnx, info, roi, config = model.backbone.to_onnx(), model.backbone.info, model.roi, model.config
     if len(onnx) + model.bank.vectors.nbytes > _MOST_BYTES:
         raise ConfigError(
-            f"export: expected a network and a bank of at most {_MOST_BYTES:,} bytes, which fit into one ONNX file; got "
+            f"export: expected a network and a bank of at most {_MOST_BYTES:,} bytes, as one ONNX file holds; got "
             f"{len(onnx):,} and {model.bank.vectors.nbytes:,}: thin the bank (--bank-size)"
         )
     g = Graph(opset_of(onnx))
