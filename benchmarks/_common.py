@@ -66,6 +66,24 @@ def training_images(*names: str) -> list[Path]:
     return [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
 
 
+def original(path: Path, side: int, suffix: str) -> bytes:
+    """A reduced image as a camera would have given it: enlarged to `side` pixels, with noise of one grey level, as the
+    bytes of a ".png" (filters that adapt, as most programs write it) or ".jpg" file."""
+    import io
+
+    import cv2
+    from PIL import Image
+
+    small = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    large = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC)
+    noise = np.random.default_rng(0).normal(0, 1, large.shape).round()
+    picture = np.clip(large + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    image = Image.fromarray(picture[:, :, ::-1] if picture.ndim == 3 else picture)
+    image.save(file, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 95}))
+    return file.getvalue()
+
+
 def image_features(paths: list[Path], image_size: int = 320, embedding: str = "mean") -> Iterator[FloatArray]:
     """(h, w, D) patch features of each image: the default network and layers."""
     from patchbank.backbones import load_backbone

@@ -113,32 +113,42 @@ def default_size(results: dict[str, Any]) -> str:
 
 
 def predict(results: dict[str, Any]) -> str:
-    columns = {
-        "unavoidable_ms": "decode, resize, network, ms",
-        "whole_ms": "whole, ms",
-        "ratio": "ratio",
-        "processor_ratio": "ratio of processor time",
-        "ratio_with_faiss_flat": "ratio with faiss' flat index",
-        "stream_unavoidable_ms": "stream: decode, resize, network, ms",
-        "stream_ms": "stream: whole, ms",
-        "stream_ratio": "ratio",
-    }
-    names = [(SETS.get(row["set"], row["set"]), f"{row['bank']:,}") for row in results["rows"]]
-    cells = [[*name, *(row[key] for key in columns)] for name, row in zip(names, results["rows"], strict=True)]
-    stages = list(results["rows"][0]["stages_ms"])
+    rows = [_as_models(row) for row in results["rows"]]
+    lines = [
+        [
+            SETS.get(row["set"], row["set"]),
+            row["files"],
+            f"{row['bank']:,}",
+            precision,
+            row["unavoidable_ms"],
+            *(cost[key] for key in ("ms", "ratio", "processor_ratio")),
+            row["ratio_with_faiss_flat"] if precision == "float32" else "-",
+            row["stream_unavoidable_ms"],
+            *(cost[key] for key in ("stream_ms", "stream_ratio")),
+        ]
+        for row in rows
+        for precision, cost in row["models"].items()
+    ]
+    header = ["data set", "files", "bank", "precision", "decode, resize, float network, ms", "whole, ms", "ratio"]
+    header += ["ratio of processor time", "ratio with faiss' flat index", "stream: decode, resize, float network, ms"]
+    header += ["stream: whole, ms", "ratio"]
+    stages = list(rows[0]["models"]["float32"]["stages_ms"])
     by_stage = [
-        [*name, *(f"{row['stages_ms'][stage]:.2f}" for stage in stages)]
-        for name, row in zip(names, results["rows"], strict=True)
+        [*line[:4], *(f"{row['models'][line[3]]['stages_ms'][stage]:.2f}" for stage in stages)]
+        for line, row in zip(lines, [row for row in rows for _ in row["models"]], strict=True)
     ]
     cold = f"From the start of `patchbank predict` to its first line of JSON: {results['cold_start_s']:.2f} s."
-    return "\n\n".join(
-        (
-            table(["data set", "bank", *columns.values()], cells),
-            "By stage, ms:",
-            table(["data set", "bank", *stages], by_stage),
-            cold,
-        )
-    )
+    parts = table(header, lines), "By stage, ms:", table([*header[:4], *stages], by_stage), cold
+    return "\n\n".join(parts)
+
+
+def _as_models(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an earlier measurement, of one model and the files as they are, as one of today's."""
+    if "models" in row:
+        return row
+    keys = ("ratio", "processor_ratio", "stream_ms", "stream_ratio", "stages_ms")
+    cost = {"ms": row["whole_ms"], **{key: row[key] for key in keys}}
+    return {**row, "files": "as they are", "models": {"float32": cost}}
 
 
 def decoding(results: dict[str, Any]) -> str:
