@@ -5,8 +5,8 @@
 For each data set and bank size, on the same test files, in turn, in one process: one image at a time, file to result
 (verdict, map and regions), by stage, and a stream of images. The files come in three kinds: as the data set has them
 (the sets at hand are reduced JPEGs), and at the size of originals (900 pixels a side, with a camera's noise) as PNG and
-as JPEG. The baseline is the same for all: reading and resizing the same file, and running the network in float32. What is
-measured against it:
+as JPEG. The baseline is the same for all: reading and resizing the same file, and running the network in float32. What
+is measured against it:
 
 - a model whose network is in float32, and one whose network is in int8;
 - the float32 model with faiss' flat index as the search;
