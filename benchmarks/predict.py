@@ -71,13 +71,18 @@ def images(name: str, folder: Path) -> tuple[list[Path], list[Path]]:
     return paths[:40], paths[40:]
 
 
-def kinds_of_files(name: str, paths: list[Path], folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """The test files, and the same at the size of originals. Magnetic tiles are originals as they are."""
-    yield "as they are", paths
+Files = tuple[list[Path], list[Path]]  # to train on, to test on
+
+
+def kinds_of_files(name: str, found: Files, folder: Path) -> Iterator[tuple[str, Files]]:
+    """The files, and the same at the size of originals. Magnetic tiles are originals as they are."""
+    yield "as they are", found
     for suffix, kind in ORIGINALS.items() if name != "mtd" else ():
-        large = [folder / f"{SIDE}_{number:03d}{suffix}" for number in range(len(paths))]
-        for path, file in zip(paths, large, strict=True):
-            file.write_bytes(original(path, SIDE, suffix))
+        large: Files = ([], [])
+        for paths, files in zip(found, large, strict=True):
+            for path in paths:
+                files.append(folder / f"{path.parent.name} {path.stem} {SIDE}{suffix}")
+                files[-1].write_bytes(original(path, SIDE, suffix))
         yield f"{kind}, {SIDE} px", large
 
 
@@ -234,10 +239,10 @@ def main() -> int:
     for name, size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             train, test = images(name, Path(folder))
-            test = test[:6] if options.quick else test
-            models = fitted(train, size, options.quick)
-            for files, paths in kinds_of_files(name, test, Path(folder)):
-                rows.append(measure(name, files, models, paths, rounds))
+            found = (train[:12], test[:6]) if options.quick else (train, test)
+            for kind, (train, test) in kinds_of_files(name, found, Path(folder)):
+                models = fitted(train, size, options.quick)
+                rows.append(measure(name, kind, models, test, rounds))
             if not cold:
                 cold = cold_start(models["float32"], test[0], 2 if options.quick else 9)
                 print(f"cold start to the first line: {cold:.2f} s", flush=True)
