@@ -213,9 +213,10 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.barh(names, widths, left=left, label=stage)
         left += widths
     needed = [row["unavoidable_ms"] for row, _ in bars]
-    axes.plot(needed, names, "k|", markersize=12, label="decode, resize, float network")
+    axes.plot(needed, names, "k|", markersize=14, markeredgewidth=2, label="decode, resize, float network")
     axes.set(xlabel="milliseconds an image", ylabel="data set, files, bank vectors, precision")
-    axes.legend(ncols=4, fontsize=8)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
+    axes.legend(ncols=4, fontsize=8, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

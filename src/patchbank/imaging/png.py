@@ -7,6 +7,7 @@ in another order, damage) OpenCV decides. PNG loses nothing, so the pixels of a 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ MAX_CHUNKS = 200_000
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the type of colours
 _HEADER = struct.Struct(">IIBBBBB")
 _LONGEST_SIDE = 1_000_000  # libpng's
+_MOST = 2**32 - 65536  # bytes that libdeflate's binding unpacks: a number of 32 bits
 _WHOLE_WINDOW = 0x78  # how a zlib stream begins that may look back 32 KB; libpng is strict about others
 
 
@@ -100,7 +102,7 @@ def _is_plain(parts: _Parts, as_stored: bool) -> bool:
     width, height, bits, colours, *methods = parts.header
     usual = parts.kinds == [b"IHDR", *[b"IDAT"] * len(parts.coded), b"IEND"] and len(parts.kept[1]) == 25
     known = bits in (8, 16) and colours in ((0, 2, 6) if as_stored else (0, 2, 4, 6)) and methods == [0, 0, 0]
-    small = max(width, height) <= _LONGEST_SIDE and parts.raw < 2**32  # a number of 32 bits, in libdeflate's binding
+    small = max(width, height) <= _LONGEST_SIDE and parts.raw < _MOST
     return usual and known and small and len(parts.kept[-1]) == 12 and native.available()
 
 
@@ -135,6 +137,8 @@ _LAG = 315  # words of 64 bits: after so many, codes of 1 to 10 bits that repeat
 
 def _check_coded(parts: list[memoryview], raw: int) -> None:
     """ImageError for coded data that would become much more than the picture's `raw` bytes: libpng unpacks it all."""
+    from deflate import DeflateError, zlib_decompress
+
     if sum(map(len, parts)) < _MUCH:
         return
     coded = b"".join(parts)
@@ -142,6 +146,10 @@ def _check_coded(parts: list[memoryview], raw: int) -> None:
     other = np.flatnonzero(words[_LAG:] != words[:-_LAG])
     if np.diff(other, prepend=-1, append=len(words) - _LAG).max() < 128:
         return  # what unpacks to hundreds of times its size is the same few bits over and over
+    if raw < _MOST:
+        with contextlib.suppress(DeflateError):
+            zlib_decompress(coded, raw + 65536)
+            return
     inflate, total = zlib.decompressobj(), 0
     while not inflate.eof and coded:
         total += len(inflate.decompress(coded, 2**20))
