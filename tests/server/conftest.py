@@ -19,10 +19,11 @@ from patchbank import Config, PatchCore, Runtime
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.server.metrics import Metrics
 from patchbank.server.models import ModelHost
+from patchbank.server.registering import deploy_new, described
 from patchbank.server.run import Server, bound
 from patchbank.server.service import Service
 from patchbank.server.settings import Settings
-from patchbank.store.engine import open_store
+from patchbank.store.engine import Store, open_store
 
 SMALL = Config(image_size=64, coreset_ratio=0.3, max_false_alarms=0.2, confidence=0, scene_false_alarms=0)
 LOCAL = "http://127.0.0.1"
@@ -64,11 +65,18 @@ def png(picture) -> bytes:
 def service_of(model: PatchCore | None = None, *, data: Path | None = None, **settings) -> Service:
     """A service with a new data folder, or that one."""
     folder = data or Path(tempfile.mkdtemp(prefix="patchbank-test-")) / "data"
-    options, metrics = Settings(data=str(folder), **settings), Metrics()
-    host = ModelHost(options, Runtime(), metrics)
+    options, metrics, store = Settings(data=str(folder), **settings), Metrics(), open_store(folder)
     if model is not None:
-        host.serve("part", model)
-    return Service(options, open_store(folder), host, metrics)
+        deploy(store, model)
+    return Service(options, store, ModelHost(options, Runtime(), metrics), metrics)
+
+
+def deploy(store: Store, model: PatchCore, name: str = "part") -> None:
+    """What `patchbank serve name.patchbank` does."""
+    file = Path(tempfile.mkdtemp(prefix="patchbank-test-")) / f"{name}.patchbank"
+    model.save(file)
+    digest = store.models.put_file(file)
+    store.write(deploy_new, name, described(model, digest, file.stat().st_size))
 
 
 @contextmanager
@@ -134,6 +142,14 @@ class Caller:
         self._runner.run(self.http.aclose())
         self._runner.run(self._lifespan.__aexit__(None, None, None))
         self._runner.close()
+
+    def elsewhere(self, client: str) -> Caller:
+        """The same application, called from another address."""
+        other = Caller.__new__(Caller)
+        other.app, other._runner = self.app, self._runner
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False, client=(client, 12345))
+        other.http = httpx.AsyncClient(transport=transport, base_url=str(self.http.base_url))
+        return other
 
     def __call__(self, method: str, path: str, **rest) -> httpx.Response:
         return self._runner.run(self.http.request(method, path, **rest))

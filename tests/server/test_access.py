@@ -22,6 +22,7 @@ POST   /api/v1/session                               all
 PATCH  /api/v1/session                               viewer
 DELETE /api/v1/session                               known
 POST   /api/v1/session/password                      viewer
+POST   /api/v1/inspections                           engineer, token inspect
 GET    /api/v1/users                                 admin
 POST   /api/v1/users                                 admin
 PATCH  /api/v1/users/{user_id}                       admin

@@ -231,7 +231,7 @@ def test_a_full_queue_is_refused_with_a_time_to_wait(model, files, monkeypatch):
             thread.start()
         assert begun.acquire(timeout=60)
         assert begun.acquire(timeout=60)
-        wait_until(lambda: service.models._waiting["part"] == 3)
+        wait_until(lambda: service.stations.model("part").waiting == 3)
         refused = post(address, files[0])
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1

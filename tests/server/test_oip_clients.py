@@ -147,7 +147,7 @@ def test_the_asynchronous_client(address, files, results):
     ("name", "version", "inputs", "message", "status"),
     [
         ("other", "", None, "no model 'other'", "404"),
-        ("part", "9", None, "no version '9'", "404"),
+        ("part", "9", None, "Version '9' of model 'part' is not in use", "404"),
         ("part", "", [triton.InferInput("pixels", [1], "UINT8")], "image or image_bytes", "400"),
         ("part", "", [triton.InferInput("image", [1], "UINT8")], "expected the shape", "400"),
         ("part", "", [triton.InferInput("image", [1, 8, 8, 3], "FP32")], "datatype UINT8", "400"),

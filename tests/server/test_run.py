@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from patchbank import ConfigError
-from patchbank.server.models import name_of
+from patchbank.server.registering import name_of
 from patchbank.server.settings import Settings
 
 COMMAND = (sys.executable, "-m", "patchbank", "serve")
@@ -83,10 +83,12 @@ def test_logs_are_json_where_that_is_wanted(model_file):
         httpx.get(f"{running.address}/healthz")
         _, errors = running.end()
     lines = [json.loads(line) for line in errors.splitlines()]
-    assert [line["message"] for line in lines] == ["started", "request", "stopping", "stopped"]
-    assert lines[1]["request_id"] == "me-1"
-    assert lines[1]["status"] == 200
-    assert lines[1]["path"] == "/v2/models/part"
+    assert [line["message"] for line in lines] == [
+        *("model file deployed", "model in use", "started", "request", "stopping", "stopped")
+    ]
+    assert lines[3]["request_id"] == "me-1"
+    assert lines[3]["status"] == 200
+    assert lines[3]["path"] == "/v2/models/part"
 
 
 def test_it_drains(model_file):
@@ -163,7 +165,7 @@ def test_options_come_from_a_file_too_and_flags_win(tmp_path, model_file):
     with process(model_file, "--config", tmp_path / "serve.toml", "--stop-delay", 0) as running:
         code, errors = running.end()
     assert code == 0
-    assert json.loads(errors.splitlines()[0])["message"] == "started"
+    assert json.loads(errors.splitlines()[-1])["message"] == "stopped"
     (tmp_path / "serve.toml").write_text("backbone = 'x'")
     assert "unknown option 'backbone'" in failure("--config", tmp_path / "serve.toml", code=2)
 

@@ -33,6 +33,6 @@ class Pool:
         with self._lock:
             self._room += 1
 
-    def close(self) -> None:
-        """Waits for the images under way; those that wait get no result."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, waiting: bool = True) -> None:
+        """Waits for the images under way, and for those that wait; waiting = False: these get no result."""
+        self._threads.shutdown(wait=True, cancel_futures=not waiting)

@@ -16,12 +16,13 @@ from types import FrameType
 
 import uvicorn
 
-from patchbank import ConfigError, Runtime
+from patchbank import ConfigError, PatchCore, Runtime
 from patchbank.server.app import create_app
 from patchbank.server.logs import event, logger, logging_to_stderr
 from patchbank.server.metrics import Metrics
-from patchbank.server.models import ModelHost, name_of
+from patchbank.server.models import ModelHost
 from patchbank.server.protocol import LimitedProtocol
+from patchbank.server.registering import deploy_new, described, name_of
 from patchbank.server.service import Service
 from patchbank.server.settings import Settings
 from patchbank.store.engine import Store, open_store
@@ -49,14 +50,18 @@ def serve(
 
 def _service(models: Sequence[str | Path], settings: Settings, runtime: Runtime, store: Store) -> Service:
     metrics = Metrics()
-    host = ModelHost(settings, runtime, metrics)
     names = [name_of(path) for path in models]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"expected model files of different names; {name!r} is there twice")
     for name, path in zip(names, models, strict=True):
-        host.serve(name, host.load(path))
-    return Service(settings, store, host, metrics)
+        model = PatchCore.load(path, runtime=runtime)  # before anything is noted of it
+        digest = store.models.put_file(Path(path))
+        new = described(model, digest, store.models.path(digest).stat().st_size)
+        version, deployed = store.write(deploy_new, name, new)
+        said = "deployed" if deployed else "known already: what is deployed now stays"
+        event(_INFO, f"model file {said}", model=name, version=version.number, sha256=digest)
+    return Service(settings, store, ModelHost(settings, runtime, metrics), metrics)
 
 
 class Server(uvicorn.Server):
@@ -100,7 +105,9 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.01)
         if self.started:
             address = address_of(listener, self.service.settings)
-            event(_INFO, "started", address=address, models=",".join(self.service.models.names))
+            event(
+                _INFO, "started", address=address, models=",".join(each.name for each in self.service.stations.models())
+            )
             started(address)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

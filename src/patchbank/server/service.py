@@ -16,12 +16,16 @@ from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
 from patchbank.server.problems import busy
 from patchbank.server.settings import Settings
+from patchbank.server.stations import Stations
+from patchbank.store import preferences
 from patchbank.store.engine import Store
+from patchbank.store.events import MISSED, Event
 
 if TYPE_CHECKING:
     from patchbank.server.models import ModelHost
 
 _T = TypeVar("_T")
+_SETTINGS = ("setting", MISSED)
 BODIES = 8  # of the largest size that may be in memory at a time
 
 
@@ -33,8 +37,13 @@ class Service:
         self.attempts = Attempts()
         self.has_admin = False
         self.sessions_extended: dict[str, float] = {}
+        self.keys_under_way: set[str] = set()
+        self.stations = Stations(store, models)
+        self._preferences: dict[str, Any] = {}
         self.started = self.stopping = False
         self._requests = self._held = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._stop = asyncio.Event()
         metrics.gauge("patchbank_requests_under_way", "Requests that are being answered", (), self._under_way)
         metrics.gauge("patchbank_ready", "1 if the service is ready", (), lambda: [((), float(self.ready))])
@@ -48,6 +57,31 @@ class Service:
         """Makes the service not ready; streams of events end. Requests that come all the same are answered."""
         self.stopping = True
         self._stop.set()
+
+    async def start(self) -> None:
+        """Makes the service ready: loads what is deployed, and follows what is written."""
+        await self._read_preferences()
+        loop = asyncio.get_running_loop()
+
+        def told(event: Event) -> None:
+            if event.kind in _SETTINGS:
+                loop.call_soon_threadsafe(self._preferences_changed)
+
+        self._unsubscribe = self.store.events.subscribe(told)
+        await self.stations.start()
+        self.started = True
+
+    async def end(self) -> None:
+        """Lets go of everything. Images that wait get no result; what waits to be written is written."""
+        self.stop()
+        self._unsubscribe()
+        await self.stations.stop()
+        await asyncio.to_thread(self.models.close)
+        await asyncio.to_thread(self.store.close)
+
+    def preference(self, key: str) -> Any:
+        """A setting of the pages, as it is now."""
+        return self._preferences[key]
 
     async def read(self, function: Callable[..., _T], *args: Any, **named: Any) -> _T:
         """Calls function(connection, ...) in a thread of the store, and waits for it."""
@@ -63,11 +97,6 @@ class Service:
             self.store.submit(function, *args).add_done_callback(_log_failure)
         except StoreError as error:
             logger.warning("%s was not noted: %s", function.__name__, error)
-
-    def close(self) -> None:
-        """Lets go of everything. Images that wait get no result; what waits to be written is written."""
-        self.models.close()
-        self.store.close()
 
     async def until_stop(self) -> None:
         """Waits until the service stops: for answers that have no end of their own."""
@@ -87,6 +116,15 @@ class Service:
             yield
         finally:
             self._requests -= 1
+
+    async def _read_preferences(self) -> None:
+        found = await self.read(preferences.all_now)
+        self._preferences = {each.preference.key: each.value for each in found}
+
+    def _preferences_changed(self) -> None:
+        task = asyncio.create_task(self._read_preferences())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _under_way(self) -> list[tuple[tuple[str, ...], float]]:
         return [((), float(self._requests))]

@@ -77,7 +77,7 @@ def answer(
         else:
             tensor["data"] = _listed(values)
         tensors.append(tensor)
-    about: dict[str, Any] = {"model_name": hosted.name, "model_version": asked or hosted.version}
+    about: dict[str, Any] = {"model_name": hosted.name, "model_version": asked or str(hosted.number)}
     if request.id is not None:
         about["id"] = request.id
     about["parameters"] = {"sha256": hosted.model.made_by.sha256, "time": results[0].time}

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from patchbank.server.access import EVERYBODY, GuardedRoute, needs
-from patchbank.server.models import Hosted
 from patchbank.server.oip import request as requests
 from patchbank.server.oip import response as answers
 from patchbank.server.problems import Problem, busy, render_as
@@ -85,9 +84,9 @@ async def ready(request: Request) -> dict[str, bool]:
 @needs("viewer", "inspect", "read")
 async def index(request: Request) -> list[dict[str, str]]:
     """All models that can be asked."""
-    models = service_of(request).models
     return [
-        {"name": name, "version": models.get(name).version, "state": "READY", "reason": ""} for name in models.names
+        {"name": each.name, "version": str(each.number), "state": "READY", "reason": ""}
+        for each in service_of(request).stations.models()
     ]
 
 
@@ -95,14 +94,14 @@ async def index(request: Request) -> list[dict[str, str]]:
 @needs("viewer", "inspect", "read")
 async def model(request: Request, name: str) -> dict[str, Any]:
     """The model's inputs and outputs."""
-    return _metadata(service_of(request).models.get(name))
+    return _metadata(request, name)
 
 
 @router.get("/models/{name}/versions/{version}", summary="A model, by its version", responses=_MODEL)
 @needs("viewer", "inspect", "read")
 async def model_version(request: Request, name: str, version: str) -> dict[str, Any]:
     """The model's inputs and outputs."""
-    return _metadata(service_of(request).models.get(name, version))
+    return _metadata(request, name, version)
 
 
 @router.get("/models/{name}/ready", summary="Is the model ready?", responses=_READY)
@@ -146,8 +145,8 @@ async def infer_version(request: Request, name: str, version: str) -> Response:
 
 async def _infer(request: Request, name: str, version: str | None = None) -> Response:
     service = service_of(request)
-    hosted = service.models.get(name, version)
-    service.models.check_room(name)
+    hosted = service.stations.model(name, version)
+    service.models.check_room(hosted)
     body, limit = await request.body(), service.settings.max_body
     headers = request.headers
 
@@ -179,12 +178,15 @@ def _response(found: answers.Answer) -> Response:
     return response
 
 
-def _metadata(hosted: Hosted) -> dict[str, Any]:
+def _metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    stations = service_of(request).stations
+    hosted = stations.model(name, version)
+    versions = [str(each.number) for each in stations.models() if each.name == name]
     channels = hosted.model.config.channels or 3
     outputs = answers.outputs_of(hosted).values()
     return {
         "name": hosted.name,
-        "versions": [hosted.version],
+        "versions": versions,
         "platform": "patchbank",
         "inputs": [
             {"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, channels]},
@@ -196,7 +198,7 @@ def _metadata(hosted: Hosted) -> dict[str, Any]:
 
 def _readiness(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
     service = service_of(request)
-    hosted = service.models.get(name, version)
+    hosted = service.stations.model(name, version)
     if not service.ready:
         raise busy(json.dumps({"ready": False}), kind="not-ready")
     return {"name": hosted.name, "ready": True, "live": True}
