@@ -58,7 +58,7 @@ MOST_AT_THE_ROOT = 12  # modules beside the folders
 USERS = {
     "store": ("util", "version", "errors"),
     "line": ("util", "version", "reports"),
-    "server": ("util", "version", "reports", "store", "config", "validation", "errors"),
+    "server": ("util", "version", "reports", "store", "config", "validation", "errors", "imaging"),
 }
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
 # functions that use it.

@@ -95,7 +95,7 @@ def running(service: Service) -> Iterator[str]:
             assert ready.wait(60)
             yield address[0]
         finally:
-            server.should_exit = True
+            server.loop.call_soon_threadsafe(server.stop_now)
             thread.join(60)
             assert not thread.is_alive()
 

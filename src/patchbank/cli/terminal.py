@@ -17,10 +17,7 @@ from typing import Any, TextIO
 
 from patchbank.errors import OutputError
 from patchbank.util.log import logger
-from patchbank.util.wording import printable
-
-# What spreadsheets take for the beginning of a formula, plain and in full width.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+from patchbank.util.wording import printable, spreadsheet_safe
 
 
 def say(text: str = "", style: str = "") -> None:
@@ -179,11 +176,7 @@ def _write(stream: TextIO, line: str) -> None:
 
 
 def _cell(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    kept = "" if sys.stdout.isatty() else "\n\r\t"
-    text = "".join(char if char in kept else printable(char) for char in value)
-    return f"'{text}" if value.startswith(_FORMULA) else text
+    return spreadsheet_safe(value, "" if sys.stdout.isatty() else "\n\r\t")
 
 
 def drop_stdout() -> None:

@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from patchbank.server import health, problems
 from patchbank.server.access import EVERYBODY, GuardedRoute, needs
-from patchbank.server.api import audit, inspections, session, tokens, users
+from patchbank.server.api import audit, events, inspections, reading, reviews, session, settings, streams, tokens, users
 from patchbank.server.api.routing import PREFIX
 from patchbank.server.edge import Edge
 from patchbank.server.oip import router as oip
@@ -19,7 +19,18 @@ from patchbank.server.service import Service
 from patchbank.version import __version__
 
 OPENAPI = f"{PREFIX}/openapi.json"
-API = (inspections.routes, session.routes, users.routes, tokens.routes, audit.routes)
+API = (
+    reading.routes,
+    inspections.routes,
+    reviews.routes,
+    streams.routes,
+    events.routes,
+    settings.routes,
+    session.routes,
+    users.routes,
+    tokens.routes,
+    audit.routes,
+)
 
 
 def create_app(service: Service) -> FastAPI:

@@ -122,7 +122,7 @@ def set_cookie(request: Request, response: Response, secret: str) -> None:
     response.set_cookie(
         cookie_name(request),
         secret,
-        max_age=3600 * service_of(request).settings.session_hours,
+        max_age=round(3600 * service_of(request).preference("session.hours")),
         path="/",
         secure=request.scope["scheme"] == "https",
         httponly=True,
@@ -138,7 +138,7 @@ def drop_cookie(request: Request, response: Response) -> None:
 
 def expires(service: Service) -> datetime:
     """When a session that is used now ends."""
-    return datetime.now(UTC) + timedelta(hours=service.settings.session_hours)
+    return datetime.now(UTC) + timedelta(hours=service.preference("session.hours"))
 
 
 def _extend(service: Service, secret: str) -> None:

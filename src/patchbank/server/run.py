@@ -96,6 +96,7 @@ class Server(uvicorn.Server):
             runner.run(self._run(listener, started))
 
     async def _run(self, listener: socket.socket, started: Callable[[str], None]) -> None:
+        self.loop = asyncio.get_running_loop()
         with self.capture_signals():
             await asyncio.gather(self._serve([listener]), self._tell(listener, started))
         event(_INFO, "stopped")
@@ -140,9 +141,11 @@ class Server(uvicorn.Server):
             return
         event(_INFO, "stopping", signal=signal.Signals(sig).name)
         self.service.stop()
-        asyncio.get_running_loop().call_later(self.service.settings.stop_delay, self._stop)
+        asyncio.get_running_loop().call_later(self.service.settings.stop_delay, self.stop_now)
 
-    def _stop(self) -> None:
+    def stop_now(self) -> None:
+        """Not ready, and no new requests, without a delay. To be called in the loop."""
+        self.service.stop()
         self.should_exit = True
 
     def _reload(self) -> None:

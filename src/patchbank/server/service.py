@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from starlette.requests import Request
 
 from patchbank.errors import StoreError
+from patchbank.server.events import Hub
 from patchbank.server.logins import Attempts
 from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
@@ -39,12 +40,12 @@ class Service:
         self.sessions_extended: dict[str, float] = {}
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
+        self.hub = Hub()
         self._preferences: dict[str, Any] = {}
         self.started = self.stopping = False
         self._requests = self._held = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unsubscribe: Callable[[], None] = lambda: None
-        self._stop = asyncio.Event()
+        self._unsubscribe: Callable[[], object] = lambda: None
         metrics.gauge("patchbank_requests_under_way", "Requests that are being answered", (), self._under_way)
         metrics.gauge("patchbank_ready", "1 if the service is ready", (), lambda: [((), float(self.ready))])
 
@@ -56,7 +57,7 @@ class Service:
     def stop(self) -> None:
         """Makes the service not ready; streams of events end. Requests that come all the same are answered."""
         self.stopping = True
-        self._stop.set()
+        self.hub.end()
 
     async def start(self) -> None:
         """Makes the service ready: loads what is deployed, and follows what is written."""
@@ -67,7 +68,8 @@ class Service:
             if event.kind in _SETTINGS:
                 loop.call_soon_threadsafe(self._preferences_changed)
 
-        self._unsubscribe = self.store.events.subscribe(told)
+        unsubscribe, unfollow = self.store.events.subscribe(told), self.hub.follow(self.store.events)
+        self._unsubscribe = lambda: (unsubscribe(), unfollow())
         await self.stations.start()
         self.started = True
 
@@ -97,10 +99,6 @@ class Service:
             self.store.submit(function, *args).add_done_callback(_log_failure)
         except StoreError as error:
             logger.warning("%s was not noted: %s", function.__name__, error)
-
-    async def until_stop(self) -> None:
-        """Waits until the service stops: for answers that have no end of their own."""
-        await self._stop.wait()
 
     def hold(self, size: int) -> None:
         """Counts bytes of bodies that are in memory, or no longer are (below 0). Raises Problem if it were too many."""

@@ -44,10 +44,6 @@ class Settings:
         "several services may share; unset = an embedded SQLite database in the data folder",
         group="data",
     )
-    # people
-    session_hours: int = option(
-        12, "Hours after which somebody who does nothing is signed out", group="people", low=1, high=720
-    )
     # limits
     max_body_mb: int = option(50, "Largest body of a request, in MB of 10^6 bytes", group="limits", low=1, high=2000)
     timeout: float = option(

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# What spreadsheets take for the beginning of a formula, plain and in full width.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _SHOWN = 4  # items of a collection
 _LONGEST = 100  # characters of anything else
 # What acts on a terminal, or hides or reorders what is shown: control characters, line and paragraph separators, marks
@@ -41,6 +43,15 @@ def printable(text: str) -> str:
     Everything else stays as it is. For texts from outside: file names, and names and notes in model files.
     """
     return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def spreadsheet_safe(value: object, kept: str = "\n\r\t") -> object:
+    """A value for a CSV file: a text that a spreadsheet would take for a formula gets an apostrophe before it, and
+    control characters but `kept` are written out. Anything else is as it was."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(char if char in kept else printable(char) for char in value)
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def brief(thing: Any) -> str:

@@ -13,6 +13,7 @@ from patchbank.server.api.routing import Time, Told
 from patchbank.server.service import Service
 from patchbank.store import inspections, models, streams
 from patchbank.store.inspections import Inspection, Region
+from patchbank.store.reviews import Review
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -81,6 +82,18 @@ class Detail(Summary):
     regions: list[Area]
 
 
+class Said(Told):
+    """What a person said of an inspection. withdrawn: what was said before was a mistake."""
+
+    id: int
+    label: Literal["good", "defect", "unsure", "withdrawn"]
+    kind: str
+    comment: str
+    by: str
+    at: Time
+    supersedes_id: int | None
+
+
 class _Names(Told):
     streams: dict[int, str]
     versions: dict[int, Model]
@@ -99,6 +112,11 @@ async def details_of(service: Service, found: Sequence[Inspection]) -> list[Deta
         Detail(**_told(each, names), regions=[_area(region) for region in areas])
         for each, areas in zip(found, regions, strict=True)
     ]
+
+
+def said_of(review: Review) -> Said:
+    """A review, told."""
+    return Said.model_validate(review)
 
 
 def _names_of(connection: Connection, found: Sequence[Inspection]) -> _Names:
