@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from patchbank import ImageError, PatchCore, Result, Runtime
+from patchbank import Busy, ImageError, Inspector, PatchCore, Result, Runtime
 from patchbank.server.metrics import Metrics
-from patchbank.server.pool import Busy, Pool
 from patchbank.server.problems import Problem, busy
 from patchbank.server.settings import Settings
 
@@ -28,7 +27,7 @@ class Hosted:
     version_id: int
     number: int
     model: PatchCore
-    inspector: Pool
+    inspector: Inspector
     waiting: int = 0
 
 
@@ -54,7 +53,7 @@ class ModelHost:
 
     def hold(self, name: str, version_id: int, number: int, model: PatchCore) -> Hosted:
         """Takes a version into use."""
-        inspector = Pool(model, self._settings.workers, self._settings.queue)
+        inspector = model.inspector(workers=self._settings.workers, queue=self._settings.queue)
         hosted = self._hosted[version_id] = Hosted(name, version_id, number, model, inspector)
         return hosted
 
@@ -115,7 +114,7 @@ class ModelHost:
     def close(self) -> None:
         """Ends all work."""
         for hosted in self.drop_all_but(set()):
-            hosted.inspector.close(waiting=False)
+            hosted.inspector.close(cancel=True)
 
     def _full(self, hosted: Hosted) -> bool:
         return hosted.waiting >= self._settings.workers + self._settings.queue

@@ -25,6 +25,7 @@ from patchbank.server.protocol import LimitedProtocol
 from patchbank.server.registering import deploy_new, described, name_of
 from patchbank.server.service import Service
 from patchbank.server.settings import Settings
+from patchbank.server.stations import prove
 from patchbank.store.engine import Store, open_store
 
 _INFO = 20
@@ -55,7 +56,8 @@ def _service(models: Sequence[str | Path], settings: Settings, runtime: Runtime,
         if names.count(name) > 1:
             raise ConfigError(f"expected model files of different names; {name!r} is there twice")
     for name, path in zip(names, models, strict=True):
-        model = PatchCore.load(path, runtime=runtime)  # before anything is noted of it
+        model = PatchCore.load(path, runtime=runtime)
+        prove(model)  # before anything is noted of it
         digest = store.models.put_file(Path(path))
         new = described(model, digest, store.models.path(digest).stat().st_size)
         version, deployed = store.write(deploy_new, name, new)

@@ -181,6 +181,7 @@ class Stations:
         loaded = PatchCore.load(self._store.models.path(version.file_sha256), runtime=self._host.runtime)
         if loaded.made_by.sha256 != version.file_sha256:
             raise StoreError("the file is damaged: its digest is another one; restore it from a backup")
+        prove(loaded)
         return loaded
 
     def _station(self, stream: Stream, deployments: Sequence[Deployment]) -> Station:
@@ -193,6 +194,15 @@ class Stations:
         if deployment is None or deployment.model_version_id is None:
             return None
         return self._host.get(deployment.model_version_id)
+
+
+def prove(model: PatchCore) -> None:
+    """Has the model score its own images once more. Raises SelfTestError if this machine scores them otherwise; a file
+    of an earlier patchbank has none, which is said."""
+    if model.self_test_images:
+        model.run_self_test()
+    else:
+        logger.warning("the model has no images to test itself with: update it, or fit it again")
 
 
 def _wanted(connection: Connection) -> _Wanted:

@@ -176,7 +176,7 @@ def _images(tensor: Any, rest: memoryview, channels: int) -> list[bytes | npt.ND
     shape = _shape(name, tensor.get("shape"), channels)
     data = _binary(name, tensor, rest)
     if name == "image":
-        return list(_pixels(tensor["data"] if data is None else data, shape))
+        return [_kept(each) for each in _pixels(tensor["data"] if data is None else data, shape)]
     files = _strings(tensor["data"]) if data is None else _elements(data)
     if len(files) != shape[0]:
         raise Unreadable(f"image_bytes: expected {shape[0]} elements, as the shape says; got {len(files)}")
@@ -229,6 +229,13 @@ def _pixels(data: Any, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
         raise Unreadable("image: expected whole numbers from 0 to 255")
     return values.astype(np.uint8).reshape(shape)
+
+
+def _kept(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A copy that nobody can write to: it is handed over as it is."""
+    copy = image.copy()
+    copy.setflags(write=False)
+    return copy
 
 
 def _elements(data: memoryview) -> list[bytes]:
