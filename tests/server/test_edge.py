@@ -214,14 +214,14 @@ def test_numbers_are_counted(call, files):
 def test_a_full_queue_is_refused_with_a_time_to_wait(model, files, monkeypatch):
     """Back-pressure: two are inspected, one waits, the next is told to come again; nothing is lost."""
     go, begun, answers = threading.Event(), threading.Semaphore(0), []
-    predict = type(model).predict
+    inspect = type(model)._inspect
 
-    def slow(self, image):
+    def slow(self, image, name):
         begun.release()
         assert go.wait(60)
-        return predict(self, image)
+        return inspect(self, image, name)
 
-    monkeypatch.setattr(type(model), "predict", slow)
+    monkeypatch.setattr(type(model), "_inspect", slow)
     service = service_of(model, workers=2, queue=1)
     from server.conftest import running
 
@@ -244,7 +244,7 @@ def test_a_full_queue_is_refused_with_a_time_to_wait(model, files, monkeypatch):
 
 def test_an_inspection_that_takes_too_long_is_a_refusal_and_not_a_verdict(model, files, monkeypatch):
     go = threading.Event()
-    monkeypatch.setattr(type(model), "predict", lambda *_: go.wait(60))
+    monkeypatch.setattr(type(model), "_inspect", lambda *_: go.wait(60))
     with calling(service_of(model)) as call:
         tensor = {"name": "image", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3]}
         answer = call.post("/v2/models/part/infer", json={"inputs": [tensor], "parameters": {"timeout": 20_000}})

@@ -304,13 +304,14 @@ def test_a_full_disk_is_503_and_the_next_one_is_kept(call, service, files, monke
     assert post(call, files[0]).status_code == 201
 
 
-def test_a_result_of_no_number_is_ng(call, service, files, model, monkeypatch):
+def test_a_result_of_no_number_is_ng(service, files, model, monkeypatch):
     """NaN is no reason for OK, and no reason for a crash."""
-    predict = type(model).predict
+    inspect = type(model)._inspect
     monkeypatch.setattr(
-        type(model), "predict", lambda self, image: dataclasses.replace(predict(self, image), score=float("nan"))
+        type(model), "_inspect", lambda self, *about: dataclasses.replace(inspect(self, *about), score=float("nan"))
     )
-    said = post(call, files[0])
+    with calling(service) as call:
+        said = post(call, files[0])
     assert said.status_code == 201, said.text
     assert said.json()["verdict"] == "ng"
     assert said.json()["score"] is None

@@ -64,7 +64,9 @@ def add(connection: Connection, name: str, *, site: str = "", by: Actor = SYSTEM
     if not values.insert_new(connection, streams, row):
         raise StoreConflictError(f"there is a stream {name} already; choose another name")
     audit_log.append(connection, by, "stream.add", f"stream/{name}", new={"site": site})
-    return by_name(connection, name)
+    made = by_name(connection, name)
+    events.tell(connection, "stream", stream_id=made.id, state=made.state)
+    return made
 
 
 def ensure(connection: Connection, name: str, *, by: Actor = SYSTEM) -> Stream:
