@@ -27,6 +27,7 @@ from patchbank.backbones.tokens import Tokens, tokens_of
 from patchbank.cli.app import app
 from patchbank.errors import BackboneError, ConfigError, ModelFileError
 from patchbank.features.extract import layer_maps, tiles_in_phase
+from patchbank.fit.remarks import remarks
 from patchbank.imaging.images import input_size
 from patchbank.model_file import archive
 from patchbank.model_file.contents import packed
@@ -360,6 +361,20 @@ def test_tiled_maps_are_those_of_the_whole_image(tmp_path: Path, tile: int, over
     (whole,), (tiled,) = layer_maps(image, backbone, 640, 0), layer_maps(image, backbone, tile, overlap)
     assert whole.shape == (1, 8, 28, 44)
     np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_a_fit_in_tiles_says_what_that_means(tmp_path: Path) -> None:
+    """A transformer sees a tile alone; whoever fits one hears it, and nobody else."""
+    path, images = saved(tmp_path, network()), [np.full((64, 64, 3), 90, np.uint8)] * 3
+    for size, tile, backbone, expected in (
+        (252, 128, None, True),
+        (252, 256, None, False),
+        (256, 128, FakeBackbone(), False),
+    ):
+        model = PatchCore.fit(
+            images, Config(backbone=path, image_size=size, tile_size=tile, tile_overlap=32), backbone=backbone
+        )
+        assert any("tiles of 128 pixels" in remark for remark in remarks(model)) == expected
 
 
 # --- whole models ---

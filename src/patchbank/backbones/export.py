@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ def export(name: str, path: str | Path, pretrained: bool = True, weights: str | 
             "run: pip install 'patchbank[torch]'"
         ) from error
     state = None if weights is None else _read_weights(torch, Path(weights))
-    model = _make(timm, torch, name, pretrained, state)
+    with redirect_stdout(io.StringIO()):  # timm prints what it leaves out of a checkpoint
+        model = _make(timm, torch, name, pretrained, state)
     onnx_bytes = _finish(_to_onnx(torch, model), model.metadata)
     _check(torch, model, onnx_bytes)
     with atomic_write(path) as file:

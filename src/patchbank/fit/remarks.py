@@ -68,6 +68,11 @@ def remarks(model: FittedModel) -> Iterator[str]:
         yield f"scene: {scene.support}; its ranges are widened"
     elif calibration and model.config.scene_false_alarms and not scene:
         yield f"the scene is not checked: that needs {LEAST_IMAGES} images to calibrate with"
+    if _in_tiles(model):
+        yield (
+            f"images go through the network in tiles of {model.config.tile_size} pixels, and a vision transformer sees "
+            "each tile alone: the map may show seams; a smaller image_size keeps images in one piece"
+        )
     if bare := len(model.unpictured):
         them = plural(bare, "it", "them")
         yield (
@@ -88,6 +93,13 @@ def remarks(model: FittedModel) -> Iterator[str]:
         look = plural(len(suspects), "looks", "look")
         yield f"{len(suspects)} of {images} training images {look} defective and taught that this is normal:"
         yield from _listed(suspects)
+
+
+def _in_tiles(model: FittedModel) -> bool:
+    """Whether a network whose positions see the whole image got it in pieces."""
+    info, config = model.backbone.info, model.config
+    longest = int(model.bank.grids.max()) * config.patch_stride * info.layers[0].stride
+    return info.patch_size == 1 and info.side_multiple > 1 and longest > config.tile_size
 
 
 def _listed(suspects: tuple[SuspectedOutlier, ...]) -> Iterator[str]:
