@@ -53,9 +53,9 @@ def brute_capital(answers, bound, alternatives):
 @settings(max_examples=40, deadline=None)
 @given(answers=st.lists(st.booleans(), min_size=1, max_size=25), bound=st.floats(0.02, 0.95))
 def test_the_capital_is_what_its_definition_says(answers, bound):
-    from patchbank.monitoring.drift import _alternatives
+    from patchbank.monitoring.drift import alternatives
 
-    expected = brute_capital(answers, bound, _alternatives(bound))
+    expected = brute_capital(answers, bound, alternatives(bound))
     assert math.exp(log_capital(np.array(answers), bound)[-1]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -189,12 +189,12 @@ def test_the_first_images_are_a_reference_only(rng):
 
 
 def test_begin_of_shift_is_the_brute_force_maximum(rng):
-    from patchbank.monitoring.drift import _alternatives
+    from patchbank.monitoring.drift import alternatives
 
     answers = rng.random(60) < np.where(np.arange(60) < 35, 0.3, 0.9)
     likely = max(
         (sum(math.log(q / 0.4 if a else (1 - q) / 0.6) for a in answers[k:]), -k)
-        for q in _alternatives(0.4)
+        for q in alternatives(0.4)
         for k in range(60)
     )
     assert begin_of_shift(answers, 0.4) == -likely[1]

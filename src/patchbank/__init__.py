@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from patchbank.model import PatchCore
     from patchbank.monitoring.audit import Audit, audit_images, audit_model
     from patchbank.monitoring.drift import Drift, Shift, find_drift
+    from patchbank.monitoring.drift_monitor import DriftMonitor
     from patchbank.results.audit import AuditedImage, Outlier
     from patchbank.results.explanation import Finding, NormalPatch
     from patchbank.results.heat import anomaly_map, heat_picture
@@ -87,6 +88,7 @@ _LAZY = {
     "Dataset": "patchbank.evaluation.datasets",
     "Diff": "patchbank.update.compare",
     "Drift": "patchbank.monitoring.drift",
+    "DriftMonitor": "patchbank.monitoring.drift_monitor",
     "Evaluation": "patchbank.evaluation.evaluate",
     "Exported": "patchbank.export.folder",
     "Explanation": "patchbank.inspection.explain",
@@ -148,6 +150,7 @@ __all__ = [
     "DatasetError",
     "Diff",
     "Drift",
+    "DriftMonitor",
     "Evaluation",
     "Explanation",
     "Exported",

@@ -27,10 +27,10 @@ from patchbank.calibration.thresholds import Calibration, upper_bound
 from patchbank.errors import ConfigError
 from patchbank.util.wording import brief
 
-_LEAST_REFERENCE = 20  # images of the stream to compare with
-_ODDS = 16  # alternatives above the bound
+LEAST_REFERENCE = 20  # images of the stream to compare with
+ODDS = 16  # alternatives above the bound
 _LARGEST = 0.995  # of their probabilities
-_PLACES = 2.12  # more than the sum of 1 / (k ln(k)^2) over k >= 2
+PLACES = 2.12  # more than the sum of 1 / (k ln(k)^2) over k >= 2
 
 
 @dataclass(frozen=True)
@@ -110,26 +110,30 @@ def find_drift(
     values = np.asarray(scores, np.float32)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise ConfigError("drift: expected a list of finite scores")
+    check_promise(confidence, defects, reference)
+    if in_scene and len(in_scene) != len(values):
+        raise ConfigError(f"drift: expected in_scene for {len(values)} images; got {len(in_scene)}")
+    error = 1 - confidence
+    asked = level_questions(calibration, error, defects, values[: min(reference, len(values) // 2)])
+    level = _shift("level", [_Side(each, each.of(values)) for each in asked], error)
+    over = flagged_question(calibration, error)
+    flagged = _shift("flagged", [_Side(over, over.of(values))], error)
+    strange = None
+    if scene and any(known is not None for known in in_scene):
+        seen = np.flatnonzero([known is not None for known in in_scene])
+        outside = np.array([known is False for known in in_scene])[seen]
+        strange = _renumbered(_shift("scene", [_Side(scene_question(scene, error), outside)], error), seen)
+    return Drift(len(values), level, flagged, strange, advice_on(level, flagged, strange))
+
+
+def check_promise(confidence: float, defects: float, reference: int) -> None:
+    """Raises ConfigError for an impossible value of what `find_drift` takes."""
     if not 0.5 <= confidence < 1:
         raise ConfigError(f"confidence: expected at least 0.5 and less than 1; got {confidence!r}")
     if not 0 <= defects <= 0.8:
         raise ConfigError(f"defects: expected a share between 0 and 0.8; got {defects!r}")
     if reference < 0:
         raise ConfigError(f"reference: expected a number of images; got {reference!r}")
-    if in_scene and len(in_scene) != len(values):
-        raise ConfigError(f"drift: expected in_scene for {len(values)} images; got {len(in_scene)}")
-    error = 1 - confidence
-    # All scores, those of suspects too: should these be good, they are good images over the threshold.
-    level = _level(values, calibration, error, defects, reference)
-    limit = exceedance_bound(calibration.scores, calibration.threshold, error / 2)
-    flagged = _shift("flagged", [_Side("up", "calibration", values > calibration.threshold, limit)], error)
-    strange = None
-    if scene and any(known is not None for known in in_scene):
-        seen = np.flatnonzero([known is not None for known in in_scene])
-        outside = np.array([known is False for known in in_scene])[seen]
-        limit = exceedance_bound(scene.deviations, widening(scene.deviations, scene.max_false_alarms), error / 2)
-        strange = _renumbered(_shift("scene", [_Side("up", "calibration", outside, limit)], error), seen)
-    return Drift(len(values), level, flagged, strange, _advice(level, flagged, strange))
 
 
 def exceedance_bound(scores: Array, cut: float, error: float) -> float:
@@ -138,40 +142,68 @@ def exceedance_bound(scores: Array, cut: float, error: float) -> float:
     return upper_bound(len(scores), int(np.count_nonzero(scores > np.float32(cut))), 1 - error)
 
 
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """One question, asked of every image from number `begins` on. bound: on the probability of yes."""
+@dataclass(frozen=True)
+class Question:
+    """Is an image's score, times `sign`, over `middle`? Asked of every image from number `begins` on. bound: on the
+    probability of yes."""
 
     direction: str
     reference: str
-    answers: BoolArray
     bound: float
+    sign: int = 1
+    middle: float = 0.0
     begins: int = 0
 
-    def log_capital(self) -> DoubleArray:
-        return np.concatenate([np.zeros(self.begins), log_capital(self.answers[self.begins :], self.bound)])
+    def of(self, scores: FloatArray) -> BoolArray:
+        """(N,) scores -> the answers."""
+        answers: BoolArray = self.sign * scores > self.middle
+        return answers
 
 
-def _level(scores: FloatArray, calibration: Calibration, error: float, defects: float, reference: int) -> Shift:
+def level_questions(calibration: Calibration, error: float, defects: float, first: FloatArray) -> tuple[Question, ...]:
     """Over and under the median of the calibration scores, and of the stream's first images.
 
     A left-out image's own vectors, which its oddest patches put into the bank, are missing when it is scored: its score
     is too high. That makes the upward question deafer, and forbids the downward one.
     """
-    first = min(reference, len(scores) // 2)
     known = [("up", "calibration", calibration.scores, 0)]
     if calibration.method != "leave_one_out":
         known.append(("down", "calibration", calibration.scores, 0))
-    if first >= _LEAST_REFERENCE:
-        known += [(direction, "start", scores[:first], first) for direction in ("up", "down")]
-    sides = []
+    if len(first) >= LEAST_REFERENCE:
+        known += [(direction, "start", first, len(first)) for direction in ("up", "down")]
+    questions = []
     for direction, where, normal, begins in known:
         sign = 1 if direction == "up" else -1
         middle = float(np.sort(sign * normal)[math.ceil(len(normal) / 2) - 1])
         bound = exceedance_bound(sign * normal, middle, error / (2 * len(known)))
         spoilt = 1.0 if where == "start" else 1 - defects  # the stream's first images have defects among them too
-        sides.append(_Side(direction, where, sign * scores > middle, min(defects + spoilt * bound, 0.999), begins))
-    return _shift("level", sides, error)
+        questions.append(Question(direction, where, min(defects + spoilt * bound, 0.999), sign, middle, begins))
+    return tuple(questions)
+
+
+def flagged_question(calibration: Calibration, error: float) -> Question:
+    """Over the threshold? All scores bound it, those of suspects too: should these be good, they are good images over
+    the threshold."""
+    bound = exceedance_bound(calibration.scores, calibration.threshold, error / 2)
+    return Question("up", "calibration", bound, 1, calibration.threshold)
+
+
+def scene_question(scene: ImageCheck, error: float) -> Question:
+    """Out of distribution?"""
+    cut = widening(scene.deviations, scene.max_false_alarms)
+    return Question("up", "calibration", exceedance_bound(scene.deviations, cut, error / 2))
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A question, and all images' answers."""
+
+    question: Question
+    answers: BoolArray
+
+    def log_capital(self) -> DoubleArray:
+        begins, bound = self.question.begins, self.question.bound
+        return np.concatenate([np.zeros(begins), log_capital(self.answers[begins:], bound)])
 
 
 def _shift(test: str, sides: Sequence[_Side], error: float) -> Shift:
@@ -180,21 +212,22 @@ def _shift(test: str, sides: Sequence[_Side], error: float) -> Shift:
     total = np.logaddexp.reduce(capitals, axis=0) - math.log(len(sides))  # (N,)
     limit = math.log(2 / error)
     side = sides[int(np.argmax([capital.max(initial=-np.inf) for capital in capitals]))]
-    asked = side.answers[side.begins :]
+    question = side.question
+    asked = side.answers[question.begins :]
     start = stop = detected = None
     showing: tuple[int, ...] = ()
     if len(over := np.flatnonzero(total >= limit)):
         detected, stop = int(over[0]), int(np.argmax(total)) + 1
-        start = side.begins + begin_of_shift(side.answers[side.begins : stop], side.bound)
+        start = question.begins + begin_of_shift(side.answers[question.begins : stop], question.bound)
         showing = tuple((start + np.flatnonzero(side.answers[start:stop])).tolist())
     return Shift(
         test,
-        side.direction,
-        side.reference,
+        question.direction,
+        question.reference,
         detected is not None,
         len(side.answers),
         float(asked.mean()) if len(asked) else 0.0,
-        side.bound,
+        question.bound,
         float(np.exp(min(total.max(initial=0.0), 690.0))),
         math.exp(limit),
         detected,
@@ -208,34 +241,35 @@ def log_capital(answers: BoolArray, bound: float) -> DoubleArray:
     """(N,) logarithm of the capital after each image. A bet that begins before image k (from 0) is one of the weights
     1 / ((k + 2) ln(k + 2)^2), which sum to less than 1 over all k; the rest is never bet."""
     k = np.arange(len(answers)) + 2.0
-    weight = -np.log(_PLACES * k * np.log(k) ** 2)  # (N,) log weights
+    weight = -np.log(PLACES * k * np.log(k) ** 2)  # (N,) log weights
     capital = np.log1p(-np.cumsum(np.exp(weight)))  # what has not been bet yet
-    for q in _alternatives(bound):
-        gains = _gains(answers, bound, q)
+    for q in alternatives(bound):
+        gains = gains_of(answers, bound, q)
         after = np.cumsum(gains)
         begun = np.logaddexp.accumulate(weight - (after - gains))
-        capital = np.logaddexp(capital, begun + after - math.log(_ODDS))
+        capital = np.logaddexp(capital, begun + after - math.log(ODDS))
     return np.asarray(capital)
 
 
 def begin_of_shift(answers: BoolArray, bound: float) -> int:
     """The image at which a shift that lasts to the last one most likely begins (maximum likelihood)."""
     best, begin = -math.inf, 0
-    for q in _alternatives(bound):
-        lasting = np.cumsum(_gains(answers, bound, q)[::-1])[::-1]  # (N,) from each image to the end
-        if lasting.max() > best:
-            best, begin = float(lasting.max()), int(np.argmax(lasting))
+    for q in alternatives(bound):
+        after = np.cumsum(gains_of(answers, bound, q))  # (N,) what an image to the last one gains: the last less before
+        before = np.concatenate([[0.0], after[:-1]]) if len(after) else after
+        if len(after) and after[-1] - before.min() > best:
+            best, begin = float(after[-1] - before.min()), int(np.argmin(before))
     return begin
 
 
-def _alternatives(bound: float) -> list[float]:
+def alternatives(bound: float) -> list[float]:
     """Probabilities over the bound, evenly spread on the scale of log odds."""
     top = max(_LARGEST, (1 + bound) / 2)
-    logit = np.linspace(math.log(bound / (1 - bound)), math.log(top / (1 - top)), _ODDS + 1)[1:]
+    logit = np.linspace(math.log(bound / (1 - bound)), math.log(top / (1 - top)), ODDS + 1)[1:]
     return list((1 / (1 + np.exp(-logit))).tolist())
 
 
-def _gains(answers: BoolArray, bound: float, q: float) -> DoubleArray:
+def gains_of(answers: BoolArray, bound: float, q: float) -> DoubleArray:
     """(N,) log of what the capital that bets on q is multiplied by after each image."""
     return np.where(answers, math.log(q / bound), math.log((1 - q) / (1 - bound)))
 
@@ -253,7 +287,7 @@ def _renumbered(shift: Shift, numbers: IndexArray) -> Shift:
     )
 
 
-def _advice(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...]:
+def advice_on(level: Shift, flagged: Shift, scene: Shift | None) -> tuple[str, ...]:
     """Returns advice in words: what to look at and what to do."""
     said = []
     if scene and scene.found:
