@@ -22,6 +22,7 @@ from patchbank.config import Config, Runtime, choices, options
 from patchbank.errors import ConfigError, ModelFileError
 from patchbank.features import embedding as patches
 from patchbank.features.embedding import CalibrationPatches, ImageStatistics, Patches
+from patchbank.fit.quantise import at_precision
 from patchbank.fitted.versions import CALIBRATED
 from patchbank.imaging.images import read_image
 from patchbank.scoring import scores as scoring
@@ -47,7 +48,8 @@ def images():
 
 def outcome(images, **chosen):
     """What a fit with this choice has made: whatever tells it from a fit with another one."""
-    model = PatchCore.fit(images[:9], dataclasses.replace(SMALL, **chosen), backbone=FakeBackbone())
+    network = None if "precision" in chosen else FakeBackbone()  # a network that is passed is taken as it is
+    model = PatchCore.fit(images[:9], dataclasses.replace(SMALL, **chosen), backbone=network)
     held_out = model.calibration.scores.tobytes() if model.calibration else b""
     return model.bank.vectors.tobytes(), held_out, model.predict(images[9]).score
 
@@ -97,6 +99,7 @@ def asked_for_the_unknown():
             lambda config: held_out.calibrate(held, bank, searcher, config, print),
             lambda config: held_out.summarised(held, bank, searcher, config, print),
         ],
+        "precision": [lambda config: at_precision(FakeBackbone(), [], config, None, 0, False, print)],
     }
 
 

@@ -48,7 +48,8 @@ def test_fit_says_what_it_made_and_the_model_is_that(category, tmp_path):
     result = run("fit", category, "-o", tmp_path / "m.patchbank", *SMALL)
     assert "8 images, 40 bank vectors" in result.stdout
     model = PatchCore.load(tmp_path / "m.patchbank")
-    assert model.config == Config(image_size=64, coreset_size=40, layers=("blocks.2", "blocks.4"), embedding="mean")
+    resolved = {"layers": ("blocks.2", "blocks.4"), "embedding": "mean", "precision": "float32", "patch_size": 3}
+    assert model.config == Config(image_size=64, coreset_size=40, **resolved)
     assert f"threshold {model.calibration.threshold:.4f}" in result.stdout
     assert "8 good images support 32 % at 95 %; 5 % needs 59" in result.stderr
     assert "at most 32 % false alarms with 95 % confidence" in result.stdout

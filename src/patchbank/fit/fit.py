@@ -15,7 +15,6 @@ import numpy as np
 
 from patchbank.arrays import Array
 from patchbank.backbones import Backbone, BackboneInfo, load_backbone, precision_of
-from patchbank.backbones.session import OnnxBackbone
 from patchbank.bank.memory_bank import ArchivedVectors, MemoryBank
 from patchbank.calibration.held_out import calibrate
 from patchbank.config import Config, Runtime
@@ -23,7 +22,7 @@ from patchbank.errors import ConfigError, DatasetError, ImageError
 from patchbank.features.embedding import CalibrationPatches, Patches
 from patchbank.features.extract import Described, described, patches_of, resized, taken, usable
 from patchbank.fit.checkpoint import Checkpoint, State, checkpoint_of, json_array, json_value, pack_blobs, unpack_blobs
-from patchbank.fit.quantise import in_eight_bits
+from patchbank.fit.quantise import at_precision
 from patchbank.fit.self_test import ImageSample, Kept, first_images
 from patchbank.fit.stream import PICTURE_SHARE, PatchStream
 from patchbank.fit.without_outliers import Known, without_outliers
@@ -55,8 +54,7 @@ def fit(
     images = listed(images)
     if config.drop_outliers and not isinstance(images, (list, tuple)):
         raise ConfigError("drop_outliers reads the images again: expected a list of them; got an iterator")
-    if config.precision == "int8" and isinstance(network, OnnxBackbone) and precision_of(network) == "float32":
-        network, images = in_eight_bits(network, images, config, roi, budget, skip_unreadable, progress)
+    network, images = at_precision(network, images, config, roi, budget, skip_unreadable, progress)
     job = Job(
         config,
         lambda image: patches_of(image, network, config, roi),

@@ -9,11 +9,11 @@ from itertools import chain
 import numpy as np
 
 from patchbank.arrays import FloatArray
-from patchbank.backbones import Backbone
+from patchbank.backbones import Backbone, precision_of
 from patchbank.backbones.quantisation import Meter, network_of, quantised
 from patchbank.backbones.session import OnnxBackbone
 from patchbank.config import Config
-from patchbank.errors import DatasetError, ImageError, PatchbankError
+from patchbank.errors import ConfigError, DatasetError, ImageError, PatchbankError
 from patchbank.features.extract import patches_of, taken
 from patchbank.imaging.images import read_image
 from patchbank.imaging.roi import Roi
@@ -25,6 +25,24 @@ IMAGES = 32  # that are measured; docs/adr/0016 has what more would change
 SHARE = 0.1  # of the memory budget, for images of an iterator, which are kept until they are embedded
 
 Measured = list[list[FloatArray]]
+
+
+def at_precision(
+    network: Backbone,
+    images: Iterable[ImageSource],
+    config: Config,
+    roi: Roi | None,
+    budget: int,
+    skip_unreadable: bool,
+    progress: Progress,
+) -> tuple[Backbone, Iterable[ImageSource]]:
+    """The network as `config.precision` says, and all the images. Raises ConfigError for a precision that there is not,
+    and what `in_eight_bits` raises."""
+    if config.precision == precision_of(network):
+        return network, images
+    if config.precision == "int8" and isinstance(network, OnnxBackbone):
+        return in_eight_bits(network, images, config, roi, budget, skip_unreadable, progress)
+    raise ConfigError(f"precision: expected float32 or int8 (the fit resolves 'auto' first); got {config.precision!r}")
 
 
 def in_eight_bits(
