@@ -17,7 +17,7 @@ import numpy as np
 from _common import FloatArray, arguments, clustered, features, save, seconds
 from patchbank.bank import coreset
 from patchbank.config import Config
-from patchbank.search.exact import squared_distances
+from patchbank.native.sums import squared_distances
 from patchbank.util.parallel import one_blas_thread
 
 QUICK_SPEEDUP = (

@@ -24,7 +24,8 @@ from _common import DATA, arguments, save, training_images
 from patchbank import Config, PatchCore, Runtime
 from patchbank.evaluation.datasets import read_dataset
 from patchbank.evaluation.metrics import auroc
-from patchbank.imaging.images import read_image, resize
+from patchbank.imaging.images import read_image
+from patchbank.imaging.resize import resize
 from patchbank.search.exact import ExactSearcher
 
 SIZE = 96  # pixels: small, so that 50 000 images take minutes

@@ -30,7 +30,8 @@ import numpy as np
 from _common import DATA, arguments, original, save
 from patchbank import Config, PatchCore
 from patchbank.features.extract import layer_maps
-from patchbank.imaging.images import input_size, read_image, resize
+from patchbank.imaging.images import input_size, read_image
+from patchbank.imaging.resize import resize
 from patchbank.util.parallel import in_order, workers
 
 TRAIN, TEST = 60, 3  # training images; test images of each kind

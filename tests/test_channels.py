@@ -12,7 +12,8 @@ from patchbank import Config, PatchCore
 from patchbank.backbones.fake import FakeBackbone
 from patchbank.config import ImageFormat
 from patchbank.errors import ConfigError, ImageError
-from patchbank.imaging.images import read_image, resize, to_rgb
+from patchbank.imaging.images import read_image, to_rgb
+from patchbank.imaging.resize import resize
 
 
 @pytest.fixture

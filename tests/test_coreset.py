@@ -20,7 +20,7 @@ from patchbank.bank import k_center_bounds as bounds
 from patchbank.config import Config
 from patchbank.errors import ConfigError
 from patchbank.native import calls as measure
-from patchbank.search.exact import squared_distances
+from patchbank.native.sums import squared_distances
 
 Array = npt.NDArray[np.float32]
 

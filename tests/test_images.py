@@ -15,7 +15,8 @@ from PIL import Image
 from patchbank.config import ImageFormat
 from patchbank.errors import ImageError
 from patchbank.imaging import images
-from patchbank.imaging.images import normalise, read_image, read_mask, resize, thumbnail, to_8bit, to_rgb
+from patchbank.imaging.images import normalise, read_image, read_mask, thumbnail, to_8bit, to_rgb
+from patchbank.imaging.resize import resize
 
 
 @pytest.fixture
@@ -317,8 +318,8 @@ def test_grey_gives_the_numbers_of_its_three_copies(shape, size, seed):
     view, copies = images.to_rgb(grey), np.repeat(grey[:, :, None], 3, axis=2)
     assert view.strides[2] == 0
     np.testing.assert_array_equal(view, copies)
-    np.testing.assert_array_equal(images.resize(view, size), images.resize(copies, size))
-    assert images.resize(view, size).flags.c_contiguous
+    np.testing.assert_array_equal(resize(view, size), resize(copies, size))
+    assert resize(view, size).flags.c_contiguous
     inside = grey > 100
     np.testing.assert_array_equal(images.blank(view, inside, (1, 2, 3)), images.blank(copies, inside, (1, 2, 3)))
     assert images.thumbnail(view, 64) == images.thumbnail(copies, 64)

@@ -23,8 +23,9 @@ from patchbank import native
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
 from patchbank.native.calls import NativeBank, coded
+from patchbank.native.sums import squared_distances
 from patchbank.search import exact, projections
-from patchbank.search.exact import ExactSearcher, squared_distances
+from patchbank.search.exact import ExactSearcher
 from patchbank.search.projections import Projections
 from patchbank.search.searcher import FaissSearcher, build_searcher, measured_recall, search_excluding
 from patchbank.util import parallel

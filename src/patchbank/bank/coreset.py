@@ -17,7 +17,7 @@ from patchbank.arrays import DoubleArray, FloatArray, IndexArray
 from patchbank.bank.k_center import KCenter
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.search.exact import squared_distances
+from patchbank.native.sums import squared_distances
 from patchbank.util.parallel import one_blas_thread, spread
 from patchbank.util.progress import Progress, silent
 from patchbank.validation import without_code

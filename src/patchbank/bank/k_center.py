@@ -16,7 +16,7 @@ import numpy as np
 
 from patchbank.arrays import FloatArray, IndexArray
 from patchbank.bank.k_center_bounds import MARGIN, Bounds
-from patchbank.search.exact import pair_distances, squared_distances
+from patchbank.native.sums import pair_distances, squared_distances
 from patchbank.util.parallel import workers
 
 _POOLS = ((1024, 16384), (math.inf, 12288))  # points that a round refreshes, while there are fewer centres than ...

@@ -17,7 +17,8 @@ import numpy as np
 from patchbank import native
 from patchbank.arrays import FloatArray, IndexArray, IntArray
 from patchbank.native.calls import measure
-from patchbank.search.exact import pair_distances, squared_distances, take
+from patchbank.native.sums import pair_distances, squared_distances
+from patchbank.search.exact import take
 from patchbank.util.parallel import scratch, share_of_workers, spread
 
 _Group = tuple[int, IndexArray]  # a cell, and points of it

@@ -21,8 +21,9 @@ import numpy as np
 from patchbank.arrays import Array, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.calibration.thresholds import Support, support, threshold_of
 from patchbank.config import Config
-from patchbank.features.embedding import Patches, averaging_matrix
-from patchbank.util.parallel import one_blas_thread
+from patchbank.features.embedding import Patches, adaptive_averages
+from patchbank.native.sums import both_ways, pair_distances, products, weighted
+from patchbank.util.ieee import exp, log
 from patchbank.util.wording import brief, finite
 
 _Ranges = DoubleArray
@@ -53,11 +54,11 @@ class Measure:
 
     def scaled(self, values: Any) -> Any:
         """On the scale on which deviations are counted."""
-        return np.log(np.maximum(values, 1e-6)) if self.log else values
+        return log(np.maximum(values, 1e-6)) if self.log else values
 
     def unscaled(self, value: float) -> float:
         """The inverse of `scaled`."""
-        return math.exp(min(value, 700.0)) if self.log else value
+        return float(exp(min(value, 700.0))) if self.log else value
 
 
 MEASURES = (
@@ -257,7 +258,6 @@ def ordinary_cells(n: int) -> int:
     return int(_ORDINARY_CELLS * (n - 1))
 
 
-@one_blas_thread()
 def cells_of(patches: Patches, projection: FloatArray) -> FloatArray:
     """(GRID * GRID, d) mean projected features of the patches in each cell; NaN where none counts."""
     (height, width), place, dim = patches.grid, patches.place, patches.features.shape[1]
@@ -266,11 +266,11 @@ def cells_of(patches: Patches, projection: FloatArray) -> FloatArray:
     if len(place) < height * width:
         full, counted = np.zeros((height * width, dim), np.float32), np.zeros((height, width), np.float32)
         full[place], counted.reshape(-1)[place] = patches.features, 1
-    rows, columns = averaging_matrix(height, GRID), averaging_matrix(width, GRID)
-    down = rows @ full.reshape(height, -1)  # (GRID, h) @ (h, w D)
-    pooled = columns @ down.reshape(GRID, width, dim)  # (GRID, w) @ (GRID, w, D) -> (GRID, GRID, D)
-    cells = pooled.reshape(GRID * GRID, dim) @ projection  # (GRID * GRID, D) -> (GRID * GRID, d)
-    shares = np.matmul(rows @ counted, columns.T, dtype=np.float32).reshape(-1, 1)  # of patches that count
+    rows, columns = adaptive_averages(height, GRID), adaptive_averages(width, GRID)
+    down = weighted(rows, full.reshape(1, height, -1))  # (GRID, h) . (h, w D)
+    pooled = weighted(columns, down.reshape(GRID, width, dim))  # (GRID, w) . (GRID, w, D) -> (GRID, GRID, D)
+    cells = products(pooled.reshape(GRID * GRID, dim), projection.T)  # (GRID * GRID, D) -> (GRID * GRID, d)
+    shares = both_ways(rows, columns, counted).reshape(-1, 1)  # of patches that count
     with np.errstate(invalid="ignore"):
         found: FloatArray = cells / shares
     return found
@@ -294,7 +294,7 @@ def widening(deviations: FloatArray, max_false_alarms: float) -> float:
     exponential tails: by log(rate) / log(1 / (n + 1)). At least one unit: identical images have no deviations.
     """
     finest = 1.0 / (len(deviations) + 1)
-    tail = max(1.0, math.log(max_false_alarms) / math.log(finest))
+    tail = max(1.0, float(log(max_false_alarms) / log(finest)))
     return max(1.0, threshold_of(deviations, max_false_alarms) * tail)
 
 
@@ -318,8 +318,8 @@ def _sided(difference: _Ranges) -> _Ranges:
 
 def layout_distances(cells: FloatArray, others: FloatArray) -> FloatArray:
     """(V, d) against (n, V, d) -> (n,): the distance that the most similar quarter of the cells does not exceed."""
-    difference = others - cells
-    squared = np.einsum("nvd,nvd->nv", difference, difference)
+    n, v, d = others.shape
+    squared = pair_distances(others.reshape(-1, d), cells, None, np.tile(np.arange(v), n)).reshape(n, v)
     k = ordinary_cells(len(cells))
     return np.sqrt(np.partition(squared, k, axis=1)[:, k])
 

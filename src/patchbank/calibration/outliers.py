@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchbank.arrays import DoubleArray
+from patchbank.util.ieee import log
 
 LIMIT = 6.0  # units; chosen on bottle and screw with planted defects (docs/operate/audit.md)
 LEAST_IMAGES = 8  # fewer say nothing about what is usual
@@ -60,7 +61,7 @@ def oddness(values: npt.NDArray[np.floating], finest: float) -> DoubleArray:
 
 def oddness_of_scores(scores: npt.NDArray[np.floating]) -> DoubleArray:
     """(n,) of scores (Euclidean distances), on their logarithms."""
-    return oddness(np.log(np.maximum(np.asarray(scores, np.float64), 1e-6)), _FINEST_SCORE)
+    return oddness(log(np.maximum(np.asarray(scores, np.float64), 1e-6)), _FINEST_SCORE)
 
 
 def screen(scores: npt.NDArray[np.floating], names: Sequence[str]) -> tuple[SuspectedOutlier, ...]:

@@ -26,6 +26,7 @@ import numpy as np
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray
 from patchbank.calibration.outliers import SuspectedOutlier, screen
 from patchbank.config import Config
+from patchbank.util.ieee import exp, log, log1p
 from patchbank.util.wording import brief, counted
 
 MOST_NAMED = 3  # images that set the threshold
@@ -277,6 +278,6 @@ def binomial_cdf(n: int, p: float) -> DoubleArray:
     if p <= 0:
         return np.ones(n + 1)
     m = np.arange(n + 1)
-    factorials = np.concatenate([[0.0], np.cumsum(np.log(m[1:]))])  # logarithms
-    logs = factorials[n] - factorials - factorials[::-1] + m * math.log(p) + (n - m) * math.log1p(-p)
-    return np.cumsum(np.exp(logs))
+    factorials = np.concatenate([[0.0], np.cumsum(log(m[1:]))])  # logarithms
+    logs = factorials[n] - factorials - factorials[::-1] + m * log(p) + (n - m) * log1p(-p)
+    return np.cumsum(exp(logs))

@@ -10,7 +10,7 @@ import numpy as np
 from patchbank.arrays import IntArray
 from patchbank.config import Config
 from patchbank.export.graph import Graph
-from patchbank.features.embedding import bilinear_matrix, mean_and_align_matrix, patch_grid, pool_windows
+from patchbank.features.embedding import bilinear_matrix, mean_and_align, patch_grid, pool_windows
 
 Shape = tuple[int, int, int]  # of a map: channels, rows, columns
 
@@ -27,7 +27,7 @@ def _mean(g: Graph, maps: Sequence[str], shapes: Sequence[Shape], grid: tuple[in
     layers = []
     for m, (channels, *sides) in zip(maps, shapes, strict=True):
         rows, columns = (
-            mean_and_align_matrix(side, config.patch_size, config.patch_stride, wanted)
+            mean_and_align(side, config.patch_size, config.patch_stride, wanted).dense()
             for side, wanted in zip(sides, grid, strict=True)
         )
         wide = g.node("MatMul", g.shaped(m, channels, *sides), columns.T)  # (C, H, W) @ (W, w)

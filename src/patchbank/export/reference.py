@@ -15,8 +15,9 @@ from patchbank.calibration.image_check import MEASURES
 from patchbank.config import Runtime
 from patchbank.errors import BackboneError, ConfigError
 from patchbank.export.verdict import NUMBERS
-from patchbank.imaging.images import read_image, resize, shown
+from patchbank.imaging.images import read_image, shown
 from patchbank.imaging.lossless import decoded
+from patchbank.imaging.resize import resize
 from patchbank.imaging.sources import ImageSource, is_path, name_of
 from patchbank.model import PatchCore
 from patchbank.results.result import Result

@@ -9,7 +9,7 @@ from patchbank.arrays import BoolArray, FloatArray, IntArray
 from patchbank.config import Config
 from patchbank.export.graph import Graph
 from patchbank.export.preprocessing import linear_matrix
-from patchbank.scoring.scores import ExpectedDistance, spreading_matrix
+from patchbank.scoring.scores import ExpectedDistance, spreading
 from patchbank.search.searcher import Searcher
 
 _GROUP = 128  # vectors among which the nearest is looked for at a time
@@ -165,5 +165,5 @@ def _spread(g: Graph, rows: FloatArray, values: str, columns: FloatArray) -> str
 
 def _spreading(side: int, input_side: int, target: int, sigma: float) -> FloatArray:
     """(target, side): what happens along one axis of the map."""
-    matrix = spreading_matrix(side, input_side, sigma)
+    matrix = spreading(side, input_side, input_side, sigma).dense()
     return matrix if target == input_side else linear_matrix(input_side, target) @ matrix

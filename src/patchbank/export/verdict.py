@@ -11,7 +11,7 @@ from patchbank.calibration.thresholds import Calibration
 from patchbank.export.graph import Graph
 from patchbank.export.preprocessing import area_matrix, left, right
 from patchbank.export.scores import OnGrid
-from patchbank.features.embedding import averaging_matrix
+from patchbank.features.embedding import adaptive_averages
 from patchbank.features.extract import reduced_inside, statistics_sizes
 from patchbank.results.verdict import Verdict, needs_review
 
@@ -121,7 +121,7 @@ def _layout(g: Graph, features: str, check: ImageCheck, on_grid: OnGrid) -> str:
 
 def _cell_means(check: ImageCheck, on_grid: OnGrid) -> FloatArray:
     """(V, n): the mean over each cell of the n patches that count; zeros for a cell without any."""
-    rows, columns = (averaging_matrix(side, GRID) for side in on_grid.grid)
+    rows, columns = (adaptive_averages(side, GRID).dense() for side in on_grid.grid)
     shares = np.einsum("ah,bw->abhw", rows, columns).reshape(GRID * GRID, -1)[check.kept]
     if on_grid.place is not None:
         shares = shares[:, on_grid.place]

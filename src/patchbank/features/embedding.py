@@ -21,7 +21,8 @@ import numpy.typing as npt
 from patchbank.arrays import BoolArray, DoubleArray, FloatArray, IndexArray, IntArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError
-from patchbank.util.parallel import one_blas_thread, spread
+from patchbank.native.sums import Band, weighted
+from patchbank.util.parallel import spread
 from patchbank.util.wording import brief
 
 _ROWS = 24  # rows of patches that a thread embeds together
@@ -87,10 +88,9 @@ def embed(maps: Sequence[FloatArray], config: Config) -> FloatArray:
     if config.embedding == "mean":
         return mean_embedding(maps, config.patch_size, config.patch_stride)
     if config.embedding == "reference":
-        with one_blas_thread():
-            return reference_embedding(
-                maps, config.patch_size, config.patch_stride, config.pretrain_embed_dim, config.target_embed_dim
-            )
+        return reference_embedding(
+            maps, config.patch_size, config.patch_stride, config.pretrain_embed_dim, config.target_embed_dim
+        )
     raise ConfigError(
         f"embedding: expected 'mean' or 'reference' (resolve 'auto' with the backbone first); got {config.embedding!r}"
     )
@@ -109,12 +109,12 @@ def mean_embedding(maps: Sequence[FloatArray], patch_size: int, patch_stride: in
         first = 0
         for m in maps:
             channels, width = m.shape[1], m.shape[3]
-            used, down = _band(m.shape[2], patch_size, patch_stride, grid[0], start)
-            across = mean_and_align_matrix(width, patch_size, patch_stride, grid[1])
+            down, used = mean_and_align(m.shape[2], patch_size, patch_stride, grid[0]).rows(start, start + _ROWS)
+            across = mean_and_align(width, patch_size, patch_stride, grid[1])
             last = np.ascontiguousarray(m[image, :, used].transpose(1, 2, 0))  # (C, b, W) -> (b, W, C)
-            tall = down @ last.reshape(len(last), -1)  # (r, b) @ (b, W*C) -> (r, W*C)
-            out = features[image, start : start + _ROWS, :, first : first + channels]  # (r, w, C)
-            np.matmul(across, tall.reshape(len(down), width, channels), out=out)  # (w, W) @ (r, W, C) -> (r, w, C)
+            tall = weighted(down, last.reshape(1, len(last), -1))  # (r, b) . (b, W*C) -> (r, W*C)
+            tall = tall.reshape(len(down), width, channels)
+            weighted(across, tall, features[image, start : start + _ROWS], first)  # (w, W) . (r, W, C) -> (r, w, C)
             first += channels
 
     spread(embed_rows, [(image, start) for image in range(len(features)) for start in range(0, grid[0], _ROWS)])
@@ -184,30 +184,31 @@ def adaptive_average_pool(x: FloatArray, size: int) -> FloatArray:
 
 
 @functools.lru_cache(maxsize=64)
-def averaging_matrix(n: int, size: int) -> FloatArray:
+def adaptive_averages(n: int, size: int) -> Band:
     """(size, n): `adaptive_average_pool` along one axis."""
     start, stop = pool_windows(n, size)
     places = np.arange(n)
     inside = (places >= start[:, None]) & (places < stop[:, None])
-    return _frozen(inside / (stop - start)[:, None])
+    return Band.of(inside / (stop - start)[:, None])
 
 
-@functools.lru_cache(maxsize=64)
 def bilinear_matrix(size: int, target: int) -> FloatArray:
     """(target, size): bilinear interpolation along one axis, half-pixel centres, no corner alignment, no
     antialiasing."""
+    return interpolated(np.eye(size), target).astype(np.float32)
+
+
+def interpolated(matrix: DoubleArray, target: int) -> DoubleArray:
+    """(size, n) -> (target, n): a matrix along one axis, then bilinear interpolation, as `bilinear_matrix` does it."""
+    size = len(matrix)
     position = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
     left = np.floor(position).astype(np.int64)
-    right = np.minimum(left + 1, size - 1)
-    share = position - left
-    matrix = np.zeros((target, size))
-    np.add.at(matrix, (np.arange(target), left), 1 - share)
-    np.add.at(matrix, (np.arange(target), right), share)
-    return _frozen(matrix)
+    share = (position - left)[:, None]
+    result: DoubleArray = (1 - share) * matrix[left] + share * matrix[np.minimum(left + 1, size - 1)]
+    return result
 
 
-@functools.lru_cache(maxsize=64)
-def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> FloatArray:
+def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> DoubleArray:
     """(patches, size): the mean of each patch's neighbourhood along one axis; positions beyond the border count as
     zeros."""
     padding = (patch_size - 1) // 2
@@ -216,25 +217,17 @@ def neighbourhood_mean_matrix(size: int, patch_size: int, patch_stride: int) -> 
     for patch in range(patches):
         first = patch * patch_stride - padding
         matrix[patch, max(first, 0) : first + patch_size] = 1 / patch_size
-    return _frozen(matrix)
+    return matrix
 
 
 @functools.lru_cache(maxsize=64)
-def mean_and_align_matrix(size: int, patch_size: int, patch_stride: int, target: int) -> FloatArray:
-    mean = neighbourhood_mean_matrix(size, patch_size, patch_stride).astype(np.float64)
-    return _frozen(bilinear_matrix(len(mean), target).astype(np.float64) @ mean)
+def mean_and_align(size: int, patch_size: int, patch_stride: int, target: int) -> Band:
+    return Band.of(interpolated(neighbourhood_mean_matrix(size, patch_size, patch_stride), target))
 
 
-@functools.lru_cache(maxsize=256)
-def _band(size: int, patch_size: int, patch_stride: int, target: int, start: int) -> tuple[slice, FloatArray]:
-    """`_ROWS` rows of `mean_and_align_matrix` from `start` on: which columns are not 0 there, and these.
-
-    Blocks are of a fixed size, whatever the number of threads that they are for; and so are the bits of the result.
-    """
-    rows = mean_and_align_matrix(size, patch_size, patch_stride, target)[start : start + _ROWS]
-    used = np.flatnonzero(rows.any(axis=0))
-    where = slice(int(used[0]), int(used[-1]) + 1)
-    return where, rows[:, where]
+@functools.lru_cache(maxsize=64)
+def _interpolation(size: int, target: int) -> Band:
+    return Band.of(bilinear_matrix(size, target))
 
 
 @functools.lru_cache(maxsize=64)
@@ -248,12 +241,7 @@ def _align(layer: FloatArray, grid: tuple[int, int]) -> FloatArray:
     batch, height, width, dims = layer.shape
     if (height, width) == grid:
         return layer
-    tall = bilinear_matrix(height, grid[0]) @ layer.reshape(batch, height, width * dims)  # (B, h, w_l*E)
-    return bilinear_matrix(width, grid[1]) @ tall.reshape(batch, grid[0], width, dims)  # (B, h, w, E)
-
-
-def _frozen(matrix: DoubleArray) -> FloatArray:
-    """The cached matrices are shared: nobody may write to them."""
-    result = matrix.astype(np.float32)
-    result.flags.writeable = False
-    return result
+    down, across = _interpolation(height, grid[0]), _interpolation(width, grid[1])
+    tall = weighted(down, layer.reshape(batch, height, width * dims))  # (B, h, w_l*E)
+    aligned = weighted(across, tall.reshape(batch * grid[0], width, dims))  # (B*h, w, E)
+    return aligned.reshape(batch, *grid, dims)

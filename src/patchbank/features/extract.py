@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,11 +23,12 @@ from patchbank.imaging.images import (
     normalise,
     read_image,
     reason_of,
-    resize,
     thumbnail,
 )
+from patchbank.imaging.resize import resize, resize_plane
 from patchbank.imaging.roi import Roi
 from patchbank.imaging.sources import ImageSource, held, is_open_file, is_path, name_of, own, unnamed
+from patchbank.native.sums import row_sums
 from patchbank.util.parallel import beside, in_order
 
 Keep: TypeAlias = Callable[[Array], Any]
@@ -228,18 +230,14 @@ _SIDE = 96  # the median of brightness is taken on a reduction to about this siz
 def image_statistics(image: Array, size: tuple[int, int], inside: BoolArray | None = None) -> ImageStatistics:
     """image: (H, W, C) in 0..255, as the network gets it; `size`: (height, width) before it was resized. inside: (H, W)
     bool, the pixels that count; None = all."""
-    import cv2
-
     height, width, channels = image.shape
-    grey = cv2.transform(
-        image.astype(np.float32), np.full((1, channels), 1 / channels, np.float32)
-    )  # (H, W, C) -> (H, W)
+    total = _sum_of_channels(image)
     small_size, coarse_size = statistics_sizes(height, width)
-    small, small_inside = _reduced(grey, inside, small_size)
-    coarse, coarse_inside = (small, small_inside) if small_size == coarse_size else _reduced(grey, inside, coarse_size)
-    counted = small if small_inside is None else small[small_inside]
-    sharpness = (_gradient(grey, inside) + 0.01) / (_gradient(coarse, coarse_inside) + 0.04)  # defined where both are 0
-    return ImageStatistics(float(np.median(counted)), float(sharpness), *size)
+    small, small_inside = _reduced(total, inside, small_size)
+    coarse, coarse_inside = (small, small_inside) if small_size == coarse_size else _reduced(total, inside, coarse_size)
+    brightness = float(np.median(small if small_inside is None else small[small_inside])) / channels
+    fine, rough = _gradient(total, inside) / channels, _gradient(coarse, coarse_inside) / channels
+    return ImageStatistics(brightness, (fine + 0.01) / (rough + 0.04), *size)  # defined where both are 0
 
 
 def statistics_sizes(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -249,29 +247,37 @@ def statistics_sizes(height: int, width: int) -> tuple[tuple[int, int], tuple[in
     return small, (max(height // _COARSER, 2), max(width // _COARSER, 2))
 
 
-def _reduced(grey: Any, inside: BoolArray | None, size: tuple[int, int]) -> tuple[Any, BoolArray | None]:
+def _sum_of_channels(image: Array) -> FloatArray:
+    """(H, W, C) -> (H, W) float32. What is added are whole numbers, or multiples of 1/16: the order does not matter."""
     import cv2
 
-    return cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA), reduced_inside(inside, size)
+    values = image.astype(np.float32)
+    if image.dtype != np.uint8:
+        values = np.rint(values * np.float32(16)) / np.float32(16)
+    total: FloatArray = cv2.transform(values, np.ones((1, image.shape[2]), np.float32))  # type: ignore[assignment]
+    return total
+
+
+def _reduced(plane: FloatArray, inside: BoolArray | None, size: tuple[int, int]) -> tuple[FloatArray, BoolArray | None]:
+    return resize_plane(plane, size), reduced_inside(inside, size)
 
 
 def reduced_inside(inside: BoolArray | None, size: tuple[int, int]) -> BoolArray | None:
     """Which pixels of a reduction to (height, width) count; None = all, which is so too where nothing else would."""
-    import cv2
-
     if inside is None:
         return None
-    kept: BoolArray = cv2.resize(inside.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0.999
+    kept: BoolArray = resize_plane(inside.astype(np.float32), size) > 0.999
     return kept if kept.any() else None
 
 
-def _gradient(grey: Any, inside: Any) -> float:
+def _gradient(plane: FloatArray, inside: BoolArray | None) -> float:
     """Mean absolute difference of neighbours that both count, down and across."""
-    import cv2
-
     means = []
     for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        both = None if inside is None else (inside[a] & inside[b]).astype(np.uint8)
-        count = grey[a].size if both is None else int(both.sum())
-        means.append(cv2.norm(grey[a], grey[b], cv2.NORM_L1, both) / max(count, 1))
+        differences = np.abs(plane[a] - plane[b])
+        count = differences.size
+        if inside is not None:
+            both = inside[a] & inside[b]
+            differences, count = differences * both, int(both.sum())
+        means.append(math.fsum(row_sums(differences).tolist()) / max(count, 1))
     return sum(means) / 2

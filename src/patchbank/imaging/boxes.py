@@ -47,7 +47,7 @@ def pixels_of(shape: tuple[int, ...], box: Box) -> tuple[int, int, int, int]:
 
 def fitted(image: ByteArray, side: int) -> ByteArray:
     """A copy of an image, (H, W, 3) uint8, shrunk until its longer side is at most `side` pixels."""
-    from patchbank.imaging.images import resize
+    from patchbank.imaging.resize import resize
 
     shrink = min(1.0, side / max(image.shape[:2]))
     size = (max(1, round(image.shape[0] * shrink)), max(1, round(image.shape[1] * shrink)))

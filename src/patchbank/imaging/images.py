@@ -18,6 +18,7 @@ if it were RGB, and a patch is described by the features of all groups.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import traceback
@@ -33,6 +34,8 @@ from patchbank.config import ImageFormat
 from patchbank.errors import ImageError, OutputError, PatchbankError
 from patchbank.imaging.decoding import check_pixels, decode_picture, read_file
 from patchbank.imaging.formats import HEAD, format_of
+from patchbank.imaging.grey import grey_of, repeated
+from patchbank.imaging.resize import resize
 from patchbank.imaging.sources import (
     ImageSource,
     Named,
@@ -245,24 +248,12 @@ def _marked(values: Array, lossy: bool, ground_truth: bool) -> BoolArray:
 
 def _as_colour(values: Array) -> Array:
     """(H, W, 1 or 3) -> (H, W, 3): grey is repeated. Contiguous, but for grey uint8, which is a view that repeats it:
-    what follows looks at a third of the numbers, and gets the same (`_grey_of`)."""
+    what follows looks at a third of the numbers, and gets the same (`grey_of`)."""
     if values.shape[2] == 1 and values.dtype == np.uint8:
         return np.broadcast_to(np.ascontiguousarray(values), (*values.shape[:2], 3))
     if values.shape[2] == 1 and values.dtype == np.float32:
-        return _repeated(values[:, :, 0])
+        return repeated(values[:, :, 0])
     return np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3)))
-
-
-def _repeated(grey: Array) -> Array:
-    """(H, W) uint8 or float32 -> (H, W, 3), contiguous, in a tenth of NumPy's time."""
-    import cv2
-
-    return cv2.cvtColor(np.ascontiguousarray(grey), cv2.COLOR_GRAY2RGB)
-
-
-def _grey_of(image: Array) -> Array | None:
-    """The plane (H, W) that a view (H, W, 3) repeats; None for an image that has three."""
-    return image[:, :, 0] if image.ndim == 3 and image.shape[2] == 3 and image.strides[2] == 0 else None
 
 
 def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: int, step: int) -> tuple[int, int]:
@@ -276,32 +267,10 @@ def input_size(image_size: tuple[int, ...], shape: tuple[int, ...], tile_size: i
     if len(image_size) == 2 and max(image_size) <= tile_size:
         return image_size[0], image_size[1]
     if len(image_size) == 1:
-        stretch = (shape[0] / shape[1]) ** 0.5
+        stretch = math.sqrt(shape[0] / shape[1])
         sides = (image_size[0] * stretch, image_size[0] / stretch)
     height, width = (max(1, round(side / step)) * step for side in sides)
     return height, width
-
-
-def resize(image: Array, size: tuple[int, int]) -> Array:
-    """(H, W, 3 G) -> (height, width, 3 G), same dtype: area averaging along an axis that shrinks, bilinear along one
-    that grows."""
-    if image.shape[2] > 3:  # OpenCV takes four channels at most
-        return np.concatenate([resize(image[:, :, c : c + 3], size) for c in range(0, image.shape[2], 3)], axis=2)
-    grey = _grey_of(image)
-    return _resized(image, size) if grey is None else _repeated(_resized(grey, size))
-
-
-def _resized(image: Array, size: tuple[int, int]) -> Array:
-    """(H, W[, 3]) -> (height, width[, 3])."""
-    import cv2
-
-    height, width = size
-    smaller = (min(height, image.shape[0]), min(width, image.shape[1]))
-    if image.shape[:2] != smaller:
-        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
-    if smaller != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return image
 
 
 def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> FloatArray:
@@ -317,8 +286,8 @@ def normalise(image: Array, mean: tuple[float, ...], std: tuple[float, ...]) -> 
 
 def blank(image: Array, inside: BoolArray, mean: tuple[float, ...]) -> Array:
     """A copy of (H, W, 3 G) whose pixels that are not `inside`, (H, W), hold the network's mean: they tell nothing."""
-    grey = _grey_of(image)
-    blanked = image.copy() if grey is None else _repeated(grey)
+    grey = grey_of(image)
+    blanked = image.copy() if grey is None else repeated(grey)
     blanked[~inside] = np.tile(np.asarray(mean, np.float32), image.shape[2] // 3).astype(image.dtype)
     return blanked
 
@@ -356,7 +325,7 @@ def fingerprint(image: Array) -> bytes:
     A digest of the pixels' sums in columns, at the speed of memory: 0.3 ms for 1024 x 1024 pixels, where BLAKE2 of all
     of them takes 2.3 ms. The numbers of columns are primes, so that what only moved does not have the same sums.
     """
-    grey = _grey_of(image)
+    grey = grey_of(image)
     data = np.ascontiguousarray(image if grey is None else grey).reshape(-1).view(np.uint8)
     digest = hashlib.blake2b(str((image.shape, image.dtype.str)).encode(), digest_size=16)
     for columns in (4093, 4099):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from patchbank.errors import ConfigError, ImageError
 from patchbank.imaging.decoding import decode
 from patchbank.imaging.formats import HEAD, format_of
 from patchbank.imaging.images import read_mask
+from patchbank.imaging.resize import scale_mask
 from patchbank.util.wording import brief
 from patchbank.validation import parse_polygons
 
@@ -73,13 +73,7 @@ class Roi:
 
 @lru_cache(maxsize=8)
 def _scaled(roi: Roi, size: tuple[int, int]) -> BoolArray:
-    import cv2
-
-    height, width = size
-    share: Any = roi.mask.astype(np.float32)
-    smaller = (min(height, share.shape[0]), min(width, share.shape[1]))
-    share = cv2.resize(share, smaller[::-1], interpolation=cv2.INTER_AREA)
-    inside: BoolArray = cv2.resize(share, (width, height), interpolation=cv2.INTER_NEAREST) >= 0.5
+    inside = scale_mask(roi.mask, size)
     inside.flags.writeable = False
     return inside
 

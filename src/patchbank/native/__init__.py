@@ -141,13 +141,16 @@ class Library:
     """A library that is of the sources of this patchbank. Its functions return one of `codes`, 0 when all is done.
 
     nearest: (bank, starts, queries, count, found, threads, level). measure: (traversal, groups, count, pairs, threads,
-    level). unfilter: (out, its length, raw, its length, height, pixels, step, level). Addresses and numbers; see
-    native.c. instructions: a level -> the instructions that it uses there.
+    level). weigh, pairs, resize: as sums.c has them. Addresses and numbers; see
+    native.c and sums.c. instructions: a level -> the instructions that it uses there.
     """
 
     nearest: Callable[..., int]
     measure: Callable[..., int]
     unfilter: Callable[..., int]
+    weigh: Callable[..., int]
+    pairs: Callable[..., int]
+    resize: Callable[..., int]
     instructions: Callable[[int], bytes]
     structs: Mapping[str, Struct]
     codes: Mapping[str, int]
@@ -205,6 +208,13 @@ def _described(loaded: ctypes.CDLL) -> Library:
     measure.argtypes = [pointer, pointer, number, pointer, number, number]
     unfilter.argtypes = [pointer, count, pointer, count, count, count, number, number]
     names.argtypes, names.restype = [number], ctypes.c_char_p
+    weigh, pairs = loaded.patchbank_weigh, loaded.patchbank_pairs
+    pairs.argtypes = [pointer] * 5 + [count] * 4 + [number] * 2
+    band, real = (pointer, pointer, count, count), ctypes.c_float
+    weigh.argtypes = (pointer, *band, pointer, *(5 * (count,)), number)
+    resize = loaded.patchbank_resize
+    resize.argtypes = (pointer, number, count, count, count, *band, *band, real, real, pointer, number)
     codes = ("NO_ROOM", "NO_MEMORY", "IMPOSSIBLE", "OUT_OF_RANGE")
     numbers = constants(loaded)
-    return Library(nearest, measure, unfilter, names, structs(loaded), {name: int(numbers[name]) for name in codes})
+    kinds = {name: int(numbers[name]) for name in codes}
+    return Library(nearest, measure, unfilter, weigh, pairs, resize, names, structs(loaded), kinds)

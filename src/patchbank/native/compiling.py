@@ -13,12 +13,18 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 LIBRARY = "_native.so"
-SOURCES = ("native.c", "structs.h", "set.h", "tile.h", "nearest.h", "measure.h", "unfilter.h")
+SOURCES = (
+    *("native.c", "structs.h", "codes.h", "set.h", "tile.h", "nearest.h", "measure.h", "unfilter.h"),
+    *("sums.c", "sums.h"),
+)
+# Of sums.c, the bits are promised: no product and sum of it may be fused, as processors that have FMA else do.
+PROGRAMS = {"native.c": (), "sums.c": ("-ffp-contract=off",)}
 
 
 def digest(folder: Path = FOLDER) -> str | None:
@@ -52,16 +58,19 @@ def compile_library(folder: Path = FOLDER, library: Path | None = None, flags: I
         return "no C compiler (cc, gcc, clang)"
     if made_from is None:
         return f"not all of {', '.join(SOURCES)} are in {folder}"
-    aside = library.with_name(f"{library.stem}.{os.getpid()}.tmp")
-    try:
-        always = ["-shared", "-fPIC", "-pthread", f"-DSOURCES={made_from}"]
-        command = [program, *flags, *always, "-o", str(aside), str(folder / "native.c"), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
-            return f"{program} failed: {done.stderr.strip().splitlines()[-1:]}"
-        aside.replace(library)
-    finally:
-        aside.unlink(missing_ok=True)
+    always = [*flags, "-fPIC", "-pthread", f"-DSOURCES={made_from}"]
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{library.stem}.") as aside:
+        objects = [str(Path(aside, name).with_suffix(".o")) for name in PROGRAMS]
+        commands = [
+            ["-c", *always, *own, "-o", compiled, str(folder / name)]
+            for (name, own), compiled in zip(PROGRAMS.items(), objects, strict=True)
+        ]
+        linked = Path(aside, library.name)
+        for command in (*commands, ["-shared", *always, "-o", str(linked), *objects, "-lm"]):
+            done = subprocess.run([program, *command], capture_output=True, text=True, check=False)  # noqa: S603
+            if done.returncode:
+                return f"{program} failed: {done.stderr.strip().splitlines()[-1:]}"
+        linked.replace(library)
     return ""
 
 

@@ -99,8 +99,7 @@ static int pairs_hold(const Pairs *its)
     return 1 PAIRS(NO_CHECK, HOLDS);
 }
 
-/* What the functions return. */
-enum { DONE, NO_ROOM, NO_MEMORY, IMPOSSIBLE, OUT_OF_RANGE };
+#include "codes.h"
 
 typedef struct {
     const char *structure, *name, *type;

@@ -4,6 +4,7 @@ higher = more anomalous."""
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ import numpy as np
 
 from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.config import Config
-from patchbank.features.embedding import Patches, bilinear_matrix
+from patchbank.features.embedding import Patches, interpolated
 from patchbank.features.extract import Clock
+from patchbank.native.sums import Band, both_ways, products, row_sums
 from patchbank.search.searcher import Searcher
-from patchbank.util.parallel import one_blas_thread
+from patchbank.util.ieee import exp
 from patchbank.util.wording import brief
 from patchbank.validation import without_code
 
@@ -45,12 +47,12 @@ class ExpectedDistance:
 
     def __call__(self, features: FloatArray) -> FloatArray:
         """(n, D) features -> (n,) float32 logarithms; 0: as far from the bank as normal patches are on average."""
-        predicted = np.einsum("nd,d->n", features, self.slope) + np.float32(self.level)
+        predicted = products(features, self.slope) + np.float32(self.level)
         return np.clip(predicted, np.float32(self.low), np.float32(self.high))
 
     def scaled(self, distances: FloatArray, features: FloatArray) -> FloatArray:
         """(n,) distances of patches, (n, D), to the bank -> (n,) distances over the expected ones' power."""
-        scaled: FloatArray = distances * np.exp(np.float32(-self.power) * self(features))
+        scaled: FloatArray = distances * exp(np.float32(-self.power) * self(features)).astype(np.float32)
         return scaled
 
 
@@ -81,7 +83,8 @@ class Judged(NamedTuple):
 def top_fraction_mean(scores: FloatArray, fraction: float) -> float:
     """Mean of the largest `fraction` of the (P,) patch scores, at least one of them."""
     count = max(1, round(fraction * scores.size))
-    return float(np.partition(scores.ravel(), scores.size - count)[scores.size - count :].mean(dtype=np.float64))
+    largest = np.partition(scores.ravel(), scores.size - count)[scores.size - count :]  # in any order
+    return math.fsum(largest.tolist()) / count
 
 
 def reweighted(
@@ -97,10 +100,10 @@ def reweighted(
     b = min(neighbours, len(vectors))
     _, around = searcher.search(vectors[nearest : nearest + 1], b)
     members = np.union1d(around[0], [nearest])  # m* counts even where exact duplicates of it fill its neighbourhood
-    distances = np.linalg.norm(vectors[members].astype(np.float64) - patch.astype(np.float64), axis=1)
+    difference = vectors[members].astype(np.float64) - patch.astype(np.float64)
+    distances = np.sqrt(row_sums(difference * difference))
     own = float(distances[members == nearest][0])
-    with np.errstate(over="ignore"):
-        weight = 1.0 - 1.0 / float(np.exp(distances - own).sum())
+    weight = 1.0 - 1.0 / math.fsum(exp(distances - own).tolist())
     return weight * score
 
 
@@ -176,31 +179,27 @@ def smoothed(scores: FloatArray, sigma: float, counted: BoolArray | None = None)
 
 
 def _smoothed(scores: FloatArray, input_size: tuple[int, int], image_size: tuple[int, int], sigma: float) -> FloatArray:
-    rows, columns = (spreading_matrix(*sizes, sigma) for sizes in zip(scores.shape, input_size, strict=True))
-    with one_blas_thread():
-        heat: FloatArray = np.matmul(rows @ scores, columns.T)  # (H', h) @ (h, w) @ (w, W') -> (H', W')
-    if image_size == input_size:
-        return heat
-    import cv2
-
-    return cv2.resize(heat, image_size[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32, copy=False)
+    sizes = zip(scores.shape, input_size, image_size, strict=True)
+    rows, columns = (spreading(*size, sigma) for size in sizes)
+    return both_ways(rows, columns, scores)  # (h, w) -> (H, W)
 
 
 @functools.lru_cache(maxsize=16)
-def spreading_matrix(size: int, target: int, sigma: float) -> FloatArray:
-    """(target, size): bilinear interpolation along one axis, then Gaussian smoothing; each row sums to 1.
+def spreading(size: int, target: int, final: int, sigma: float) -> Band:
+    """(final, size): along one axis, bilinear interpolation to `target`, Gaussian smoothing there, and bilinear
+    interpolation to `final`; each row sums to 1.
 
-    Both are linear, and the axes are independent: two products of small matrices take a quarter of the time of two
-    passes over the pixels. The Gaussian is truncated at 4 sigma and mirrored at the border, as scipy's gaussian_filter.
+    All are linear, and the axes are independent: two products of small matrices take a fraction of the time of passes
+    over the pixels. The Gaussian is truncated at 4 sigma and mirrored at the border, as scipy's gaussian_filter.
     """
-    matrix = bilinear_matrix(size, target).astype(np.float64)
+    matrix = interpolated(np.eye(size), target)
     if sigma > 0:
         radius = int(4 * sigma + 0.5)
-        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
-        kernel /= kernel.sum()
+        offsets = np.arange(-radius, radius + 1)
+        kernel = exp(-0.5 * np.square(offsets / sigma))
+        kernel /= math.fsum(kernel.tolist())
         mirrored = np.pad(matrix, ((radius, radius), (0, 0)), mode="symmetric")
-        windows = np.lib.stride_tricks.sliding_window_view(mirrored, len(kernel), axis=0)  # (target, size, kernel)
-        matrix = windows @ kernel
-    result = matrix.astype(np.float32)
-    result.flags.writeable = False
-    return result
+        matrix = np.zeros_like(matrix)
+        for offset, weight in enumerate(kernel.tolist()):
+            matrix += weight * mirrored[offset : offset + target]
+    return Band.of(matrix if final == target else interpolated(matrix, final))

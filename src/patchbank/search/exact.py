@@ -27,6 +27,7 @@ from patchbank import native
 from patchbank.arrays import BoolArray, FloatArray, IndexArray
 from patchbank.errors import ConfigError
 from patchbank.native.calls import NativeBank, coded, in_panels, panels, wider
+from patchbank.native.sums import pair_distances
 from patchbank.search.projections import ROUNDING, TINY, Projections, in_cells, squares_of
 from patchbank.util.parallel import one_blas_thread, scratch, share_of_workers, spread
 
@@ -332,25 +333,6 @@ def checked_queries(queries: FloatArray, dim: int, k: int, allowed: int) -> Floa
 
 def _in_range(array: FloatArray) -> bool:
     return array.size == 0 or bool(float(array.min()) > -_LARGEST and float(array.max()) < _LARGEST)  # False for NaN
-
-
-def squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
-    """(n, D), (n, D) or (D,) -> (n,) squared Euclidean distances by direct differences: same rows, same bits."""
-    difference = a - b
-    result: FloatArray = np.einsum("ij,ij->i", difference, difference)
-    return result
-
-
-def pair_distances(a: FloatArray, b: FloatArray, i: IndexArray | None, j: npt.NDArray[np.integer]) -> FloatArray:
-    """(P,) squared Euclidean distances of the pairs (a[i], b[j]), by direct differences. i = None: all of a in turn."""
-    result = np.empty(len(j), np.float32)
-    step = 1024  # bounds the memory, and fits the cache
-    for start in range(0, len(j), step):
-        some = slice(start, start + step)
-        difference = take(b, j[some], "second of pairs")
-        np.subtract(a[some] if i is None else take(a, i[some], "first of pairs"), difference, out=difference)
-        np.einsum("ij,ij->i", difference, difference, out=result[some])
-    return result
 
 
 def take(rows: FloatArray, numbers: npt.NDArray[np.integer], name: str) -> FloatArray:

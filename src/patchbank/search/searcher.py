@@ -15,7 +15,8 @@ import numpy as np
 from patchbank.arrays import FloatArray, IndexArray
 from patchbank.config import Config
 from patchbank.errors import ConfigError, MissingExtraError
-from patchbank.search.exact import ExactSearcher, checked, checked_queries, k_smallest, pair_distances
+from patchbank.native.sums import pair_distances
+from patchbank.search.exact import ExactSearcher, checked, checked_queries, k_smallest
 from patchbank.validation import without_code
 
 Neighbours = tuple[FloatArray, IndexArray]
