@@ -90,11 +90,12 @@ def image_features(paths: list[Path], image_size: int = 320, embedding: str = "m
     from patchbank.config import Config
     from patchbank.features import embedding as patches
     from patchbank.imaging import images
+    from patchbank.imaging.resize import resize
 
     config = Config(embedding=embedding, patch_size=3)
     network = load_backbone(config.backbone)
     for path in paths:
-        pixels = images.resize(images.read_image(path), (image_size, image_size))
+        pixels = resize(images.read_image(path), (image_size, image_size))
         batch = images.normalise(pixels, network.info.mean, network.info.std)
         yield patches.embed(network.features(batch.reshape(1, 3, image_size, image_size)), config)[0]
 

@@ -39,6 +39,7 @@ from patchbank.features.embedding import ImageStatistics, Patches, bilinear_matr
 from patchbank.fit.fit import with_expected
 from patchbank.fit.stream import PatchStream
 from patchbank.imaging import images
+from patchbank.imaging.resize import resize
 from patchbank.scoring import scores as scoring
 from patchbank.scoring.scores import smoothed
 from patchbank.search.searcher import build_searcher
@@ -161,7 +162,7 @@ def _tall(train: list[Path], good: list[Path], cracked: list[Path]) -> Data:
     train, good = [list(rng.permutation(np.array(paths, object))) for paths in (train, good)]
 
     def stacked(paths: Sequence[Path]) -> Image:
-        return lambda: np.concatenate([images.resize(images.read_image(path), (256, 256)) for path in paths])
+        return lambda: np.concatenate([resize(images.read_image(path), (256, 256)) for path in paths])
 
     stacks = [train[3 * n : 3 * n + 3] for n in range(TRAIN)]
     whole = [good[3 * n : 3 * n + 3] for n in range(40)]
@@ -234,7 +235,7 @@ class Features:
 
         def one(source: Image) -> list[FloatArray]:
             image = source()
-            image = images.resize(image, images.input_size(size, image.shape, 4096, SIDE_MULTIPLE))
+            image = resize(image, images.input_size(size, image.shape, 4096, SIDE_MULTIPLE))
             if flip is not None:
                 image = cv2.flip(image, flip)
             batch = images.normalise(np.clip(image * np.float32(gain), 0, 255), row.mean, row.std)

@@ -342,11 +342,12 @@ def real_selection(data_root: Path) -> tuple[Array, list[int], list[float]]:
     from patchbank.backbones import load_backbone
     from patchbank.features import embedding as patches
     from patchbank.imaging import images
+    from patchbank.imaging.resize import resize
 
     network = load_backbone("efficientnet_lite0")
     blocks = []
     for path in sorted((data_root / "bottle" / "train" / "good").iterdir())[:12]:
-        pixels = images.resize(images.read_image(path), (320, 320))
+        pixels = resize(images.read_image(path), (320, 320))
         batch = images.normalise(pixels, network.info.mean, network.info.std).reshape(1, 3, 320, 320)
         blocks.append(patches.embed(network.features(batch), Config(embedding="mean", patch_size=3)).reshape(1600, -1))
     features = np.concatenate(blocks)

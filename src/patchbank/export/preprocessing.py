@@ -26,7 +26,7 @@ def blanked(g: Graph, image: str, inside: BoolArray | None, mean: tuple[float, .
 
 
 def resized(g: Graph, image: str, size: tuple[int, int], target: tuple[int, int]) -> str:
-    """(H, W, 3) uint8 of `size` -> (3, H', W') float32, whole numbers 0..255, as `images.resize`."""
+    """(H, W, 3) uint8 of `size` -> (3, H', W') float32, whole numbers 0..255, as `imaging.resize`."""
     smaller = (min(size[0], target[0]), min(size[1], target[1]))
     if smaller == size:
         small = g.cast(image, np.float32)

@@ -130,8 +130,8 @@ def _along(columns: Band, plane: FloatArray) -> FloatArray:
 def resized(image: Array, rows: Band, columns: Band, bias: float = 0.0, scale: float = 1.0) -> Array:
     """(H, W, C) uint8 or float32 -> (h, w, C) of the same type: (rows . (image . columns') + bias) scale.
 
-    So for each channel, of which there are 1 or a multiple of 3. Bytes are rounded, halves to the even number; the bands
-    must lead to 0..255.
+    So for each channel, of which there are 1 or a multiple of 3. Bytes are rounded, halves to the even number; the
+    bands must lead to 0..255.
     """
     image = np.ascontiguousarray(image)
     height, width, channels = image.shape
