@@ -583,11 +583,42 @@ def export(results: dict[str, Any]) -> str:
     return table(header, cells)
 
 
+def precision(results: dict[str, Any]) -> str:
+    """Both precisions beside each other, means over the seeds; and what 8 bits change."""
+    header = [
+        "data set",
+        "preset",
+        "seeds",
+        "image AUROC",
+        "pixel AUROC",
+        "AUPRO",
+        "features apart",
+        "network",
+        "whole",
+    ]
+    rows = []
+    for row in results["rows"]:
+        pairs = [(row["float32"][key], row["int8"][key]) for key in ("image_auroc", "pixel_auroc", "aupro")]
+        figures = ["-" if a is None else f"{a:.1f} / {b:.1f} ({b - a:+.2f})" for a, b in pairs]
+        apart = " / ".join(f"{100 * share:.0f} %" for share in row["features_apart"])
+        faster = [f"{row['faster'][part]:.2f} x" for part in ("network", "whole")]
+        name = SETS.get(row["set"], "tall stacks of tiles")
+        rows.append([name, row["preset"], row["seeds"], *figures, apart, *faster])
+    lines = [table(header, rows)]
+    words = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+    for preset, about in results["int8 minus float32"].items():
+        found = [(word, about[key]) for key, word in words.items() if key in about]
+        changes = [f"{word} {each['mean']:+.2f} on average, {each['least']:+.2f} at least" for word, each in found]
+        lines.append(f"{preset}, int8 minus float32: {'; '.join(changes)}.")
+    return "\n\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "presets": presets,
     "cost": cost,
     "quality": quality,
+    "precision": precision,
     "predict": predict,
     "predict_16": predict,
     "decoding": decoding,

@@ -118,8 +118,11 @@ class TuneReport:
 
 
 def candidates(base: Config) -> dict[str, Config]:
-    """The presets and a few sizes between them, over `base`, by name, smallest image first."""
+    """The presets and a few sizes between them, over `base`, by name, smallest image first; the presets also in 8
+    bits, if `base` leaves the precision open and names a network of the zoo."""
     found = {name: replace(base, **changes) for name, changes in PRESETS.items()}
+    if base.precision == "auto" and not base.backbone.lower().endswith(".onnx"):
+        found |= {f"{name}, int8": replace(config, precision="int8") for name, config in list(found.items())}
     taken = {config.image_size for config in found.values()}
     found |= {f"{size} px": replace(base, image_size=(size,)) for size in _SIZES if (size,) not in taken}
     return dict(sorted(found.items(), key=lambda item: math.prod(item[1].image_size) ** (2 / len(item[1].image_size))))

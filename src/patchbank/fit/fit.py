@@ -49,7 +49,7 @@ def fit(
 ) -> FittedModel:
     """The fitted model; `PatchCore.fit` says what the arguments mean."""
     network = backbone or load_backbone(config.backbone, config.layers, runtime)
-    config = _resolved(config, network, chosen=backbone is not None)
+    config = _resolved(config, network, passed=backbone is not None)
     roi, budget = Roi.from_config(config), memory_budget(runtime.memory)
     images = listed(images)
     if config.drop_outliers and not isinstance(images, (list, tuple)):
@@ -310,15 +310,17 @@ def held_out_images(total: int, config: Config) -> Callable[[int], bool]:
     return lambda image: image > 0 and bool(rng.random() < config.holdout_fraction)
 
 
-def _resolved(config: Config, network: Backbone, *, chosen: bool) -> Config:
-    """The config with what it left to the backbone filled in. chosen: the network was passed, and is taken as it is.
-    Raises ConfigError where it is not as the config says."""
-    info, own = network.info, precision_of(network)
-    wanted = own if config.precision == "auto" else config.precision
-    if wanted != own and (chosen or own == "int8"):
+def _resolved(config: Config, network: Backbone, *, passed: bool) -> Config:
+    """The config with what it left to the backbone filled in. passed: the network is the caller's, and is taken as it
+    is. Raises ConfigError where it is not as the config says."""
+    info, own, precision = network.info, precision_of(network), config.precision
+    fixed = passed or own == "int8"
+    if precision == "auto":
+        precision = own
+    elif fixed and precision != own:
         raise ConfigError(
-            f"precision: expected {own}, which this network has; got {wanted} (a backbone that is passed, or quantised "
-            "already, is taken as it is)"
+            f"precision: expected {own}, which this network has; got {precision} (a backbone that is passed, or "
+            "quantised already, is taken as it is)"
         )
     _check_sides(config, info)
     return replace(
@@ -326,7 +328,7 @@ def _resolved(config: Config, network: Backbone, *, chosen: bool) -> Config:
         backbone=info.name,
         layers=tuple(layer.name for layer in info.layers),
         embedding=info.embedding if config.embedding == "auto" else config.embedding,
-        precision=wanted,
+        precision=precision,
         patch_size=config.patch_size or info.patch_size,
     )
 

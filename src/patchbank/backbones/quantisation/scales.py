@@ -22,6 +22,7 @@ LEVELS = 255  # steps of an unsigned byte
 _MANTISSA = 12  # bits of a scale: what differs in the last bits of a measurement makes the same scale
 _RATIO = 63  # a summand's scale is a whole multiple of its sum's, over this odd number
 _LARGEST_FACTOR = 8.0
+_HEADROOM = 1.2  # times what good images reach is stored: others, and defects, reach more
 # How far the channels of a value are brought to one range: 0 = not at all, 1 = in full. In full would give good images'
 # features the smallest error, and cut defects: they raise channels that are quiet in good images, up to 20 times
 # (docs/adr/0016). Values that depthwise convolutions read, which have a scale for each channel; values of residual
@@ -59,9 +60,10 @@ def _limits(network: Network, name: str, measured: Range, info: BackboneInfo) ->
         mean, std = np.array(info.mean), np.array(info.std)
         return np.minimum(-mean / std, 0), np.maximum((255 - mean) / std, 0)
     unit = next((unit for unit in network.units if unit.output == name), None)
+    low, high = _HEADROOM * np.minimum(measured.low, 0), _HEADROOM * np.maximum(measured.high, 0)
     if unit is None or unit.ceiling is None:
-        return np.minimum(measured.low, 0), np.maximum(measured.high, 0)
-    return np.zeros_like(measured.low), np.clip(measured.high, 0, unit.ceiling)
+        return low, high
+    return np.zeros_like(low), np.minimum(high, unit.ceiling)
 
 
 def _factors(network: Network, limits: Mapping[str, tuple[DoubleArray, DoubleArray]]) -> dict[str, DoubleArray]:
