@@ -432,11 +432,14 @@ def test_tune_chooses_and_draws_and_what_it_writes_is_what_fit_takes(category, t
     assert "chosen: " in result.stdout
     assert "labelled defects" in result.stdout
     chosen = result.stdout.rsplit("chosen: ", 1)[1].strip()
-    assert Config.from_toml(toml) == Config.preset(chosen, coreset_size=40)
+    preset, _, precision = chosen.partition(", ")
+    assert Config.from_toml(toml) == Config.preset(preset, coreset_size=40, precision=precision or "auto")
     run("fit", category, "-o", tmp_path / "m", "--config", toml)
     plot = ("--plot", tmp_path / "t.png") if importlib.util.find_spec("matplotlib") else ()  # the extra 'plot'
     report = json.loads(run("tune", category, "--coreset-size", "40", "--budget-ms", "60000", "--json", *plot).stdout)
-    assert {trial["name"] for trial in report["trials"]} | set(report["missing"]) == {"fast", "balanced", "accurate"}
+    presets = {"fast", "balanced", "accurate"}
+    tried = {trial["name"] for trial in report["trials"]} | set(report["missing"])
+    assert tried == presets | {f"{preset}, int8" for preset in presets}
     assert not plot or (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
