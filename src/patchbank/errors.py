@@ -11,7 +11,7 @@
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
     ├── OutputError               7   a result cannot be written (full disk, no permission)
     ├── SelfTestError             9   a model does not score its own images as it did: it must not judge parts here
-    ├── Busy                      -   an inspector takes no more images at the moment; no command meets it
+    ├── Busy                     70   an inspector takes no more images at the moment; no command meets it
     └── StoreError                8   the service's data folder or database cannot be used
         ├── StoreBusyError        8   more is waiting to be written than may wait: try again in a moment
         ├── StoreFullError        8   the disk is full; nothing of this request was kept

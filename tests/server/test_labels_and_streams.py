@@ -176,6 +176,6 @@ def test_the_length_of_sessions_is_a_setting(call, service):
     anna = signed_in(service, "anna")
     call("PUT", "/api/v1/settings/session.hours", json={"value": 2.5}, headers=anna)
     wait(call, lambda: service.preference("session.hours") == 2.5)
-    from server.test_session import sign_in
+    from server.test_logging_in import sign_in
 
     assert "Max-Age=9000;" in sign_in(call).headers["set-cookie"]
