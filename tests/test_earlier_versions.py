@@ -86,7 +86,7 @@ def test_the_present_version_is_the_model_itself(story):
     assert models[-1].at(len(models)) is models[-1]
 
 
-@pytest.mark.parametrize("number", [0, -1, 7, 100])
+@pytest.mark.parametrize("number", [0, -1, 7, 100, "1", None, 2.0, 6.0, True])
 def test_a_version_that_there_is_not_is_refused(story, number):
     with pytest.raises(ConfigError, match="expected 1 to 6"):
         story[0][-1].at(number)

@@ -220,6 +220,17 @@ def test_impossible_numbers_are_refused(model, workers, queue):
         model.inspector(workers=workers, queue=queue)
 
 
+@pytest.mark.parametrize("timeout", [-1, None, "3", float("nan"), float("inf"), 1e12])
+def test_a_timeout_that_is_no_time_is_refused_and_takes_no_place(timeout):
+    gate, inspector = gated(queue=0)
+    with inspector:
+        with pytest.raises(ConfigError, match=r"timeout: expected 0 to .* seconds"):
+            inspector.submit("a.png", timeout=timeout)
+        future = inspector.submit("b.png")
+        gate.let(1)
+        assert future.result(PATIENCE) == ("b.png", "b.png")
+
+
 # --- the processors ---
 
 
@@ -304,6 +315,24 @@ def test_a_callback_may_submit_and_close():
     inspector.submit("a.png").add_done_callback(first)
     assert done.wait(PATIENCE)
     assert [name for _, name in seen] == ["a.png", "b.png"]
+
+
+def test_a_callback_that_drains_is_an_error_and_no_deadlock():
+    gate, inspector = gated()
+    done, said = threading.Event(), []
+
+    def drain(_):
+        try:
+            inspector.drain(PATIENCE)
+        except ConfigError as error:
+            said.append(str(error))
+        done.set()
+
+    with inspector:
+        inspector.submit("a.png").add_done_callback(drain)
+        gate.let(1)
+        assert done.wait(PATIENCE)
+    assert "would wait for itself" in said[0]
 
 
 def test_draining_says_when_it_takes_too_long():

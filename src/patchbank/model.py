@@ -246,7 +246,7 @@ class PatchCore(FittedModel):
         It cannot be updated or saved. Its results name this model's file, and that version. `at(the present one)` is
         the model itself. Raises ConfigError for a version that there is not.
         """
-        if version == len(self.versions):
+        if type(version) is int and version == len(self.versions):
             return self
         view = _View(**vars(as_it_was(self, version)))
         vars(view)["made_by"] = replace(self.made_by, version=version)

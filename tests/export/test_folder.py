@@ -88,6 +88,13 @@ def test_a_second_export_replaces_the_first(model, rng, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_page_of_an_earlier_export_does_not_stay(model, tmp_path):
+    """It would judge by another model."""
+    (tmp_path / "inspect.html").write_text("of another model")
+    export_onnx(model, tmp_path)
+    assert not (tmp_path / "inspect.html").exists()
+
+
 def test_reference_images_of_ones_own(model, rng, tmp_path):
     """One of each verdict first, at most five; those of other sizes are left out."""
     images = [Named(f"{n}.png", image) for n, image in enumerate(pictures(rng) * 2)]

@@ -241,6 +241,15 @@ def test_the_graph_is_a_valid_one_of_standard_operators(rng):
     assert names == ["score", "p_value", "verdict", "anomaly_map", "mask", "image_check"]
 
 
+@pytest.mark.parametrize("options", [{}, {"calibration": "none"}])
+def test_no_constant_is_left_over(rng, options):
+    """ONNX Runtime warns of each at every start of the programs."""
+    model = fitted(rng, **options)
+    graph = onnx.load_model_from_string(inspection_graph(model, plan_for(model, SIZE), {})).graph
+    used = {name for node in graph.node for name in node.input}
+    assert {each.name for each in graph.initializer} <= used
+
+
 def test_the_same_model_gives_the_same_bytes(rng):
     model = fitted(rng)
     plan = plan_for(model, SIZE)

@@ -62,6 +62,9 @@ def check(command, folder, tmp_path, *, inspects=True):
     cut = tmp_path / "cut.ppm"
     cut.write_bytes((folder / rows[0]["file"]).read_bytes()[:-5])
     assert call([*command, cut], folder, code=2)
+    for header in (b"P6", b"P6\n128 9", b"P6\n128 96 255", b"P6\n# without an end", b"P6\n128 -96 255\n"):
+        cut.write_bytes(header)  # a program that waits for more never ends
+        assert "cut.ppm" in call([*command, cut], folder, code=2)
     assert call([*command, tmp_path / "missing.ppm"], folder, code=2)
 
 

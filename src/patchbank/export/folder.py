@@ -26,7 +26,7 @@ from patchbank.export.thinning import ThinningCost, cost, recalibrated, thinned
 from patchbank.imaging.sources import ImageSource
 from patchbank.model import PatchCore
 from patchbank.results.result import MadeBy
-from patchbank.util.files import atomic_write, make_folder
+from patchbank.util.files import atomic_write, make_folder, output_errors
 from patchbank.util.progress import Progress, silent
 from patchbank.util.wording import finite
 from patchbank.version import __version__
@@ -127,6 +127,9 @@ def export_onnx(
     page_bytes = None
     if browser:
         page_bytes = write_inspection_page(target / PAGE, title, facts, checked.onnx, stored, browser)
+    else:
+        with output_errors(target / PAGE):  # of an earlier export: it would judge by another model
+            (target / PAGE).unlink(missing_ok=True)
     return Exported(
         target,
         checked.plan.size,

@@ -23,7 +23,8 @@ def p_value(g: Graph, score: str, calibration: Calibration | None) -> tuple[str,
     """The p-value of a score, a scalar, and how many calibration scores are at least as large; NaN without
     calibration."""
     if calibration is None:
-        return g.constant(np.array(np.nan, np.float32)), g.constant(0.0)
+        odds = g.constant(np.array(np.nan, np.float32))
+        return odds, odds  # a constant that no node uses makes ONNX Runtime warn at each start
     scores = calibration.counted_scores
     above = g.cast(g.node("GreaterOrEqual", scores, score), np.float32)
     count = g.reduced("ReduceSum", above, [0], keepdims=False)

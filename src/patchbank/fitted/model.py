@@ -93,9 +93,9 @@ class FittedModel:
 
     def state(self, number: int) -> State:
         """Returns what version `number` consists of. Raises ConfigError for a version that there is not."""
-        if not 1 <= number <= len(self.versions):
+        if type(number) is not int or not 1 <= number <= len(self.versions):
             raise ConfigError(
-                f"version: expected 1 to {len(self.versions)}; got {number} (patchbank history lists them)"
+                f"version: expected 1 to {len(self.versions)}; got {number!r} (patchbank history lists them)"
             )
         if number == len(self.versions):
             return State(np.arange(len(self.bank), dtype=np.int32), self.calibration, self.normal, self.scene)

@@ -155,6 +155,11 @@ def _end_all() -> None:
         crew.join(_LAST_IMAGES)
 
 
+def _is_time(value: object) -> bool:
+    """Whether a lock can wait for so many seconds."""
+    return isinstance(value, (int, float)) and 0 <= value <= threading.TIMEOUT_MAX  # NaN is not
+
+
 class Inspector:
     """Inspects images in threads of its own; made by `PatchCore.inspector`. Its methods may be called from any thread.
 
@@ -187,8 +192,10 @@ class Inspector:
         The future raises what `predict` would raise: ImageError for an unusable image. It may be cancelled while the
         image waits, which frees the place. A buffer is copied before this returns, so its owner may write to it again;
         a path is read later. timeout: seconds to wait for a free place. Raises Busy if there is none, ConfigError after
-        `close`.
+        `close`, and for a timeout that is no time.
         """
+        if not _is_time(timeout):
+            raise ConfigError(f"timeout: expected 0 to {threading.TIMEOUT_MAX:,.0f} seconds; got {timeout!r}")
         crew = self._present()
         number = crew.reserve(timeout)
         try:
@@ -203,8 +210,11 @@ class Inspector:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Waits until every image that was handed over has its result, its error, or was cancelled. Returns False if
-        that takes longer than `timeout` seconds."""
+        that takes longer than `timeout` seconds. Raises ConfigError in a future's callback, which would wait for the
+        image that it belongs to."""
         crew = self._present()
+        if threading.current_thread() in crew.threads:
+            raise ConfigError("drain: expected a thread of your own; a future's callback would wait for itself")
         with crew.changed:
             return crew.changed.wait_for(lambda: not (crew.unfinished or crew.reserved), timeout)
 
