@@ -29,7 +29,7 @@ from patchbank import Config, PatchCore
 from patchbank.config import PRESETS
 from patchbank.evaluation.metrics import auroc, pixel_metrics
 from patchbank.features.extract import layer_maps
-from patchbank.fit import fit as fitting
+from patchbank.fit import quantise as quantising
 from patchbank.imaging.images import Array, input_size, read_image, resize
 
 SETS = ("bottle", "screw", "mtd", "elpv", "tall")
@@ -79,7 +79,7 @@ def _mask(image: Array, path: Path | None) -> Any:
 def fitted(data: Images, config: Config) -> tuple[PatchCore, dict[str, float]]:
     """A model, and the seconds of the fit and of quantising."""
     took = {"quantise_s": 0.0}
-    quantise = fitting.in_eight_bits
+    quantise = quantising.in_eight_bits
 
     def clocked(*given: Any) -> Any:
         start = time.perf_counter()
@@ -87,12 +87,12 @@ def fitted(data: Images, config: Config) -> tuple[PatchCore, dict[str, float]]:
         took["quantise_s"] = time.perf_counter() - start
         return found
 
-    fitting.in_eight_bits = clocked
+    quantising.in_eight_bits = clocked
     start = time.perf_counter()
     try:
         model = PatchCore.fit(data.train, config)
     finally:
-        fitting.in_eight_bits = quantise
+        quantising.in_eight_bits = quantise
     return model, {"fit_s": time.perf_counter() - start, **took}
 
 
