@@ -36,11 +36,11 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def tree(build: Any, tmp_path: Path) -> Path:
     """A copy of the C sources, and a library of an earlier build."""
-    python = ("__init__.py", "calls.py", "__pycache__")
+    python = [path.name for path in (ROOT / build.FOLDER).glob("*.py") if path.name != "compiling.py"]
     shutil.copytree(
         ROOT / build.FOLDER,
         tmp_path / build.FOLDER,
-        ignore=shutil.ignore_patterns("*.so", *python),
+        ignore=shutil.ignore_patterns("*.so", "__pycache__", *python),
     )
     (tmp_path / build.LIBRARY).write_bytes(b"of an earlier build")
     return tmp_path
