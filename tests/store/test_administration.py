@@ -142,9 +142,10 @@ def test_requests_are_not_trusted(tmp_path: Path) -> None:
         (place / "old.request").write_bytes(b"{}")
         os.utime(place / "old.request", (1, 1))
         until = time.monotonic() + 20
-        while len(list(place.glob("*.answer"))) != len(contents) and time.monotonic() < until:
+        expected = [place / f"{number}.answer" for number in range(len(contents))]
+        while not all(path.exists() for path in expected) and time.monotonic() < until:
             time.sleep(0.05)
-        answers = [json.loads((place / f"{number}.answer").read_bytes()) for number in range(len(contents))]
+        answers = [json.loads(path.read_bytes()) for path in expected]
         assert all("error" in answer for answer in answers)
         assert not list(place.glob("*.request"))
         assert not (place / "old.answer").exists()
