@@ -43,6 +43,10 @@ GET    /api/v1/streams/{stream}/hours                viewer, token read
 POST   /api/v1/streams/{stream}:pause                operator
 POST   /api/v1/streams/{stream}:resume               operator
 POST   /api/v1/streams/{stream}:report               token ingest
+POST   /api/v1/streams/{stream}/deployments          engineer
+GET    /api/v1/versions/{version_id}                 viewer, token read
+POST   /api/v1/versions/{version_id}:approve         engineer
+POST   /api/v1/versions/{version_id}:retire          engineer
 GET    /api/v1/settings                              viewer
 PUT    /api/v1/settings/{key}                        admin
 DELETE /api/v1/settings/{key}                        admin
@@ -72,6 +76,7 @@ WANTED = {tuple(line.split()[:2]): line.split(maxsplit=2)[2].split(", ") for lin
 NOBODYS = {
     "user_id": 10**9,
     "token_id": 10**9,
+    "version_id": 10**9,
     "inspection_id": UUID(int=7),
     "stream": "none",
     "key": "none",

@@ -11,7 +11,19 @@ from fastapi.openapi.utils import get_openapi
 
 from patchbank.server import health, problems
 from patchbank.server.access import EVERYBODY, GuardedRoute, needs
-from patchbank.server.api import audit, events, inspections, reading, reviews, session, settings, streams, tokens, users
+from patchbank.server.api import (
+    audit,
+    events,
+    inspections,
+    reading,
+    reviews,
+    session,
+    settings,
+    streams,
+    tokens,
+    users,
+    versions,
+)
 from patchbank.server.api.routing import PREFIX
 from patchbank.server.edge import Edge
 from patchbank.server.oip import router as oip
@@ -24,6 +36,7 @@ API = (
     inspections.routes,
     reviews.routes,
     streams.routes,
+    versions.routes,
     events.routes,
     settings.routes,
     session.routes,

@@ -13,6 +13,7 @@ from patchbank.server.api.routing import Time, Told
 from patchbank.server.service import Service
 from patchbank.store import inspections, models, streams
 from patchbank.store.inspections import Inspection, Region
+from patchbank.store.models import ModelVersion
 from patchbank.store.reviews import Review
 
 if TYPE_CHECKING:
@@ -94,6 +95,34 @@ class Said(Told):
     supersedes_id: int | None
 
 
+class VersionTold(Told):
+    """A version of a model. number: within the model. bank_version: its number in the file's history."""
+
+    id: int
+    model: str
+    number: int
+    status: Literal["candidate", "approved", "retired"]
+    status_at: Time
+    status_by: str
+    action: Literal["upload", "fit", "update", "threshold", "rollback"]
+    calibrated: Literal["exact", "bound", "stale", "none"]
+    threshold: float | None
+    pixel_threshold: float | None
+    max_false_alarms: float | None
+    confidence: float | None
+    images: int = Field(description="Training images.")
+    size: int = Field(description="Vectors in the memory bank.")
+    author: str
+    note: str
+    time: Time
+    file_sha256: str
+    file_size: int = Field(description="Bytes.")
+    bank_version: int
+    dataset_id: int | None
+    parent_id: int | None = Field(description="The version that it was made from.")
+    gate: Any = Field(description="What the gate found; null: it was not asked.")
+
+
 class _Names(Told):
     streams: dict[int, str]
     versions: dict[int, Model]
@@ -117,6 +146,12 @@ async def details_of(service: Service, found: Sequence[Inspection]) -> list[Deta
 def said_of(review: Review) -> Said:
     """A review, told."""
     return Said.model_validate(review)
+
+
+def version_told(connection: Connection, version: ModelVersion) -> VersionTold:
+    """A version, told."""
+    row = {name: value for name, value in asdict(version).items() if name in VersionTold.model_fields}
+    return VersionTold(**row, model=models.by_id(connection, version.model_id).name, gate=version.gate_json)
 
 
 def _names_of(connection: Connection, found: Sequence[Inspection]) -> _Names:

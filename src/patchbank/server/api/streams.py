@@ -53,7 +53,8 @@ class Deployed(Told):
 
     id: int
     kind: Literal["active", "shadow"]
-    model: Model | None = Field(description="null: nothing does.")
+    version_id: int | None = Field(description="null: nothing does.")
+    model: Model | None
     sha256: str | None = Field(description="Of the model's file.")
     review_rate: float | None = Field(description="null: the model's own.")
     policy: Any
@@ -181,7 +182,7 @@ def _one(connection: Connection, name: str, failures: dict[int, str]) -> StreamT
 
 def _history(connection: Connection, name: str, before: int | None, limit: int) -> Deployments:
     found = streams.history(connection, streams.by_name(connection, name).id, before=before, limit=limit)
-    items = [_deployed(connection, each) for each in found]
+    items = [deployed(connection, each) for each in found]
     return Deployments(items=items, next=items[-1].id if len(items) == limit else None)
 
 
@@ -209,7 +210,7 @@ def _report(connection: Connection, name: str, said: Report, only: int | None, t
 
 
 def _told(connection: Connection, stream: Stream, current: list[Deployment], failures: dict[int, str]) -> StreamTold:
-    kinds = {each.kind: _deployed(connection, each) for each in current if each.stream_id == stream.id}
+    kinds = {each.kind: deployed(connection, each) for each in current if each.stream_id == stream.id}
     return StreamTold(
         id=stream.id,
         name=stream.name,
@@ -224,7 +225,8 @@ def _told(connection: Connection, stream: Stream, current: list[Deployment], fai
     )
 
 
-def _deployed(connection: Connection, deployment: Deployment) -> Deployed:
+def deployed(connection: Connection, deployment: Deployment) -> Deployed:
+    """A deployment, told."""
     model, sha256 = None, None
     if deployment.model_version_id is not None:
         version = models.version(connection, deployment.model_version_id)
@@ -233,6 +235,7 @@ def _deployed(connection: Connection, deployment: Deployment) -> Deployed:
     return Deployed(
         id=deployment.id,
         kind=deployment.kind,
+        version_id=deployment.model_version_id,
         model=model,
         sha256=sha256,
         review_rate=deployment.review_rate,
