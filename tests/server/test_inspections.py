@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from patchbank.errors import StoreFullError
+from patchbank.results.heat import anomaly_map
 from patchbank.server import inspecting
 from patchbank.store import heats, inspections, models, preferences, streams
 from patchbank.store.engine import open_store
@@ -65,8 +66,25 @@ def test_what_is_answered_is_what_predict_says_and_what_is_kept(call, service, f
     assert str(row.id) == said["id"]
     assert row.score == expected.score
     assert service.store.blobs.get(row.image_sha256) == files[1]
-    grid, counted = heats.decode(service.store.read(inspections.heat_of, row.id))
-    np.testing.assert_allclose(grid, expected.patch_scores, rtol=6e-4)
+
+
+def test_the_map_of_what_is_kept_is_the_results_map(call, service, files, model):
+    """It is made of the distances before they were scaled for the image's score. A grid of scaled ones is another map,
+    whose colours do not fit the pixel threshold."""
+    expected = model.predict(files[1])
+    assert np.abs(expected.patch_scores - expected.distances).max() > 0.1, "here the two must differ"
+    post(call, files[1])
+    (row,) = kept(service)
+    heat = service.store.read(inspections.heat_of, row.id)
+    grid, counted = heats.decode(heat)
+    again = anomaly_map(
+        grid,
+        image_size=(row.height, row.width),
+        input_size=(heat.input_h, heat.input_w),
+        smoothing_sigma=heat.sigma,
+        counted=counted,
+    )
+    np.testing.assert_allclose(again, expected.anomaly_map, rtol=0, atol=5e-4 * expected.distances.max())
     assert counted is None
 
 

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from patchbank import Result
 from patchbank.server.images import format_of
 from patchbank.server.problems import Problem
 from patchbank.server.stations import Station
 from patchbank.store import heats, inspections
+from patchbank.store.heats import Heat
 from patchbank.store.inspections import MOST_REGIONS, Inspection, NewInspection, Region
 from patchbank.util.uuid7 import uuid7
 
@@ -93,7 +96,7 @@ def _described(service: Service, station: Station, hosted: Hosted, part: Part, i
         height=result.image_size[0],
         sample=sample,
         needs_review=verdict == "review" or sample or (verdict == "ng" and service.preference("review.ng")),
-        heat=heats.encode(result.patch_scores, result.input_size, result.smoothing_sigma, result.counted),
+        heat=heat_of(result),
         regions=regions_of(result),
     )
 
@@ -102,6 +105,13 @@ def as_deployed(result: Result, station: Station) -> Result:
     """The result with the rate of reviews that the deployment asks for."""
     rate = station.deployment.review_rate if station.deployment else None
     return result if rate is None else dataclasses.replace(result, review_rate=rate)
+
+
+def heat_of(result: Result) -> Heat | None:
+    """The distances that the anomaly map is made of, as they are kept; None if there are none to make a map of."""
+    if not np.isfinite(result.distances).all():
+        return None
+    return heats.encode(result.distances, result.input_size, result.smoothing_sigma, result.counted)
 
 
 def regions_of(result: Result) -> list[Region]:

@@ -1,21 +1,23 @@
 """The patch grid of an inspection, from which its anomaly map is computed again: 4 kB in place of a picture of 60 to
 770.
 
-Scores are kept as float16: a map is off by at most 0.05 % of the largest score.
+What is kept are the distances of which the map is made (`Result.distances`), before any scaling of the image's score,
+as float16: a map is off by at most 0.05 % of the largest one.
 """
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from patchbank.errors import StoreValueError
+from patchbank.util import grids
 
-MOST_PATCHES = 1 << 20  # of a grid: large images in tiles have 60 000
-_LARGEST = float(np.finfo(np.float16).max)
+MOST_PATCHES = grids.MOST
+_MOST_SIGMA = 100.0  # pixels: the most that a model may have
+_MOST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +36,40 @@ class Heat:
 
 
 def encode(
-    patch_scores: npt.NDArray[np.float32],
+    distances: npt.NDArray[np.float32],
     input_size: tuple[int, int],
     sigma: float,
     counted: npt.NDArray[np.bool_] | None = None,
 ) -> Heat:
-    """A result's patch scores (h, w) as they are kept. input_size: (H', W'). counted: (h, w), None = all."""
-    h, w = patch_scores.shape
-    limited = np.clip(patch_scores, -_LARGEST, _LARGEST).astype("<f2")  # no score becomes infinite
-    bits = None if counted is None else zlib.compress(np.packbits(counted).tobytes())
-    return checked(Heat(h, w, *input_size, sigma, zlib.compress(limited.tobytes()), bits))
+    """A result's distances (h, w) as they are kept. input_size: (H', W'). counted: (h, w), None = all."""
+    h, w = distances.shape
+    bits = None if counted is None else grids.packed_bits(counted)
+    return checked(Heat(h, w, *input_size, sigma, grids.packed(distances), bits))
 
 
 def decode(heat: Heat) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
-    """Patch scores (h, w) float32 and, unless all patches count, which do (h, w). Raises StoreValueError for a damaged
+    """Distances (h, w) float32 and, unless all patches count, which do (h, w). Raises StoreValueError for a damaged
     grid."""
     _check_size(heat)
-    scores = np.frombuffer(_inflated(heat.grid, 2 * heat.h * heat.w), "<f2")
-    grid = scores.reshape(heat.h, heat.w).astype(np.float32)
-    if heat.counted is None:
-        return grid, None
-    bits = np.frombuffer(_inflated(heat.counted, -(-heat.h * heat.w // 8)), np.uint8)
-    return grid, np.unpackbits(bits, count=heat.h * heat.w).reshape(heat.h, heat.w).astype(bool)
+    try:
+        distances = grids.unpacked(heat.grid, heat.h, heat.w)
+        return distances, None if heat.counted is None else grids.unpacked_bits(heat.counted, heat.h, heat.w)
+    except ValueError as error:
+        raise StoreValueError(f"heat: {error}") from error
 
 
 def checked(heat: Heat) -> Heat:
     """A grid that comes from outside, once it was decoded. Raises StoreValueError."""
-    if not (heat.sigma >= 0 and np.isfinite(heat.sigma)) or not (heat.input_h > 0 and heat.input_w > 0):
-        raise StoreValueError("heat: expected sigma >= 0 and a positive input size")
-    decode(heat)
+    if not 0 <= heat.sigma <= _MOST_SIGMA or not (0 < heat.input_h <= _MOST_SIDE and 0 < heat.input_w <= _MOST_SIDE):
+        raise StoreValueError("heat: expected sigma of 0 to 100 pixels and an input size of 1 to 65536")
+    distances, counted = decode(heat)
+    if not (np.isfinite(distances).all() and distances.min() >= 0):
+        raise StoreValueError("heat: expected distances, which are finite and at least 0")
+    if counted is not None and not counted.any():
+        raise StoreValueError("heat: expected a patch that counts; got none")
     return heat
 
 
 def _check_size(heat: Heat) -> None:
     if not (heat.h > 0 and heat.w > 0 and heat.h * heat.w <= MOST_PATCHES):
         raise StoreValueError(f"heat: expected 1 to {MOST_PATCHES} patches; got {heat.h} x {heat.w}")
-
-
-def _inflated(data: bytes, size: int) -> bytes:
-    """What zlib has packed, which must be `size` bytes: no more are ever unpacked."""
-    packed = zlib.decompressobj()
-    try:
-        content = packed.decompress(data, size + 1)
-    except zlib.error as error:
-        raise StoreValueError(f"heat: expected data packed by zlib; {error}") from error
-    if len(content) != size or not packed.eof or packed.unused_data:
-        raise StoreValueError(f"heat: expected {size} bytes, packed by zlib; got other data")
-    return content

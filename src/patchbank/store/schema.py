@@ -306,10 +306,13 @@ heats = Table(
     Column("input_w", Integer, nullable=False),
     Column("sigma", Double, nullable=False, comment="Smoothing of the anomaly map, in pixels."),
     Column(
-        "grid", LargeBinary, nullable=False, comment="Patch scores: zlib of h x w float16, little-endian, row by row."
+        "grid",
+        LargeBinary,
+        nullable=False,
+        comment="Patch distances: zlib of h x w float16, little-endian, row by row.",
     ),
     Column("counted", LargeBinary, comment="zlib of h x w bits: the patches in the region of interest. NULL: all."),
-    comment="The patch scores of an inspection; its anomaly map is computed from them.",
+    comment="The patch distances of an inspection; its anomaly map is computed from them.",
 )
 
 regions = Table(

@@ -469,7 +469,7 @@ def upgrade() -> None:
             "grid",
             sa.LargeBinary(),
             nullable=False,
-            comment="Patch scores: zlib of h x w float16, little-endian, row by row.",
+            comment="Patch distances: zlib of h x w float16, little-endian, row by row.",
         ),
         sa.Column(
             "counted",
@@ -481,7 +481,7 @@ def upgrade() -> None:
             ["inspection_id"], ["inspections.id"], name=op.f("fk_heats_inspection_id_inspections"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("inspection_id", name=op.f("pk_heats")),
-        comment="The patch scores of an inspection; its anomaly map is computed from them.",
+        comment="The patch distances of an inspection; its anomaly map is computed from them.",
     )
     op.create_table(
         "regions",
