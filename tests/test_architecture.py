@@ -57,7 +57,7 @@ MOST_AT_THE_ROOT = 12  # modules beside the folders
 # Who builds on the library as a user does: by its public names, and what lies on these floors, which know no models.
 USERS = {
     "store": ("util", "version", "errors"),
-    "line": ("util", "version", "reports"),
+    "line": ("util", "version", "reports", "config", "validation", "imaging"),
     "server": ("util", "version", "reports", "store", "config", "validation", "errors", "imaging"),
 }
 # What a module may import at its top, beside the standard library and patchbank. Everything else is imported in the
