@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from patchbank import native
+
+if TYPE_CHECKING:
+    from postgres import Postgres
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves
 # No example is late: several test processes share the processors.
@@ -32,6 +37,27 @@ def data_root() -> Path:
             f"real images not found in {DATA}; set PATCHBANK_DATA to a folder that holds bottle/, screw/ and mtd/"
         )
     return DATA
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server, or a skip that says why."""
+    psycopg = pytest.importorskip("psycopg")
+    from postgres import SERVER, Postgres
+
+    found = Postgres(SERVER)
+    try:
+        found.run("SELECT 1")
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL at {SERVER}; set PATCHBANK_POSTGRES to the URL of one ({error})")
+    yield found
+    found.drop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Postgres) -> str:
+    """The URL of a new database."""
+    return postgres_server.make()
 
 
 @pytest.fixture

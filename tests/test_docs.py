@@ -195,7 +195,8 @@ def wrong_with(words: list[str], commands: dict[str, object]) -> str:
     if words[1].startswith("-"):
         known = {"--version", "--help", "--install-completion", "--show-completion"}
         return "" if words[1] in known else f"no flag {words[1]}"
-    path = " ".join(words[:3] if words[1] == "backbones" else words[:2])
+    of_group = any(path.startswith(f"patchbank {words[1]} ") for path in commands)
+    path = " ".join(words[:3] if of_group else words[:2])
     if path not in commands:
         return f"no command {path}"
     known = {opt for p in commands[path].params for opt in [*p.opts, *p.secondary_opts]}

@@ -205,7 +205,10 @@ def flags(chosen: Iterable[dataclasses.Field[Any]]) -> str:
 
 def exit_codes() -> str:
     """0, 1, 130 and those of errors.py."""
-    found = "`predict --fail-on` found such a verdict, or `drift --fail-on-drift` a drift"
+    found = (
+        "`predict --fail-on` found such a verdict, `drift --fail-on-drift` a drift, or `audit-log verify` a change of "
+        "the log"
+    )
     rows = [("0", "", "all is well"), ("1", "", found)]
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.PatchbankError)]
     for code in sorted({c.exit_code for c in classes} - {errors.PatchbankError.exit_code}):

@@ -20,8 +20,8 @@
         ├── StoreConflictError    8   what is there already forbids it
         └── StoreValueError       2   a value that the store does not keep
 
-The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly` and
-`drift --fail-on-drift`, 130 for Ctrl-C, 70 for what nobody foresaw. A batch goes on after an error of one image or one
+The exit codes are those of the command line. Code 1 is kept for `predict --fail-on-anomaly`, `drift --fail-on-drift`
+and `audit-log verify`, 130 for Ctrl-C, 70 for what nobody foresaw. A batch goes on after an error of one image or one
 file; then its code is 1 if an anomaly was asked for and found, else the largest one of the errors that it met, else 0.
 """
 

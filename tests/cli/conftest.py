@@ -48,18 +48,18 @@ def make_category(root: Path, rng, train=8, good=4, bad=4) -> Path:
     return root
 
 
-def run(*args, code=0):
-    """Runs a command in this process; the exit code must be `code`."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
+def run(*args, code=0, stdin=None):
+    """Runs a command in this process; the exit code must be `code`. stdin: what stands on standard input."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], input=stdin)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
     return result
 
 
-def failure(*args, code):
+def failure(*args, code, stdin=None):
     """Runs a command that must fail: nothing on stdout, exactly one line on stderr, which is returned."""
-    result = run(*args, code=code)
+    result = run(*args, code=code, stdin=stdin)
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr

@@ -11,21 +11,26 @@ import typer
 
 import patchbank
 from patchbank.cli.app import app
-from patchbank.cli.examples import GROUPS, OF_BACKBONES
+from patchbank.cli.examples import GROUPS, OF_GROUPS
 from patchbank.cli.options import STAGES, in_words
 
 from .conftest import run
 
 ROOT = typer.main.get_command(app)
-BACKBONES = ROOT.commands["backbones"].commands
-COMMANDS = {name: each for name, each in ROOT.commands.items() if name != "backbones"}
-COMMANDS |= {f"backbones {name}": each for name, each in BACKBONES.items()}
+ALONE = {name: each for name, each in ROOT.commands.items() if not hasattr(each, "commands")}
+IN_GROUPS = {
+    f"{group} {name}": each
+    for group, found in ROOT.commands.items()
+    if hasattr(found, "commands")
+    for name, each in found.commands.items()
+}
+COMMANDS = ALONE | IN_GROUPS
 
 
 def test_every_command_has_a_group_and_every_group_its_commands():
     grouped = [name for group in GROUPS.values() for name in group]
     assert sorted(grouped) == sorted(ROOT.commands)
-    assert sorted(OF_BACKBONES) == sorted(f"backbones {name}" for name in BACKBONES)
+    assert sorted(OF_GROUPS) == sorted(IN_GROUPS)
     text = run("--help").stdout
     assert all(group in text for group in GROUPS)
 

@@ -190,9 +190,9 @@ def test_events_cross_processes_on_postgres(store: Store, reopen: Callable[[], S
     assert arrived.wait(10)
 
 
-def test_a_folder_belongs_to_its_database(server: Any, tmp_path: Path) -> None:
+def test_a_folder_belongs_to_its_database(postgres_server: Any, tmp_path: Path) -> None:
     """`users add` without --database must not make a database that no server looks at."""
-    url = server.make()
+    url = postgres_server.make()
     with pytest.raises(StoreError, match="no data folder"):
         open_store(tmp_path / "missing", create=False)
     assert not (tmp_path / "missing").exists()
@@ -200,13 +200,13 @@ def test_a_folder_belongs_to_its_database(server: Any, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="belongs to the database postgresql://"):
         open_store(tmp_path / "with postgres")
     with pytest.raises(StoreError, match="is empty; name that one"):
-        open_store(tmp_path / "with postgres", server.make())
+        open_store(tmp_path / "with postgres", postgres_server.make())
     open_store(tmp_path / "embedded").close()
     with pytest.raises(StoreError, match="database of its own"):
         open_store(tmp_path / "embedded", url)
     with pytest.raises(StoreError, match="pictures in another folder"):
         open_store(tmp_path / "new", url)
-    open_store(tmp_path / "other", server.make()).close()
+    open_store(tmp_path / "other", postgres_server.make()).close()
     with pytest.raises(StoreError, match="identities differ"):
         open_store(tmp_path / "other", url)
 

@@ -9,6 +9,7 @@ import typer
 from patchbank import __version__
 from patchbank.cli import (
     audit,
+    audit_log,
     backbones,
     benchmark,
     demo,
@@ -22,8 +23,10 @@ from patchbank.cli import (
     predict,
     serve,
     threshold,
+    tokens,
     tune,
     update,
+    users,
 )
 from patchbank.cli.examples import panel_of
 from patchbank.cli.terminal import say
@@ -71,4 +74,10 @@ for module in (
     serve,
 ):
     module.register(app)
-app.add_typer(backbones.app, name="backbones", rich_help_panel=panel_of("backbones"))
+for name, group in (
+    ("users", users.app),
+    ("tokens", tokens.app),
+    ("audit-log", audit_log.app),
+    ("backbones", backbones.app),
+):
+    app.add_typer(group, name=name, rich_help_panel=panel_of(name))

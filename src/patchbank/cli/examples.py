@@ -14,6 +14,9 @@ GROUPS = {
     },
     "Serve": {
         "serve": "patchbank serve part.patchbank",
+        "users": "",
+        "tokens": "",
+        "audit-log": "",
     },
     "Measure": {
         "evaluate": "patchbank evaluate part.patchbank dataset/ --report evaluation.html",
@@ -34,11 +37,24 @@ GROUPS = {
         "backbones": "",
     },
 }
-OF_BACKBONES = {
+# Commands of groups, such as `patchbank backbones list`.
+OF_GROUPS = {
     "backbones list": "patchbank backbones list",
     "backbones show": "patchbank backbones show efficientnet_lite2",
     "backbones fetch": "patchbank backbones fetch wide_resnet50_2",
     "backbones export": "patchbank backbones export wide_resnet50_2 -o network.onnx",
+    "users add": "patchbank users add anna --role admin --data patchbank-data",
+    "users list": "patchbank users list --data patchbank-data",
+    "users role": "patchbank users role anna engineer",
+    "users password": "patchbank users password anna --password-stdin",
+    "users disable": "patchbank users disable anna --reason 'left the company'",
+    "users enable": "patchbank users enable anna",
+    "tokens add": "patchbank tokens add line-3 --scope inspect",
+    "tokens list": "patchbank tokens list",
+    "tokens revoke": "patchbank tokens revoke line-3",
+    "audit-log verify": "patchbank audit-log verify --data patchbank-data",
+    "audit-log list": "patchbank audit-log list --object user/anna",
+    "audit-log export": "patchbank audit-log export --json",
 }
 
 
@@ -49,4 +65,4 @@ def panel_of(name: str) -> str | None:
 
 def example_of(name: str) -> str:
     """A command line to copy; empty for a name that has none."""
-    return next((commands[name] for commands in (*GROUPS.values(), OF_BACKBONES) if name in commands), "")
+    return next((commands[name] for commands in (*GROUPS.values(), OF_GROUPS) if name in commands), "")

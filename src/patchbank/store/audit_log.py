@@ -126,7 +126,7 @@ def verify(connection: Connection, anchors: tuple[Head, ...] = ()) -> Verified:
     wanted = {anchor.n: anchor for anchor in anchors}
     last = Head(0, FIRST)
     rows = 0
-    for entry in _all(connection):
+    for entry in entries(connection):
         rows += 1
         if entry.n != last.n + 1:
             problems.append(
@@ -150,15 +150,16 @@ def verify(connection: Connection, anchors: tuple[Head, ...] = ()) -> Verified:
     return Verified(rows, tuple(problems), last)
 
 
-def _all(connection: Connection) -> Iterator[Entry]:
-    last = None
+def entries(connection: Connection) -> Iterator[Entry]:
+    """All rows, the oldest first, read in parts."""
+    last = None  # not 0: a row that somebody has put before the first one is read, too
     while True:
         query = select(*values.columns(Entry, audit_log)).order_by(audit_log.c.n).limit(_PAGE)
-        entries = values.all_of(connection, Entry, query if last is None else query.where(audit_log.c.n > last))
-        yield from entries
-        if len(entries) < _PAGE:
+        part = values.all_of(connection, Entry, query if last is None else query.where(audit_log.c.n > last))
+        yield from part
+        if len(part) < _PAGE:
             return
-        last = entries[-1].n
+        last = part[-1].n
 
 
 def _hash(row: dict[str, Any]) -> str:

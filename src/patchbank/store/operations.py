@@ -16,29 +16,37 @@ from patchbank.store import streams, tokens, users
 from patchbank.store.values import Actor
 
 
-def add_user(connection: Connection, by: Actor, name: str, role: str, argon2: str) -> str:
+def add_user(connection: Connection, by: Actor, name: str, role: str, argon2: str, reason: str = "") -> str:
     """A new person. argon2: `passwords.hashed` of the password. Returns the name."""
-    return users.add(connection, name, role, argon2=argon2, by=by).name
+    return users.add(connection, name, role, argon2=argon2, by=by, reason=reason).name
 
 
-def set_password(connection: Connection, by: Actor, name: str, argon2: str) -> None:
-    """Another password for a person."""
-    users.set_password(connection, users.by_name(connection, name).id, argon2, by=by)
+def set_password(connection: Connection, by: Actor, name: str, argon2: str, reason: str = "") -> str:
+    """Another password for a person. Returns the name as it is kept, as all of these do."""
+    user = users.by_name(connection, name)
+    users.set_password(connection, user.id, argon2, by=by, reason=reason)
+    return user.name
 
 
-def set_role(connection: Connection, by: Actor, name: str, role: str) -> None:
+def set_role(connection: Connection, by: Actor, name: str, role: str, reason: str = "") -> str:
     """Another role for a person."""
-    users.set_role(connection, users.by_name(connection, name).id, role, by=by)
+    user = users.by_name(connection, name)
+    users.set_role(connection, user.id, role, by=by, reason=reason)
+    return user.name
 
 
-def disable_user(connection: Connection, by: Actor, name: str) -> None:
+def disable_user(connection: Connection, by: Actor, name: str, reason: str = "") -> str:
     """A person cannot sign in any more."""
-    users.disable(connection, users.by_name(connection, name).id, by=by)
+    user = users.by_name(connection, name)
+    users.disable(connection, user.id, by=by, reason=reason)
+    return user.name
 
 
-def enable_user(connection: Connection, by: Actor, name: str) -> None:
+def enable_user(connection: Connection, by: Actor, name: str, reason: str = "") -> str:
     """A person can sign in again."""
-    users.enable(connection, users.by_name(connection, name).id, by=by)
+    user = users.by_name(connection, name)
+    users.enable(connection, user.id, by=by, reason=reason)
+    return user.name
 
 
 def add_token(
@@ -50,22 +58,25 @@ def add_token(
     secret_sha256: str,
     stream: str | None = None,
     expires_at: str | None = None,
+    reason: str = "",
 ) -> str:
     """A new token; prefix and secret_sha256 are those of `tokens.new_secret`. expires_at: ISO 8601. Returns the
     name."""
     stream_id = None if stream is None else streams.by_name(connection, stream).id
     until = None if expires_at is None else datetime.fromisoformat(expires_at)
-    made = tokens.add(connection, name, scopes, prefix, secret_sha256, stream_id=stream_id, expires_at=until, by=by)
-    return made.name
+    return tokens.add(
+        connection, name, scopes, prefix, secret_sha256, stream_id=stream_id, expires_at=until, by=by, reason=reason
+    ).name
 
 
-def revoke_token(connection: Connection, by: Actor, name: str) -> None:
-    """A token is worth nothing any more. name: also its prefix."""
+def revoke_token(connection: Connection, by: Actor, name: str, reason: str = "") -> list[str]:
+    """A token is worth nothing any more. name: also its prefix. Returns the prefixes of what was revoked."""
     found = [each for each in tokens.listed(connection) if name in (each.name, each.prefix) and not each.revoked_at]
     if not found:
         raise StoreNotFoundError(f"there is no token {name!r} that could be revoked")
     for each in found:
-        tokens.revoke(connection, each.id, by=by)
+        tokens.revoke(connection, each.id, by=by, reason=reason)
+    return [each.prefix for each in found]
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
