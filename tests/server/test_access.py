@@ -47,6 +47,16 @@ POST   /api/v1/streams/{stream}/deployments          engineer
 GET    /api/v1/versions/{version_id}                 viewer, token read
 POST   /api/v1/versions/{version_id}:approve         engineer
 POST   /api/v1/versions/{version_id}:retire          engineer
+GET    /api/v1/datasets                              viewer, token read
+POST   /api/v1/datasets                              engineer
+GET    /api/v1/datasets/{dataset_id}                 viewer, token read
+DELETE /api/v1/datasets/{dataset_id}                 engineer
+GET    /api/v1/datasets/{dataset_id}/images          viewer, token read
+POST   /api/v1/datasets/{dataset_id}/images          engineer
+POST   /api/v1/datasets/{dataset_id}/images:leave-out   engineer
+DELETE /api/v1/datasets/{dataset_id}/images/{sha256}    engineer
+GET    /api/v1/datasets/{dataset_id}/images/{sha256}/image   viewer, token read
+GET    /api/v1/datasets/{dataset_id}/images/{sha256}/thumb   viewer, token read
 GET    /api/v1/settings                              viewer
 PUT    /api/v1/settings/{key}                        admin
 DELETE /api/v1/settings/{key}                        admin
@@ -77,6 +87,8 @@ NOBODYS = {
     "user_id": 10**9,
     "token_id": 10**9,
     "version_id": 10**9,
+    "dataset_id": 10**9,
+    "sha256": "0" * 64,
     "inspection_id": UUID(int=7),
     "stream": "none",
     "key": "none",

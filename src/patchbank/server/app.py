@@ -13,6 +13,7 @@ from patchbank.server import health, problems
 from patchbank.server.access import EVERYBODY, GuardedRoute, needs
 from patchbank.server.api import (
     audit,
+    datasets,
     events,
     inspections,
     reading,
@@ -37,6 +38,7 @@ API = (
     reviews.routes,
     streams.routes,
     versions.routes,
+    datasets.routes,
     events.routes,
     settings.routes,
     session.routes,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _SETTINGS = ("setting", MISSED)
+_DECODED_AT_ONCE = 2  # uploads that are checked: each may take 225 MB
 BODIES = 8  # of the largest size that may be in memory at a time
 
 
@@ -40,6 +41,7 @@ class Service:
         self.sessions_extended: dict[str, float] = {}
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
+        self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.hub = Hub()
         self._preferences: dict[str, Any] = {}
         self.started = self.stopping = False

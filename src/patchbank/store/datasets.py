@@ -123,6 +123,22 @@ def leave_out(connection: Connection, dataset_id: int, digests: Sequence[str], l
     return connection.execute(update(dataset_images).where(*chosen).values(left_out=left_out)).rowcount
 
 
+def drop_images(connection: Connection, dataset_id: int, digests: Sequence[str]) -> int:
+    """Takes images out of a dataset; files that nothing else names are swept later. Returns how many were there. Raises
+    StoreConflictError for a frozen dataset."""
+    _open(connection, dataset_id)
+    chosen = (dataset_images.c.dataset_id == dataset_id, dataset_images.c.sha256.in_(digests))
+    return connection.execute(delete(dataset_images).where(*chosen)).rowcount
+
+
+def image(connection: Connection, dataset_id: int, digest: str) -> DatasetImage:
+    """An image of a dataset. Raises StoreNotFoundError."""
+    query = select(*values.columns(DatasetImage, dataset_images)).where(
+        dataset_images.c.dataset_id == dataset_id, dataset_images.c.sha256 == digest
+    )
+    return values.found(values.one_of(connection, DatasetImage, query), f"image {digest[:8]}... in the dataset")
+
+
 def freeze(connection: Connection, dataset_id: int) -> Dataset:
     """From now on nothing joins or leaves; returns it with its digest. A frozen one stays as it is."""
     if by_id(connection, dataset_id).frozen_at is None:

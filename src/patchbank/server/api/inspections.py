@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Header
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from patchbank.server.access import caller_of, needs
+from patchbank.server.api import bodies
 from patchbank.server.api.routing import PREFIX, router
 from patchbank.server.api.shown import Detail, details_of
 from patchbank.server.inspecting import Part, inspect
@@ -21,26 +21,7 @@ from patchbank.store.values import LINE, NAME
 routes = router("inspections")
 
 _FIELDS = ("serial", "batch", "stream")
-_IMAGE = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": _IMAGE,
-            "image/*": _IMAGE,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary"},
-                        **{name: {"type": "string", "maxLength": NAME} for name in _FIELDS},
-                    },
-                }
-            },
-        },
-    }
-}
+_BODY = bodies.described(_FIELDS)
 _REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {"model": Detail, "description": "The request with this Idempotency-Key was carried out before."}
 }
@@ -80,46 +61,11 @@ async def post(
 
 async def _image(request: Request) -> tuple[bytes, dict[str, str]]:
     """The image file of the body, and what a form says beside it. Raises Problem."""
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "encoding", "expected a body without content encoding: images are compressed already")
-    if kind == "multipart/form-data":
-        return await _form(request)
-    if kind != "application/octet-stream" and not kind.startswith("image/"):
-        raise Problem(
-            415, "media-type", f"expected image/..., application/octet-stream or multipart/form-data; got {kind!r}"
-        )
-    data = await request.body()
-    if not data:
-        raise Problem(422, "no-image", "expected an image file as the body; got 0 bytes")
-    return data, {}
-
-
-async def _form(request: Request) -> tuple[bytes, dict[str, str]]:
-    try:
-        form = await request.form(max_files=1, max_fields=len(_FIELDS), max_part_size=4 * LINE)
-    except HTTPException as error:
-        if isinstance(error.__cause__, Problem):
-            raise
-        raise Problem(400, "bad-form", f"The form cannot be read: {error.detail}") from error
-    try:
-        return await _read_form(form)
-    finally:
-        await form.close()
-
-
-async def _read_form(form: FormData) -> tuple[bytes, dict[str, str]]:
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        raise Problem(422, "no-image", "expected a form with the file 'image'; got none")
-    unknown = set(form) - {"image", *_FIELDS}
-    if unknown:
-        raise Problem(422, "unknown-field", f"expected the fields image, {', '.join(_FIELDS)}; got {min(unknown)!r}")
-    words = {name: value for name in _FIELDS if isinstance(value := form.get(name), str) and value}
-    for name, value in words.items():
-        if len(value) > NAME:
-            raise Problem(422, "invalid-request", f"{name}: expected at most {NAME} characters")
-    data = await image.read()
-    if not data:
-        raise Problem(422, "no-image", "expected an image file; got 0 bytes")
-    return data, words
+    if not bodies.is_form(request):
+        return await bodies.raw_image(request), {}
+    async with bodies.form_of(request, _FIELDS) as form:
+        words = bodies.words_of(form, _FIELDS)
+        data = await cast(UploadFile, form["image"]).read()
+        if not data:
+            raise Problem(422, "no-image", "expected an image file; got 0 bytes")
+        return data, words
