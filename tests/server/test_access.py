@@ -26,6 +26,7 @@ PATCH  /api/v1/session                               viewer
 DELETE /api/v1/session                               known
 POST   /api/v1/session/password                      viewer
 POST   /api/v1/inspections                           engineer, token inspect
+POST   /api/v1/inspections:ingest                    token ingest
 GET    /api/v1/inspections                           viewer, token read
 GET    /api/v1/inspections/count                     viewer, token read
 GET    /api/v1/inspections/export                    viewer, token read

@@ -15,6 +15,7 @@ from patchbank.server.api import (
     audit,
     datasets,
     events,
+    ingest,
     inspections,
     reading,
     reviews,
@@ -35,6 +36,7 @@ OPENAPI = f"{PREFIX}/openapi.json"
 API = (
     reading.routes,
     inspections.routes,
+    ingest.routes,
     reviews.routes,
     streams.routes,
     versions.routes,
@@ -96,6 +98,6 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= {"Problem": problems.SCHEMA, "OipError": oip.SCHEMA}
+        schemas |= {"Problem": problems.SCHEMA, "OipError": oip.SCHEMA, **ingest.schemas()}
         app.openapi_schema = document
     return app.openapi_schema

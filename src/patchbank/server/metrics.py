@@ -46,6 +46,9 @@ class Metrics:
             "patchbank_inspection_seconds", "Time from an image's hand-over to its result, waiting included", ["model"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
+        self.delivered = Counter(
+            "patchbank_delivered", "Finished results that lines delivered", ["outcome"], registry=self.registry
+        )
         self.refused = Counter(
             "patchbank_refused", "Images that got no result", ["model", "reason"], registry=self.registry
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -76,7 +76,7 @@ def as_problem(error: Exception) -> Problem:
     if isinstance(error.__cause__, Problem):  # raised while FastAPI read a body, which makes a 400 of everything
         return error.__cause__
     if isinstance(error, RequestValidationError):
-        return _invalid(error)
+        return invalid(error.errors())
     if isinstance(error, HTTPException):
         return _of_http(error)
     if isinstance(error, StoreError):
@@ -111,11 +111,11 @@ def respond(app: FastAPI, path: str, problem: Problem) -> Response:
     )
 
 
-def _invalid(error: RequestValidationError) -> Problem:
-    """422 with a list of what is wrong where. What was sent is not repeated."""
+def invalid(errors: Sequence[Any]) -> Problem:
+    """422 with a list of what is wrong where, from pydantic's errors. What was sent is not repeated."""
     found = [
         {"pointer": "/" + "/".join(str(part) for part in each["loc"]), "detail": printable(str(each["msg"]))[:_LONGEST]}
-        for each in error.errors()
+        for each in errors
     ]
     first = found[0] if found else {"pointer": "/", "detail": "unknown"}
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

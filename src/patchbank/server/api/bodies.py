@@ -29,11 +29,16 @@ def described(fields: Collection[str], *, many: bool = False) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def is_form(request: Request) -> bool:
-    """Says whether the body is a form, and not an image as it is. Raises Problem for anything else."""
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+def media_type(request: Request) -> str:
+    """The type of the body; what says none is a file. Raises Problem for an encoded body: none is inflated here."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "encoding", "expected a body without content encoding: images are compressed already")
+    return request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+
+
+def is_form(request: Request) -> bool:
+    """Says whether the body is a form, and not an image as it is. Raises Problem for anything else."""
+    kind = media_type(request)
     if kind == "multipart/form-data":
         return True
     if kind != "application/octet-stream" and not kind.startswith("image/"):
@@ -55,18 +60,26 @@ async def raw_image(request: Request) -> bytes:
 async def form_of(request: Request, fields: Collection[str], *, most_files: int = 1) -> AsyncIterator[FormData]:
     """The form, while the block runs: one file or more called `image`, and texts of these names. Raises Problem for a
     form that cannot be read, has no file, or has other fields."""
-    try:
-        form = await request.form(max_files=most_files, max_fields=len(fields), max_part_size=4 * LINE)
-    except HTTPException as error:
-        if isinstance(error.__cause__, Problem):
-            raise
-        raise Problem(400, "bad-form", f"The form cannot be read: {error.detail}") from error
-    try:
+    async with any_form(request, files=most_files, fields=len(fields), field_size=4 * LINE) as form:
         if not isinstance(form.get("image"), UploadFile):
             raise Problem(422, "no-image", "expected a form with the file 'image'; got none")
         if unknown := set(form) - {"image", *fields}:
             expected = ", ".join(["image", *fields])
             raise Problem(422, "unknown-field", f"expected the fields {expected}; got {min(unknown)!r}")
+        yield form
+
+
+@asynccontextmanager
+async def any_form(request: Request, *, files: int, fields: int, field_size: int) -> AsyncIterator[FormData]:
+    """The form, while the block runs: at most so many files and texts, the texts of at most `field_size` bytes. Raises
+    Problem for one that cannot be read."""
+    try:
+        form = await request.form(max_files=files, max_fields=fields, max_part_size=field_size)
+    except HTTPException as error:
+        if isinstance(error.__cause__, Problem):
+            raise
+        raise Problem(400, "bad-form", f"The form cannot be read: {error.detail}") from error
+    try:
         yield form
     finally:
         await form.close()
