@@ -30,6 +30,7 @@ from patchbank.server.api.routing import PREFIX
 from patchbank.server.edge import Edge
 from patchbank.server.oip import router as oip
 from patchbank.server.service import Service
+from patchbank.server.web import site
 from patchbank.version import __version__
 
 OPENAPI = f"{PREFIX}/openapi.json"
@@ -73,7 +74,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(health.router)
     app.include_router(_description(app))
-    for each in API:
+    for each in (*API, *site.ROUTES):
         app.include_router(each)
     oip.install(app)
     app.add_middleware(Edge, app=app, service=service)

@@ -1,0 +1,25 @@
+"""The menu of all pages: who may not use an entry does not see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from patchbank.server.access import Access, access_of
+from patchbank.server.api import reading
+from patchbank.server.web.language import N_
+
+
+@dataclass(frozen=True)
+class Entry:
+    """key: what a page calls itself (`{% set current = "key" %}`). icon: one of `macros.html`. access: of what the page
+    shows."""
+
+    key: str
+    path: str
+    text: str
+    access: Access
+    icon: str = ""
+
+
+MENU = (Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),)
+SETTINGS = ()

@@ -1,0 +1,1 @@
+"""The endpoints of the pages, one module for each screen."""
