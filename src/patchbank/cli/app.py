@@ -11,6 +11,7 @@ from patchbank.cli import (
     audit,
     audit_log,
     backbones,
+    backup,
     benchmark,
     demo,
     drift,
@@ -72,6 +73,7 @@ for module in (
     export,
     demo,
     serve,
+    backup,
 ):
     module.register(app)
 for name, group in (

@@ -14,6 +14,8 @@ GROUPS = {
     },
     "Serve": {
         "serve": "patchbank serve part.patchbank",
+        "backup": "patchbank backup --data patchbank-data -o backup.tar",
+        "restore": "patchbank restore backup.tar --data restored",
         "users": "",
         "tokens": "",
         "audit-log": "",

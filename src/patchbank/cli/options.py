@@ -42,6 +42,8 @@ STAGES = {
     "inspect": "inspecting images",
     "plant": "inspecting planted defects",
     "explain": "explaining what was flagged",
+    "back up": "copying files",
+    "restore": "restoring",
 }
 # Parameters of a command that become one flag for each option of their class.
 _OPTIONS: dict[str, type] = {"config": Config, "runtime": Runtime, "settings": Settings}

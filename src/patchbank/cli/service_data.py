@@ -18,6 +18,7 @@ from patchbank.server.settings import Settings
 
 if TYPE_CHECKING:
     from patchbank.store.engine import Reading
+    from patchbank.store.values import Actor
 
 FOLDER = str(next(each.default for each in options(Settings) if each.name == "data"))
 _LONGEST = 16_384  # bytes of a password's line
@@ -49,7 +50,14 @@ def change(data: str, database: str | None, operation: str, arguments: Mapping[s
 
     if not Path(data).exists():
         note(f"{data} is new: nothing was kept there before")
-    return administer(data, database, f"command line: {login() or 'unknown'}", operation, arguments)
+    return administer(data, database, who().name, operation, arguments)
+
+
+def who() -> Actor:
+    """Who uses the command, for the audit log."""
+    from patchbank.store.values import Actor
+
+    return Actor(f"command line: {login() or 'unknown'}")
 
 
 def reading(data: str, database: str | None) -> Reading:

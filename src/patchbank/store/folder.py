@@ -6,6 +6,7 @@ lock                held by the process that uses the folder
 blobs/ thumbs/      images and small pictures of them, by digest
 models/             model files, by digest
 requests/           what other commands ask the running process to do
+backups/            backups that the service has made when it was asked to
 """
 
 from __future__ import annotations
@@ -94,6 +95,11 @@ class Folder:
     def requests(self) -> Path:
         """Returns the folder of requests to the running process."""
         return self.path / "requests"
+
+    @property
+    def backups(self) -> Path:
+        """Returns the folder of backups that the service makes; it may be missing."""
+        return self.path / "backups"
 
     @property
     def note(self) -> Path:

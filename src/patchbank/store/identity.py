@@ -16,7 +16,7 @@ from patchbank.store import folder
 from patchbank.store.folder import Folder
 from patchbank.store.schema import settings
 
-_KEY = "store.id"
+KEY = "store.id"  # of the settings
 
 
 def shown(url: URL) -> str:
@@ -43,10 +43,10 @@ def place_of(data: str | os.PathLike[str], database: str | None, *, create: bool
 def introduce(connection: Connection, place: Folder, database: str) -> None:
     """Lets a new folder and a new database know each other. Raises StoreError if they belong to others."""
     note = folder.read_note(place)
-    known = connection.execute(select(settings.c.value).where(settings.c.key == _KEY)).scalar()
+    known = connection.execute(select(settings.c.value).where(settings.c.key == KEY)).scalar()
     if note is None and known is None:
         known = folder.new_identity()
-        row = {"key": _KEY, "value": known, "at": datetime.now(UTC), "by": "system"}
+        row = {"key": KEY, "value": known, "at": datetime.now(UTC), "by": "system"}
         connection.execute(insert(settings).values(row))
         folder.write_note(place, database, known)
     elif note is None:
@@ -61,7 +61,7 @@ def introduce(connection: Connection, place: Folder, database: str) -> None:
         )
     elif known is None:  # the process was killed just after it had written the note
         known = note["id"]
-        row = {"key": _KEY, "value": known, "at": datetime.now(UTC), "by": "system"}
+        row = {"key": KEY, "value": known, "at": datetime.now(UTC), "by": "system"}
         connection.execute(insert(settings).values(row))
     elif known != note["id"]:
         raise StoreError(

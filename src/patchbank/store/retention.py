@@ -7,6 +7,7 @@ orphan: it is put aside, looked for in the rows once more, and only then removed
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Connection, literal_column, select, update
+from sqlalchemy import Column, Connection, literal_column, select, update
 
 from patchbank.store import preferences, users, values
 from patchbank.store.blobs import GRACE_SECONDS, Blobs, free_bytes
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("patchbank.store")
 TOGETHER = 200  # images in one transaction: others wait for it
+_PAGE = 1000
 _FIRST_TO_GO = ("ok", "error", "review", "ng")  # when the disk gets full
 
 
@@ -104,7 +106,7 @@ def sweep(store: Store, *, grace: float = GRACE_SECONDS) -> Removed:
                     blobs.bring_back(digest)
                 else:
                     _count(done, blobs.remove(digest))
-            for batch in _batches(blobs.digests()):
+            for batch in batches(blobs.digests()):
                 orphans = [each for each in set(batch) - store.read(named, batch) if blobs.is_old(each, grace)]
                 before = done.files
                 for digest in sorted(orphans):
@@ -147,14 +149,33 @@ def model_files_named(connection: Connection, digests: Iterable[str]) -> set[str
     return set(connection.execute(query).scalars())
 
 
+def all_images(connection: Connection) -> Iterator[str]:
+    """The digests of all images that inspections or datasets name, each once, in order."""
+    inspected = _in_order(connection, table.c.image_sha256, _same(HAS_IMAGE))
+    last = ""
+    for digest in heapq.merge(inspected, _in_order(connection, dataset_images.c.sha256)):
+        if digest != last:
+            yield digest
+        last = digest
+
+
+def all_model_files(connection: Connection) -> Iterator[str]:
+    """The digests of all model files, each once, in order."""
+    return _in_order(connection, model_versions.c.file_sha256)
+
+
 def missing_images(connection: Connection, blobs: Blobs) -> Iterator[str]:
     """The digests that rows name and the folder does not have: none, unless somebody removed files by hand."""
+    return (digest for digest in all_images(connection) if not blobs.has(digest))
+
+
+def _in_order(connection: Connection, column: Column[Any], *conditions: Any) -> Iterator[str]:
     last = ""
     while True:
-        query = select(table.c.image_sha256).where(_same(HAS_IMAGE), table.c.image_sha256 > last).distinct()
-        digests = list(connection.execute(query.order_by(table.c.image_sha256).limit(1000)).scalars())
-        yield from (digest for digest in digests if not blobs.has(digest))
-        if len(digests) < 1000:
+        query = select(column).where(*conditions, column > last).distinct().order_by(column).limit(_PAGE)
+        digests = list(connection.execute(query).scalars())
+        yield from digests
+        if len(digests) < _PAGE:
             return
         last = digests[-1]
 
@@ -190,7 +211,8 @@ def _count(done: Removed, size: int) -> None:
     done.size += size
 
 
-def _batches(digests: Iterator[str]) -> Iterator[list[str]]:
+def batches(digests: Iterator[str]) -> Iterator[list[str]]:
+    """The digests in parts that one query asks for."""
     while batch := list(islice(digests, 500)):
         yield batch
 
