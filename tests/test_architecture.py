@@ -85,6 +85,7 @@ IMPORTED_AS = {
     "scikit-learn": "sklearn",
     "pyinstaller": "PyInstaller",
     "argon2-cffi": "argon2",
+    "paho-mqtt": "paho",
 }
 
 
