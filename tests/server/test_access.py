@@ -33,6 +33,12 @@ GET    /api/v1/inspections/export                    viewer, token read
 GET    /api/v1/inspections/{inspection_id}           viewer, token read
 GET    /api/v1/inspections/{inspection_id}/image     viewer, token read
 GET    /api/v1/inspections/{inspection_id}/thumb     viewer, token read
+GET    /api/v1/inspections/{inspection_id}/heat.png  viewer, token read
+GET    /api/v1/inspections/{inspection_id}/explain   viewer, token read
+GET    /api/v1/inspections/{inspection_id}/explain/{finding}/part.png   viewer, token read
+GET    /api/v1/inspections/{inspection_id}/explain/{finding}/region.png   viewer, token read
+GET    /api/v1/inspections/{inspection_id}/explain/{finding}/normal/{rank}.png   viewer, token read
+POST   /api/v1/inspections/{inspection_id}:replay    operator
 POST   /api/v1/inspections/{inspection_id}/reviews   operator
 POST   /api/v1/inspections/{inspection_id}/reviews:undo   operator
 GET    /api/v1/reviews/queue                         viewer, token read
@@ -107,6 +113,8 @@ NOBODYS = {
     "name": "none",
     "version": "7",
     "digest": "none",
+    "finding": 0,
+    "rank": 0,
 }
 SIGN_OUT = (("DELETE", "/api/v1/session"), ("POST", "/sign-out"))
 

@@ -84,7 +84,7 @@ def overlay(
         weight = opacity[levels[part], None]  # (h, W, 1) uint16 of 256
         mixed = picture[part] * (np.uint16(256) - weight) + table[levels[part]] * weight
         picture[part] = (mixed >> 8).astype(np.uint8)
-    _outline(picture, regions)
+    outline(picture, regions)
     return picture
 
 
@@ -119,8 +119,9 @@ def _tables(colours: str) -> tuple[ByteArray, npt.NDArray[np.uint16]]:
     return np.stack([red, green, blue], axis=1).astype(np.uint8), np.rint(256 * opacity).astype(np.uint16)
 
 
-def _outline(picture: ByteArray, regions: Sequence[Outlined]) -> None:
-    """Draws white lines with a dark edge, which show on any image, as wide as the image's size asks for."""
+def outline(picture: ByteArray, regions: Sequence[Outlined]) -> None:
+    """Draws the regions' contours into a picture, (H, W, 3) uint8 RGB: white lines with a dark edge, which show on any
+    image, as wide as the image's size asks for."""
     import cv2
 
     outlines: list[Any] = [np.ascontiguousarray(region.contour, np.int32) for region in regions]

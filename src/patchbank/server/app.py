@@ -17,6 +17,7 @@ from patchbank.server.api import (
     events,
     ingest,
     inspections,
+    looking,
     reading,
     reviews,
     session,
@@ -36,6 +37,7 @@ from patchbank.version import __version__
 OPENAPI = f"{PREFIX}/openapi.json"
 API = (
     reading.routes,
+    looking.routes,
     inspections.routes,
     ingest.routes,
     reviews.routes,

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from patchbank import Result
 from patchbank.server.images import format_of
+from patchbank.server.kept import heat_of, regions_of
 from patchbank.server.problems import Problem
 from patchbank.server.stations import Station
-from patchbank.store import heats, inspections
-from patchbank.store.heats import Heat
-from patchbank.store.inspections import MOST_REGIONS, Inspection, NewInspection, Region
+from patchbank.store import inspections
+from patchbank.store.inspections import Inspection, NewInspection
 from patchbank.util.uuid7 import uuid7
 
 if TYPE_CHECKING:
@@ -105,21 +103,6 @@ def as_deployed(result: Result, station: Station) -> Result:
     """The result with the rate of reviews that the deployment asks for."""
     rate = station.deployment.review_rate if station.deployment else None
     return result if rate is None else dataclasses.replace(result, review_rate=rate)
-
-
-def heat_of(result: Result) -> Heat | None:
-    """The distances that the anomaly map is made of, as they are kept; None if there are none to make a map of."""
-    if not np.isfinite(result.distances).all():
-        return None
-    return heats.encode(result.distances, result.input_size, result.smoothing_sigma, result.counted)
-
-
-def regions_of(result: Result) -> list[Region]:
-    """The regions as they are kept: the worst 1 000."""
-    return [
-        Region(*each.box, each.area, *each.peak, each.peak_score, [[float(n) for n in each.contour.ravel()]])
-        for each in result.regions[:MOST_REGIONS]
-    ]
 
 
 def _digest(station: Station, part: Part) -> str:

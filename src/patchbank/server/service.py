@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from starlette.requests import Request
 
 from patchbank.errors import StoreError
+from patchbank.server.archive import Archive
 from patchbank.server.events import Hub
+from patchbank.server.explaining import Explanations
 from patchbank.server.logins import Attempts
 from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
@@ -41,6 +43,8 @@ class Service:
         self.sessions_extended: dict[str, float] = {}
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
+        self.archive = Archive(store, models)
+        self.explanations = Explanations(store, self.archive)
         self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.hub = Hub()
         self._preferences: dict[str, Any] = {}

@@ -188,6 +188,19 @@ def current(connection: Connection, stream_id: int, kind: Kind = "active") -> De
     return values.one_of(connection, Deployment, query.order_by(deployments.c.id.desc()).limit(1))
 
 
+def that_decided(
+    connection: Connection, stream_id: int, model_version_id: int | None, at: datetime
+) -> Deployment | None:
+    """The deployment by which a version decided on the stream at a time; None if it did not."""
+    query = _deployed().where(
+        deployments.c.stream_id == stream_id,
+        deployments.c.kind == "active",
+        deployments.c.model_version_id == model_version_id,
+        deployments.c.from_at <= at,
+    )
+    return values.one_of(connection, Deployment, query.order_by(deployments.c.id.desc()).limit(1))
+
+
 def all_current(connection: Connection) -> list[Deployment]:
     """What holds on every stream now, both kinds."""
     newest = select(func.max(deployments.c.id)).group_by(deployments.c.stream_id, deployments.c.kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
 from fastapi import Query
@@ -24,9 +24,10 @@ from patchbank.store.inspections import Inspection
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from patchbank.config import ImageFormat
+
 routes = router("inspections")
 
-_PICTURE = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 _KEPT = "private, max-age=31536000, immutable"  # what is named by its content never changes
 _CURSOR = Query(description="`next` of the page before.")
 
@@ -123,15 +124,15 @@ async def image(
     shown: Annotated[bool, Query(description="As a PNG that browsers show, whatever was sent.")] = False,
 ) -> Response:
     """The bytes of the file, unless retention has removed it (410)."""
-    service, (row, digest) = service_of(request), await _row_with_image(request, inspection_id)
-    if not_modified := _known(request, f"{digest}-{shown:d}"):
-        return not_modified
+    service, (row, digest) = service_of(request), await row_with_image(request, inspection_id)
+    if same := not_modified(request, f"{digest}-{shown:d}"):
+        return same
     data = await run_in_threadpool(service.store.blobs.get, digest)
     media_type = media_type_of(row.image_format)
     if shown and row.image_format not in pictures.SHOWN_BY_BROWSERS:
-        data, media_type = await run_in_threadpool(pictures.shown_png, data, _format(service, row)), "image/png"
+        data, media_type = await run_in_threadpool(pictures.shown_png, data, format_of(service, row)), "image/png"
     name = f"{inspection_id}.{'png' if media_type == 'image/png' else row.image_format or 'bin'}"
-    headers = {"Content-Disposition": f'inline; filename="{name}"', **_cached(f"{digest}-{shown:d}")}
+    headers = {"Content-Disposition": f'inline; filename="{name}"', **cached(f"{digest}-{shown:d}")}
     return Response(data, media_type=media_type, headers=headers)
 
 
@@ -144,11 +145,11 @@ async def image(
 @needs("viewer", "read")
 async def thumb(request: Request, inspection_id: UUID) -> Response:
     """At most 256 pixels wide and high."""
-    service, (row, digest) = service_of(request), await _row_with_image(request, inspection_id)
-    if not_modified := _known(request, f"{digest}-t"):
-        return not_modified
-    data = await run_in_threadpool(pictures.thumb, service.store, digest, _format(service, row))
-    return Response(data, media_type="image/jpeg", headers=_cached(f"{digest}-t"))
+    service, (row, digest) = service_of(request), await row_with_image(request, inspection_id)
+    if same := not_modified(request, f"{digest}-t"):
+        return same
+    data = await run_in_threadpool(pictures.thumb, service.store, digest, format_of(service, row))
+    return Response(data, media_type="image/jpeg", headers=cached(f"{digest}-t"))
 
 
 def _whole(
@@ -158,7 +159,7 @@ def _whole(
     return row, reviews.of(connection, inspection_id), listing.neighbours(connection, row)
 
 
-async def _row_with_image(request: Request, inspection_id: UUID) -> tuple[Inspection, str]:
+async def row_with_image(request: Request, inspection_id: UUID) -> tuple[Inspection, str]:
     """The inspection, and the digest of its image. Raises Problem if it has none, or none any more."""
     row = await service_of(request).read(inspections.get, inspection_id)
     if row.image_sha256 is None:
@@ -168,18 +169,19 @@ async def _row_with_image(request: Request, inspection_id: UUID) -> tuple[Inspec
     return row, row.image_sha256
 
 
-def _format(service: Service, row: Inspection) -> Any:
+def format_of(service: Service, row: Inspection) -> ImageFormat | None:
     """What the numbers of the image's file mean; as for the model that has inspected it, if that is in memory."""
     hosted = service.models.get(row.model_version_id) if row.model_version_id is not None else None
     return hosted.model.config.image_format if hosted else None
 
 
-def _cached(tag: str) -> dict[str, str]:
+def cached(tag: str) -> dict[str, str]:
+    """The headers of what never changes."""
     return {"ETag": f'"{tag}"', "Cache-Control": _KEPT}
 
 
-def _known(request: Request, tag: str) -> Response | None:
+def not_modified(request: Request, tag: str) -> Response | None:
     """304, if the caller has it already."""
     return (
-        Response(status_code=304, headers=_cached(tag)) if request.headers.get("if-none-match") == f'"{tag}"' else None
+        Response(status_code=304, headers=cached(tag)) if request.headers.get("if-none-match") == f'"{tag}"' else None
     )
