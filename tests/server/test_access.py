@@ -76,6 +76,10 @@ POST   /api/v1/tokens                                admin
 DELETE /api/v1/tokens/{token_id}                     admin
 GET    /api/v1/audit                                 admin
 GET    /api/v1/audit/verified                        admin
+GET    /api/v1/backup                                admin
+POST   /api/v1/backup                                admin
+GET    /api/v1/backup/{name}                         admin
+DELETE /api/v1/backup/{name}                         admin
 GET    /v2                                           viewer, token inspect, token read
 GET    /v2/health/live                               all
 GET    /v2/health/ready                              all

@@ -13,6 +13,7 @@ from patchbank.server import health, problems
 from patchbank.server.access import EVERYBODY, GuardedRoute, needs
 from patchbank.server.api import (
     audit,
+    backup,
     datasets,
     events,
     ingest,
@@ -50,6 +51,7 @@ API = (
     users.routes,
     tokens.routes,
     audit.routes,
+    backup.routes,
 )
 
 

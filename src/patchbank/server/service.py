@@ -12,8 +12,10 @@ from starlette.requests import Request
 
 from patchbank.errors import StoreError
 from patchbank.server.archive import Archive
+from patchbank.server.backups import Backups
 from patchbank.server.events import Hub
 from patchbank.server.explaining import Explanations
+from patchbank.server.housekeeping import Housekeeping
 from patchbank.server.logins import Attempts
 from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
@@ -21,6 +23,7 @@ from patchbank.server.problems import busy
 from patchbank.server.settings import Settings
 from patchbank.server.stations import Stations
 from patchbank.store import preferences
+from patchbank.store.blobs import free_bytes
 from patchbank.store.engine import Store
 from patchbank.store.events import MISSED, Event
 
@@ -47,12 +50,15 @@ class Service:
         self.explanations = Explanations(store, self.archive)
         self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.hub = Hub()
+        self.backups = Backups(store)
+        self._housekeeping = Housekeeping(store)
         self._preferences: dict[str, Any] = {}
         self.started = self.stopping = False
         self._requests = self._held = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._unsubscribe: Callable[[], object] = lambda: None
         metrics.gauge("patchbank_requests_under_way", "Requests that are being answered", (), self._under_way)
+        metrics.gauge("patchbank_disk_free_bytes", "Free space on the disk of the data folder", (), self._free)
         metrics.gauge("patchbank_ready", "1 if the service is ready", (), lambda: [((), float(self.ready))])
 
     @property
@@ -77,12 +83,15 @@ class Service:
         unsubscribe, unfollow = self.store.events.subscribe(told), self.hub.follow(self.store.events)
         self._unsubscribe = lambda: (unsubscribe(), unfollow())
         await self.stations.start()
+        self._housekeeping.start()
         self.started = True
 
     async def end(self) -> None:
         """Lets go of everything. Images that wait get no result; what waits to be written is written."""
         self.stop()
         self._unsubscribe()
+        await self.backups.stop()
+        await self._housekeeping.stop()
         await self.stations.stop()
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)
@@ -132,6 +141,9 @@ class Service:
 
     def _under_way(self) -> list[tuple[tuple[str, ...], float]]:
         return [((), float(self._requests))]
+
+    def _free(self) -> list[tuple[tuple[str, ...], float]]:
+        return [((), float(free_bytes(self.store.folder.path)))]
 
 
 def _log_failure(future: Future[Any]) -> None:

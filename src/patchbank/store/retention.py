@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -63,9 +63,11 @@ def policy(connection: Connection) -> Policy:
     return Policy(days, int(preferences.get(connection, "retention.min_free_gb") * 1e9))
 
 
-def run(store: Store, *, now: datetime | None = None, grace: float = GRACE_SECONDS) -> Removed:
-    """One round: images whose time is over, images for space, sessions that have ended. To be called every few minutes,
-    in a thread. now: another time, for tests."""
+def run(
+    store: Store, *, now: datetime | None = None, grace: float = GRACE_SECONDS, stop: Callable[[], bool] = lambda: False
+) -> Removed:
+    """One round: images whose time is over, images for space, sessions that have ended. To be called every hour, in a
+    thread. now: another time, for tests. stop: asked often; True ends the round early."""
     done = Removed()
     try:
         lock = Lock(store.folder, "files.lock")
@@ -75,11 +77,13 @@ def run(store: Store, *, now: datetime | None = None, grace: float = GRACE_SECON
         rules, now = store.read(policy), now or values.now()
         for verdict, days in rules.days.items():
             until = now - max(timedelta(days=days), timedelta(seconds=grace))
-            while batch := store.write(let_go, verdict, until):
+            while not stop() and (batch := store.write(let_go, verdict, until)):
                 done.images += len(batch)
                 _remove(store, {each[1] for each in batch}, done, grace)
         until = now - timedelta(seconds=grace)
-        while free_bytes(store.folder.path) < rules.min_free and (gone := _make_room(store, until, done, grace)):
+        while not stop() and free_bytes(store.folder.path) < rules.min_free:
+            if not (gone := _make_room(store, until, done, grace)):
+                break
             done.for_space += gone
         if done.for_space:
             logger.warning("the disk is getting full: %d images went before their time", done.for_space)
@@ -89,9 +93,9 @@ def run(store: Store, *, now: datetime | None = None, grace: float = GRACE_SECON
     return done
 
 
-def sweep(store: Store, *, grace: float = GRACE_SECONDS) -> Removed:
+def sweep(store: Store, *, grace: float = GRACE_SECONDS, stop: Callable[[], bool] = lambda: False) -> Removed:
     """Removes files that no row names, and what killed processes have left. To be called once a day and at the start:
-    it looks at every file. grace: seconds that a file's row may be on its way."""
+    it looks at every file. grace: seconds that a file's row may be on its way. stop: asked often."""
     done = Removed()
     try:
         lock = Lock(store.folder, "files.lock")
@@ -107,6 +111,8 @@ def sweep(store: Store, *, grace: float = GRACE_SECONDS) -> Removed:
                 else:
                     _count(done, blobs.remove(digest))
             for batch in batches(blobs.digests()):
+                if stop():
+                    return done
                 orphans = [each for each in set(batch) - store.read(named, batch) if blobs.is_old(each, grace)]
                 before = done.files
                 for digest in sorted(orphans):
