@@ -60,6 +60,7 @@ class Relay:
         self._first_wait, self._longest_wait = first_wait, longest_wait
         self._failures = 0  # in a row
         self._delivered = 0
+        self._began = False
         self._trouble: tuple[str, datetime] | None = None
         self._confirmed: list[str] = []  # delivered, and not yet noted in the journal
         self._ending = threading.Event()
@@ -99,7 +100,10 @@ class Relay:
                 self._failed(f"{type(error).__name__}: {error}")
 
     def _step(self) -> None:
-        """Delivers one batch, or waits for one."""
+        """Delivers one batch, or waits for one. What was set aside before this start is tried once more."""
+        if not self._began:
+            self._journal.retry(self.sink.name)
+            self._began = True
         self._note()
         owed = self._journal.pending(self.sink.name, self.sink.batch)
         if not owed:

@@ -139,6 +139,10 @@ def test_what_is_refused_is_set_aside_with_its_reason_and_the_rest_goes_on(journ
     assert first.got == ids[:2] + ids[3:]
     assert alarms.ever == [f"sink first: refused: record {ids[2]} was refused, and is set aside: no such station"]
     assert journal.find(ids[2]) is not None
+    first.refuse = {}
+    with relays(journal, sinks, alarms) as again:  # whoever has put it right starts the line anew
+        soon(lambda: first.got[-1] == ids[2], "it is not tried again")
+        soon(lambda: again.states()[0].refused == 0, "it is still set aside")
 
 
 def test_a_record_that_breaks_its_sink_is_set_aside_alone(journal, sinks, alarms):
