@@ -64,6 +64,13 @@ POST   /api/v1/datasets/{dataset_id}/images:leave-out   engineer
 DELETE /api/v1/datasets/{dataset_id}/images/{sha256}    engineer
 GET    /api/v1/datasets/{dataset_id}/images/{sha256}/image   viewer, token read
 GET    /api/v1/datasets/{dataset_id}/images/{sha256}/thumb   viewer, token read
+GET    /api/v1/models                                viewer, token read
+POST   /api/v1/models                                engineer
+GET    /api/v1/models/{model}                        viewer, token read
+GET    /api/v1/models/{model}/versions               viewer, token read
+GET    /api/v1/models/{model}/diff                   viewer, token read
+GET    /api/v1/models/{model}/thresholds             viewer, token read
+GET    /api/v1/models/{model}/versions/{number}/file   viewer, token read
 GET    /api/v1/settings                              viewer
 PUT    /api/v1/settings/{key}                        admin
 DELETE /api/v1/settings/{key}                        admin
@@ -117,6 +124,8 @@ NOBODYS = {
     "name": "none",
     "version": "7",
     "digest": "none",
+    "model": "none",
+    "number": 7,
     "finding": 0,
     "rank": 0,
 }

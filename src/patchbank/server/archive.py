@@ -28,13 +28,20 @@ class Archive:
 
     async def at(self, version_id: int | None) -> PatchCore:
         """The model as it was at a version. Raises Problem if there is none, or its file cannot be used."""
+        return await self._model(version_id, as_it_was=True)
+
+    async def whole(self, version_id: int) -> PatchCore:
+        """The model of a version's file, with all of its history. Raises Problem as `at`."""
+        return await self._model(version_id, as_it_was=False)
+
+    async def _model(self, version_id: int | None, *, as_it_was: bool) -> PatchCore:
         if version_id is None:
             raise Problem(409, "no-model", "The version that decided is not registered here: upload its model file")
         version = await asyncio.wrap_future(self._store.query(models.version, version_id))
         hosted = self._host.get(version_id)
         try:
             model = hosted.model if hosted else await self._opened(version)
-            return model.at(version.bank_version)
+            return model.at(version.bank_version) if as_it_was else model
         except PatchbankError as error:
             raise Problem(409, "model-file", f"The version's model file cannot be used: {error}") from error
 

@@ -73,6 +73,7 @@ class _Exchange:
         self._receive, self._send = receive, send
         self._start, self._got, self._sent = time.perf_counter(), 0, 0
         self._status, self._whole, self._limit = 0, False, SMALL_BODY
+        self._seconds, self._held, self._streamed = service.settings.timeout, 0, False
 
     def allow_body(self, limit: int) -> None:
         """Sets how many bytes the body may have. Raises Problem for one that says that it has more."""
@@ -81,22 +82,29 @@ class _Exchange:
         if length.isdigit() and int(length[:20]) > limit:
             raise too_large(limit)
 
+    def stream_body(self, limit: int, seconds: float) -> None:
+        """As `allow_body`, for a body that goes to the disk as it comes, and has so many seconds to arrive."""
+        self.allow_body(limit)
+        self._seconds, self._streamed = seconds, True
+
     async def receive(self) -> Message:
         """The next part of the body. Raises Problem for one that is too large, or too slow."""
         if self._whole:
             return await self._receive()  # who waits for the client to go may wait long
-        left = self._service.settings.timeout - (time.perf_counter() - self._start)
+        left = self._seconds - (time.perf_counter() - self._start)
         try:
             message = await asyncio.wait_for(self._receive(), max(left, 0.001))
         except TimeoutError:
             raise Problem(
-                408, "slow", f"The body did not arrive within {self._service.settings.timeout:g} s",
+                408, "slow", f"The body did not arrive within {self._seconds:g} s",
                 headers={"Connection": "close"},
             ) from None  # fmt: skip
         if message["type"] == "http.request":
             self._whole = not message.get("more_body", False)
             size = len(message.get("body", b""))
-            self._service.hold(size)
+            if not self._streamed:
+                self._service.hold(size)
+                self._held += size
             self._got += size
             if self._got > self._limit:
                 raise too_large(self._limit)
@@ -129,7 +137,7 @@ class _Exchange:
 
     def end(self) -> None:
         """Counts and logs."""
-        self._service.hold(-self._got)
+        self._service.hold(-self._held)
         seconds = time.perf_counter() - self._start
         method, path = self._scope["method"], self._scope["path"]
         route = getattr(self._scope.get("route"), "path_format", "") or "other"
@@ -157,6 +165,11 @@ class _Exchange:
 def allow_body(request: Request, limit: int) -> None:
     """Sets how many bytes the request's body may have. Raises Problem for one that says that it has more."""
     request.scope[_KEY].allow_body(limit)
+
+
+def stream_body(request: Request, limit: int, seconds: float) -> None:
+    """As `allow_body`, for a body that goes to the disk as it comes, and has so many seconds to arrive."""
+    request.scope[_KEY].stream_body(limit, seconds)
 
 
 def too_large(limit: int) -> Problem:

@@ -47,6 +47,7 @@ class Service:
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
         self.archive = Archive(store, models)
+        self.uploading = asyncio.Lock()
         self.explanations = Explanations(store, self.archive)
         self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
         self.hub = Hub()

@@ -46,6 +46,9 @@ class Settings:
     )
     # limits
     max_body_mb: int = option(50, "Largest body of a request, in MB of 10^6 bytes", group="limits", low=1, high=2000)
+    max_model_mb: int = option(
+        500, "Largest model file that is uploaded, in MB of 10^6 bytes", group="limits", low=1, high=100_000
+    )
     timeout: float = option(
         30.0, "Seconds in which a body must have arrived, and in which it must be answered", group="limits", low=1.0,
         high=3600.0,
@@ -100,6 +103,11 @@ class Settings:
     def max_body(self) -> int:
         """Returns the largest body in bytes."""
         return self.max_body_mb * MEGABYTE
+
+    @property
+    def max_model(self) -> int:
+        """Returns the largest model file in bytes."""
+        return self.max_model_mb * MEGABYTE
 
     @property
     def proxies(self) -> tuple[str, ...]:
