@@ -27,7 +27,7 @@ def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "sqlite":
         engine = sqlite_writer(tmp_path / "db.sqlite")
     else:
-        engine = postgres(postgres_url(request.getfixturevalue("server").make()), 1)
+        engine = postgres(postgres_url(request.getfixturevalue("postgres_server").make()), 1)
     with engine.connect() as opened:
         yield opened
     engine.dispose()
