@@ -106,6 +106,12 @@ POST   /appearance                                   all
 GET    /account                                      viewer
 POST   /account/password                             viewer
 GET    /inspections                                  viewer, token read
+GET    /inspections/{inspection_id}                  viewer, token read
+POST   /inspections/{inspection_id}/reviews          operator
+POST   /inspections/{inspection_id}/reviews/undo     operator
+GET    /review                                       viewer, token read
+POST   /review/{inspection_id}                       operator
+POST   /review/{inspection_id}/undo                  operator
 POST   /v2/models/{name}/infer                       engineer, token inspect
 POST   /v2/models/{name}/versions/{version}/infer    engineer, token inspect
 """

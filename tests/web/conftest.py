@@ -71,5 +71,6 @@ class Visitor:
             self.strangers.append(request.url)
 
     def _said(self, message) -> None:
-        if message.type in ("error", "warning") and "the server responded with a status of 4" not in message.text:
+        refused = ("the server responded with a status of 4", "Response Status Error Code 4")  # tests look at these
+        if message.type in ("error", "warning") and not any(each in message.text for each in refused):
             self.complaints.append(message.text)

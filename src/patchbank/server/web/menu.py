@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchbank.server.access import Access, access_of
-from patchbank.server.api import reading
+from patchbank.server.api import reading, reviews
 from patchbank.server.web.language import N_
 
 
@@ -21,5 +21,8 @@ class Entry:
     icon: str = ""
 
 
-MENU = (Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),)
-SETTINGS = ()
+MENU = (
+    Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),
+    Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
+)
+SETTINGS: tuple[Entry, ...] = ()
