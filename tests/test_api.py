@@ -16,6 +16,7 @@ NAMES = [
     "BackboneError",
     "Busy",
     "Calibration",
+    "CameraError",
     "CheckpointError",
     "Config",
     "ConfigError",

@@ -200,7 +200,7 @@ def wrong_with(words: list[str], commands: dict[str, object]) -> str:
     if path not in commands:
         return f"no command {path}"
     known = {opt for p in commands[path].params for opt in [*p.opts, *p.secondary_opts]}
-    flags = [word.split("=")[0] for word in words if word.startswith("-")]
+    flags = [word.split("=")[0] for word in words if word.startswith("-") and word != "-"]  # "-" is stdout
     if unknown := set(flags) - known:
         return f"no flag {sorted(unknown)}"
     return "" if len(set(flags)) == len(flags) else "a flag given twice"

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/reference/ that are made from the code: configuration, cli, python-api and database.
+"""Writes the pages of docs/reference/ that are made from the code: configuration, cli, python-api, database, line-file.
 
 python tools/make_docs.py            writes them
 python tools/make_docs.py --check    exits with 1 if one of them is not current (tests/test_docs.py does the same)
@@ -89,7 +89,7 @@ def option_table(chosen: Iterable[dataclasses.Field[Any]]) -> str:
 def default_of(option: dataclasses.Field[Any]) -> str:
     if option.name == "image_size":
         return "x".join(map(str, option.default))
-    return {None: "None", (): "()"}.get(option.default, str(option.default))
+    return {None: "None", (): "()", "": '""'}.get(option.default, str(option.default))
 
 
 def valid(option: dataclasses.Field[Any]) -> str:
@@ -121,6 +121,47 @@ def toml() -> str:
             text = f'"{value}"' if isinstance(value, str) else str(value).lower()
         lines.append(f"{option.name} = {text}")
     return "```toml\n" + "\n".join(lines) + "\n```\n"
+
+
+# --- line-file.md ---
+
+
+def line_file() -> str:
+    """Every table of a line's file."""
+    from patchbank.line import kinds, settings
+
+    parts = [
+        NOTE,
+        "# The file of a line",
+        "`patchbank run LINE.toml` reads it; [line.md](../operate/line.md) says how it is used. An unknown key, a "
+        "wrong unit or an impossible value is an error before anything starts. Paths are relative to the folder of "
+        "the file. Secrets do not stand in it: they come from files of their own. `patchbank run LINE.toml --check` "
+        "opens everything once.",
+        "## The top",
+        option_table(options(settings.LineOptions)),
+        "## [station.NAME]",
+        "One for each station. NAME: up to 64 letters, digits and `_ . -`.",
+        option_table(options(settings.StationOptions)),
+        "### [station.NAME.recipes]",
+        'Other models, by the number (from 1) with which the PLC chooses them: `2 = "blue-cap.patchbank"`. Number 0 is '
+        "the station's own `model`. All of them are loaded at the start.",
+    ]
+    for title, group in (
+        ("[station.NAME.camera]", kinds.CAMERAS),
+        ("[station.NAME.plc]", kinds.PLCS),
+        ("[station.NAME.output]", kinds.OUTPUTS),
+        ("[[sink]]", {name: kind for name, kind in kinds.SINKS.items() if name != "server"}),
+        ("[server]", {name: kind for name, kind in kinds.SINKS.items() if name == "server"}),
+    ):
+        for name, kind in group.items():
+            parts += [
+                f"### {title}: {name}" if title != "[server]" else "## [server]",
+                inspect.cleandoc(kind.options.__doc__ or "").replace("\n", " "),
+                option_table(options(kind.options)),
+            ]
+    retain = settings.RetainOptions
+    parts += ["## [retain]", inspect.cleandoc(retain.__doc__ or ""), option_table(options(retain))]
+    return joined(parts)
 
 
 # --- cli.md ---
@@ -365,6 +406,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli.md": command_line,
     "python-api.md": python_api,
     "database.md": database,
+    "line-file.md": line_file,
 }
 
 

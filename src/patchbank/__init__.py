@@ -17,6 +17,7 @@ from patchbank.config import Config, Runtime
 from patchbank.errors import (
     BackboneError,
     Busy,
+    CameraError,
     CheckpointError,
     ConfigError,
     DatasetError,
@@ -143,6 +144,7 @@ __all__ = [
     "BackboneError",
     "Busy",
     "Calibration",
+    "CameraError",
     "CheckpointError",
     "Config",
     "ConfigError",

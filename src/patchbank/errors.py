@@ -10,6 +10,7 @@
     ├── ModelFileError            5   a .patchbank file is damaged, too new, or not one at all
     ├── MissingExtraError         6   an optional dependency is missing; the message holds the install command
     ├── OutputError               7   a result cannot be written (full disk, no permission)
+    ├── CameraError              10   a camera does not answer, or gives no usable picture
     ├── SelfTestError             9   a model does not score its own images as it did: it must not judge parts here
     ├── Busy                     70   an inspector takes no more images at the moment; no command meets it
     └── StoreError                8   the service's data folder or database cannot be used
@@ -92,6 +93,12 @@ class SelfTestError(PatchbankError):
     """A model does not score its own images as it did when it was made, or has none to prove it with."""
 
     exit_code = 9
+
+
+class CameraError(PatchbankError):
+    """A camera of a line does not answer, or gives no usable picture."""
+
+    exit_code = 10
 
 
 class StoreError(PatchbankError):

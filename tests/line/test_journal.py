@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import ConfigError, ImageError, OutputError
 from patchbank.line import retention
@@ -225,7 +225,7 @@ KILLED = """
 import sys, itertools
 from pathlib import Path
 from patchbank.line.journal import Journal
-from tests.line.conftest import record
+from tests.line.made import record
 journal = Journal(Path(sys.argv[1]), ["first"])
 for number in itertools.count():
     made = record()

@@ -22,6 +22,7 @@ from patchbank.cli import (
     history,
     info,
     predict,
+    run,
     serve,
     threshold,
     tokens,
@@ -72,6 +73,7 @@ for module in (
     history,
     export,
     demo,
+    run,
     serve,
     backup,
 ):

@@ -13,6 +13,7 @@ GROUPS = {
         "explain": "patchbank explain part.patchbank new/007.png -o why.html",
     },
     "Serve": {
+        "run": "patchbank run line.toml",
         "serve": "patchbank serve part.patchbank",
         "backup": "patchbank backup --data patchbank-data -o backup.tar",
         "restore": "patchbank restore backup.tar --data restored",

@@ -84,7 +84,8 @@ class Journal(JournalReader):
         self.folder, self.sinks, self.alarm = folder, tuple(sinks), alarm
         self.wake = threading.Condition()
         self.lost = 0  # records that could not be kept
-        self._tidying = Tidying(policy or Policy(), alarm)
+        self.policy = policy or Policy()
+        self._tidying = Tidying(self.policy, alarm)
         self._changed = threading.Condition()
         self._waiting: deque[_Work] = deque()
         self._bytes = 0

@@ -68,6 +68,11 @@ class JournalReader:
                 return
             after = rows[-1][0]
 
+    def last_number(self) -> int:
+        """The number of the newest record; 0 if there is none."""
+        with self._reading() as connection:
+            return int(connection.execute("SELECT coalesce(max(n), 0) FROM records").fetchone()[0])
+
     def find(self, id: str) -> Record | None:
         """The record of this id; None if there is none."""
         with self._reading() as connection:

@@ -92,7 +92,7 @@ class Shown:
 
 class Commands(Protocol):
     """What a PLC may ask of a station. The runner implements it. Every method returns at once and raises nothing; it
-    may be called from any thread."""
+    may be called from any thread, but by none that holds a lock which `Plc.show` waits for."""
 
     def trigger(self, seq: int, part_id: str = "") -> None:
         """A part is there. seq: the PLC's number of it, as the field bus has it (it may run over). The answer comes by
@@ -116,6 +116,25 @@ class Commands(Protocol):
         """The PLC's own heartbeat stands still (True), or counts again (False). While it is lost the station is in
         fault."""
         ...
+
+
+class Idle:
+    """Commands that nobody carries out: for a PLC that is opened to see whether it answers."""
+
+    def trigger(self, seq: int, part_id: str = "") -> None:
+        """Nothing."""
+
+    def acknowledge(self, seq: int) -> None:
+        """Nothing."""
+
+    def recipe(self, number: int) -> None:
+        """Nothing."""
+
+    def pause(self, paused: bool) -> None:
+        """Nothing."""
+
+    def plc_lost(self, lost: bool) -> None:
+        """Nothing."""
 
 
 class Plc(Protocol):

@@ -1,0 +1,1 @@
+"""Where a station's pictures come from."""

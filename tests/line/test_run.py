@@ -1,0 +1,107 @@
+"""`patchbank run` as users call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.line.conftest import write
+from typer.testing import CliRunner
+
+from parts import striped
+from patchbank.cli.app import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def line(tmp_path, model_file) -> Path:
+    """A line's file, and four files in its folder; the second one has a defect."""
+    rng = np.random.default_rng(5)
+    for number in range(4):
+        write(tmp_path / "inbox" / f"p{number}.png", striped(rng, defect=number == 1))
+    path = tmp_path / "line.toml"
+    path.write_text(
+        f'data = "data"\n[station.cap]\nmodel = "{model_file}"\n[station.cap.camera]\nkind = "folder"\npath = "inbox"\n'
+    )
+    return path
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(app, ["run", *map(str, args)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def exported(line: Path) -> list[dict]:
+    return [json.loads(text) for text in run(line, "--export", "-").stdout.splitlines()]
+
+
+def test_once_then_export_then_replay(line):
+    lines = run(line, "--once").stdout.splitlines()
+    assert sorted(text.split()[:3] for text in lines) == [
+        ["cap", "p0", "OK"],
+        ["cap", "p1", "NG"],
+        ["cap", "p2", "OK"],
+        ["cap", "p3", "OK"],
+    ]
+    found = exported(line)
+    assert {("p1.png", "p1", "ng")} < {(each["source"], each["part_id"], each["verdict"]) for each in found}
+    assert all(isinstance(each["score"], float) for each in found)
+    again = json.loads(run(line, "--replay", found[0]["id"]).stdout)
+    assert again["identical"]
+    assert again["score_now"] == found[0]["score"]
+    run(line, "--export", line.parent / "out.jsonl")
+    assert [json.loads(text) for text in (line.parent / "out.jsonl").read_text().splitlines()] == found
+
+
+def test_check_says_what_each_part_answers(line):
+    text = run(line, "--check").stdout
+    assert "self-test passed" in text
+    assert "4 image files wait" in text
+    (line.parent / "inbox").rename(line.parent / "gone")
+    result = run(line, "--check", code=10)
+    assert "failed  cap: camera: " in result.stdout
+    assert "ok      cap: model" in result.stdout
+
+
+def test_wrong_calls_are_errors_before_anything_starts(line):
+    assert "expected one of --once and --check" in run(line, "--once", "--check", code=2).stderr
+    assert "cannot read the configuration file" in run(line.parent / "none.toml", code=2).stderr
+    assert "expected the data folder of a line" in run(line, "--export", "-", code=2).stderr
+    assert not (line.parent / "data").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGTERM and SIGKILL are of POSIX systems")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_end_loses_nothing_and_repeats_nothing(line, number):
+    """Ended while parts come: a second run takes the rest; each part has one record, and its file has moved."""
+    kills = int(os.environ.get("PATCHBANK_KILLS", "1")) if number == signal.SIGKILL else 1
+    total, rng = 4, np.random.default_rng(6)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "patchbank", "run", str(line)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        )
+        assert process.stdout.readline()
+        for _ in range(5):
+            write(line.parent / "inbox" / f"p{total}.png", striped(rng))
+            total += 1
+        time.sleep(0.02)
+        process.send_signal(number)
+        process.stdout.read()
+        assert process.wait(30) == (0 if number == signal.SIGTERM else -number)
+    run(line, "--once")
+    found = exported(line)
+    assert sorted(each["source"] for each in found) == sorted(f"p{number}.png" for number in range(total))
+    assert len(list((line.parent / "inbox/done").iterdir())) == total
+    assert not list((line.parent / "inbox").glob("*.png"))
