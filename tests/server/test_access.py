@@ -71,6 +71,18 @@ GET    /api/v1/models/{model}/versions               viewer, token read
 GET    /api/v1/models/{model}/diff                   viewer, token read
 GET    /api/v1/models/{model}/thresholds             viewer, token read
 GET    /api/v1/models/{model}/versions/{number}/file   viewer, token read
+POST   /api/v1/datasets/{dataset_id}:audit           engineer
+POST   /api/v1/datasets/{dataset_id}/server-folder   engineer
+GET    /api/v1/server-folders                        engineer
+POST   /api/v1/models/{model}/fit                    engineer
+POST   /api/v1/models/{model}/update                 engineer
+POST   /api/v1/models/{model}/threshold              engineer
+POST   /api/v1/models/{model}/rollback               engineer
+GET    /api/v1/models/{model}/basket                 viewer, token read
+POST   /api/v1/versions/{version_id}:gate            engineer
+GET    /api/v1/jobs                                  viewer, token read
+GET    /api/v1/jobs/{job_id}                         viewer, token read
+POST   /api/v1/jobs/{job_id}:cancel                  engineer
 GET    /api/v1/settings                              viewer
 PUT    /api/v1/settings/{key}                        admin
 DELETE /api/v1/settings/{key}                        admin
@@ -123,6 +135,7 @@ NOBODYS = {
     "token_id": 10**9,
     "version_id": 10**9,
     "dataset_id": 10**9,
+    "job_id": 10**9,
     "sha256": "0" * 64,
     "inspection_id": UUID(int=7),
     "stream": "none",

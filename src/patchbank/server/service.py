@@ -16,6 +16,7 @@ from patchbank.server.backups import Backups
 from patchbank.server.events import Hub
 from patchbank.server.explaining import Explanations
 from patchbank.server.housekeeping import Housekeeping
+from patchbank.server.jobs.supervisor import Supervisor
 from patchbank.server.logins import Attempts
 from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
@@ -50,6 +51,7 @@ class Service:
         self.uploading = asyncio.Lock()
         self.explanations = Explanations(store, self.archive)
         self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
+        self.supervisor = Supervisor(store, settings, models.runtime)
         self.hub = Hub()
         self.backups = Backups(store)
         self._housekeeping = Housekeeping(store)
@@ -85,6 +87,7 @@ class Service:
         self._unsubscribe = lambda: (unsubscribe(), unfollow())
         await self.stations.start()
         self._housekeeping.start()
+        await self.supervisor.start()
         self.started = True
 
     async def end(self) -> None:
@@ -93,6 +96,7 @@ class Service:
         self._unsubscribe()
         await self.backups.stop()
         await self._housekeeping.stop()
+        await self.supervisor.stop()
         await self.stations.stop()
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 
 from patchbank.config import option
 from patchbank.errors import ConfigError
-from patchbank.validation import names_checked, validate
+from patchbank.validation import memory_budget, names_checked, validate
 
 MEGABYTE = 1_000_000
 
@@ -72,6 +72,21 @@ class Settings:
         low=1,
         high=64,
     )
+    job_memory: str = option(
+        "auto",
+        "Memory that a job (a fit, an update) may take, as '8GB'; one that needs more fails. 'auto' = half of the "
+        "machine's",
+        group="work",
+    )
+    job_threads: int = option(
+        0, "Threads of a job; 0 = one for each processor. Jobs run one at a time, at low priority", group="work", low=0,
+        high=1024,
+    )  # fmt: skip
+    image_roots: str = option(
+        "",
+        "Folders, with commas, below which engineers may have images read for a dataset; empty = none",
+        group="work",
+    )
     # log
     log_format: str = option("text", "Log lines on stderr: for people, or JSON", group="log", choices=("text", "json"))
     log_level: str = option(
@@ -96,6 +111,7 @@ class Settings:
             missing, given = ("tls_key", "tls_cert") if self.tls_cert else ("tls_cert", "tls_key")
             raise ConfigError(f"{missing}: expected a file, because {given} is given; HTTPS needs both")
         _ = self.proxies
+        _ = self.job_bytes
         if self.public_url and not re.fullmatch(r"https?://[^/\s?#]+/?", self.public_url):
             raise ConfigError(f"public_url: expected http(s)://host, without a path; got {self.public_url!r}")
 
@@ -121,6 +137,19 @@ class Settings:
                     f"trusted_proxies: expected addresses or networks such as 10.0.0.5 or 10.0.0.0/24; got {each!r}"
                 ) from None
         return found
+
+    @property
+    def job_bytes(self) -> int:
+        """Returns the bytes of memory that a job may take. Raises ConfigError for a text that is no size."""
+        try:
+            return memory_budget(self.job_memory)
+        except ConfigError as error:
+            raise ConfigError(f"job_{error}") from None
+
+    @property
+    def image_folders(self) -> list[str]:
+        """Returns the folders below which images may be read."""
+        return [part.strip() for part in self.image_roots.split(",") if part.strip()]
 
     @property
     def scheme(self) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Select, delete, func, select, update
 
 from patchbank.errors import StoreConflictError, StoreValueError
 from patchbank.store import audit_log, values
-from patchbank.store.schema import dataset_images, datasets
+from patchbank.store.schema import dataset_images, datasets, model_versions
 from patchbank.store.types import json_text
 from patchbank.store.values import Actor
 
@@ -147,6 +147,15 @@ def freeze(connection: Connection, dataset_id: int) -> Dataset:
         changes = {"frozen_at": values.now(), "sha256": digest}
         connection.execute(update(datasets).where(datasets.c.id == dataset_id).values(changes))
     return by_id(connection, dataset_id)
+
+
+def thaw(connection: Connection, dataset_id: int) -> bool:
+    """Undoes `freeze`, unless a version was made from the dataset. Says whether it may change now."""
+    used = select(model_versions.c.id).where(model_versions.c.dataset_id == dataset_id)
+    if values.exists(connection, used):
+        return False
+    changes = {"frozen_at": None, "sha256": None}
+    return bool(connection.execute(update(datasets).where(datasets.c.id == dataset_id).values(changes)).rowcount)
 
 
 def remove(connection: Connection, dataset_id: int, *, by: Actor, reason: str) -> None:

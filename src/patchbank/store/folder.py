@@ -7,6 +7,7 @@ blobs/ thumbs/      images and small pictures of them, by digest
 models/             model files, by digest
 requests/           what other commands ask the running process to do
 backups/            backups that the service has made when it was asked to
+jobs/               what jobs under way work with; empty when there are none
 """
 
 from __future__ import annotations
@@ -100,6 +101,11 @@ class Folder:
     def backups(self) -> Path:
         """Returns the folder of backups that the service makes; it may be missing."""
         return self.path / "backups"
+
+    @property
+    def jobs(self) -> Path:
+        """Returns the folder of the folders of jobs under way."""
+        return self.path / "jobs"
 
     @property
     def note(self) -> Path:
