@@ -29,12 +29,11 @@ from sqlalchemy import (
 )
 
 from patchbank.errors import StoreValueError
-from patchbank.store import values
+from patchbank.store import ranges, values
 from patchbank.store.inspections import COLUMNS, Inspection
 from patchbank.store.schema import LABELLED, LABELS, NEEDS_REVIEW, NOT_OK, VERDICTS
 from patchbank.store.schema import inspections as table
 from patchbank.store.types import json_text
-from patchbank.util.uuid7 import first_of
 
 MOST = 200  # rows of a page
 SCANNED = 5000  # rows that a page looks at, beyond those that its index finds
@@ -181,11 +180,14 @@ def _scans(chosen: Filter) -> tuple[list[_Scan], list[ColumnElement[bool]]]:
         used, scans = {"model_version_id"}, [_Scan((conditions["model_version_id"],))]
     else:
         used, scans = set(), [_Scan(())]
-    return scans, [condition for name, condition in conditions.items() if name not in used]
+    rest = [condition for name, condition in conditions.items() if name not in used]
+    if scans[0].by_serial:  # its index does not have the times in order
+        rest += ranges.between(table.c.id, chosen.since, chosen.until)
+    return scans, rest
 
 
 def _conditions(chosen: Filter) -> dict[str, ColumnElement[bool]]:
-    """A condition for each field that is set; times are bounds (`_between`)."""
+    """A condition for each field that is set, but for the times (`ranges`)."""
     found: dict[str, ColumnElement[bool]] = {}
     if chosen.stream_id is not None:
         found["stream_id"] = table.c.stream_id == chosen.stream_id
@@ -250,15 +252,8 @@ def _inner(scan: _Scan, chosen: Filter, cursor: str | None, oldest_first: bool, 
 
 
 def _between(chosen: Filter, scan: _Scan, cursor: str | None, oldest_first: bool) -> list[ColumnElement[bool]]:
-    """The times, which are bounds of identifiers, and where the page before has ended."""
-    bounds: list[ColumnElement[bool]] = []
-    try:
-        if chosen.since is not None:
-            bounds.append(table.c.id >= first_of(chosen.since))
-        if chosen.until is not None:
-            bounds.append(table.c.id < first_of(chosen.until))
-    except ValueError as error:
-        raise StoreValueError(f"since, until: {error}") from error
+    """The times, unless the list is sorted by serial, and where the page before has ended."""
+    bounds = [] if scan.by_serial else ranges.between(table.c.id, chosen.since, chosen.until)
     if cursor is not None:
         place = _place_of(cursor, scan.by_serial)
         columns = [table.c.serial, table.c.id] if scan.by_serial else [table.c.id]

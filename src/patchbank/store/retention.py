@@ -16,14 +16,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import Column, Connection, literal_column, select, update
+from sqlalchemy import Column, Connection, Select, literal_column, select, update
 
-from patchbank.store import preferences, users, values
+from patchbank.store import preferences, ranges, users, values
 from patchbank.store.blobs import GRACE_SECONDS, Blobs, free_bytes
 from patchbank.store.folder import FolderInUseError, Lock
 from patchbank.store.schema import HAS_IMAGE, MAY_GO, dataset_images, model_versions
 from patchbank.store.schema import inspections as table
-from patchbank.util.uuid7 import first_of
 
 if TYPE_CHECKING:
     from patchbank.store.engine import Store
@@ -124,19 +123,20 @@ def sweep(store: Store, *, grace: float = GRACE_SECONDS, stop: Callable[[], bool
 def let_go(connection: Connection, verdict: str, until: datetime) -> list[tuple[UUID, str]]:
     """Says of the oldest images of a verdict, from before `until`, that they are gone: at most TOGETHER of them.
     Returns the inspections with their digests; the files are still there."""
-    in_dataset = select(dataset_images.c.sha256).where(dataset_images.c.sha256 == table.c.image_sha256)
-    query = select(table.c.id, table.c.image_sha256).where(
-        _same(MAY_GO),
-        table.c.verdict == verdict,
-        table.c.id < first_of(until),
-        ~table.c.needs_review,
-        ~in_dataset.exists(),
-    )
-    found = [(row[0], row[1]) for row in connection.execute(query.order_by(table.c.id).limit(TOGETHER))]
+    found = [(row[0], row[1]) for row in connection.execute(may_go(verdict, until))]
     if found:
         chosen = table.c.id.in_([each[0] for each in found])
         connection.execute(update(table).where(chosen).values(image_gone_at=values.now()))
     return found
+
+
+def may_go(verdict: str, until: datetime) -> Select[Any]:
+    """The oldest images of a verdict from before `until` that may go: at most TOGETHER of them."""
+    in_dataset = select(dataset_images.c.sha256).where(dataset_images.c.sha256 == table.c.image_sha256)
+    query = select(table.c.id, table.c.image_sha256).where(
+        _same(MAY_GO), table.c.verdict == verdict, table.c.id < ranges.first(until, "until"), ~in_dataset.exists()
+    )
+    return query.order_by(table.c.id).limit(TOGETHER)
 
 
 def images_named(connection: Connection, digests: Iterable[str]) -> set[str]:

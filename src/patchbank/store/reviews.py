@@ -13,12 +13,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Select, func, insert, select, update
 
 from patchbank.errors import StoreConflictError
-from patchbank.store import events, values
+from patchbank.store import events, ranges, values
 from patchbank.store.inspections import COLUMNS, Inspection
-from patchbank.store.schema import LABELLED, LABELS, dataset_images, model_versions, reviews
+from patchbank.store.schema import LABELLED, LABELS, SAMPLE, dataset_images, model_versions, reviews
 from patchbank.store.schema import inspections as table
 from patchbank.store.values import Actor
-from patchbank.util.uuid7 import first_of
 
 WITHDRAWN = "withdrawn"
 
@@ -121,20 +120,18 @@ def label_counts(connection: Connection, model_id: int) -> dict[str, int]:
         .where(LABELLED, table.c.model_version_id.in_(_versions_of(model_id)))
         .group_by(table.c.label)
     )
-    return dict.fromkeys(LABELS, 0) | dict(connection.execute(query).tuples().all())
+    return dict.fromkeys(LABELS, 0) | {row[0]: row[1] for row in connection.execute(query)}
 
 
 def sampled(connection: Connection, stream_id: int, since: datetime | None = None) -> Sampled:
     """What became of the samples of a stream, from a time on."""
-    chosen = [table.c.stream_id == stream_id, table.c.sample]
-    if since is not None:
-        chosen.append(table.c.id >= first_of(since))
-    query = select(table.c.label, func.count()).where(LABELLED, *chosen).group_by(table.c.label)
-    counts: dict[Any, int] = dict(connection.execute(query).tuples().all())
-    queued = select(func.count()).where(table.c.needs_review, *chosen)
-    waiting = connection.execute(queued.select_from(table)).scalar_one()
-    defects = counts.get("defect", 0)
-    return Sampled(counts.get("good", 0) + defects, defects, waiting)
+    times = ranges.between(table.c.id, since, None)
+    query = select(table.c.label, table.c.needs_review, func.count()).select_from(table)
+    query = query.where(SAMPLE, table.c.stream_id == stream_id, *times)
+    found = connection.execute(query.group_by(table.c.label, table.c.needs_review)).all()
+    counts = {label: sum(n for other, _, n in found if other == label) for label in LABELS}
+    waiting = sum(n for _, needs_review, n in found if needs_review)
+    return Sampled(counts["good"] + counts["defect"], counts["defect"], waiting)
 
 
 def _labelled(model_id: int, label: str) -> Select[Any]:

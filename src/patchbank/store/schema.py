@@ -38,7 +38,8 @@ NOT_OK = text("verdict <> 'ok'")
 NEEDS_REVIEW = text("needs_review")
 LABELLED = text("label IS NOT NULL")
 HAS_IMAGE = text("image_sha256 IS NOT NULL AND image_gone_at IS NULL")
-MAY_GO = text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL")
+MAY_GO = text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL AND NOT needs_review")
+SAMPLE = text("sample")
 OPEN = text("state IN ('queued', 'running')")
 
 metadata = MetaData(
@@ -175,7 +176,13 @@ dataset_images = Table(
     Column("name", Text, nullable=False, comment="The file's original name."),
     Column("role", Text, nullable=False),
     Column("size", Number, nullable=False, comment="Bytes."),
-    Column("inspection_id", Id, ForeignKey("inspections.id"), comment="The inspection that it comes from, if any."),
+    Column(
+        "inspection_id",
+        Id,
+        ForeignKey("inspections.id"),
+        index=True,
+        comment="The inspection that it comes from, if any.",
+    ),
     Column("left_out", Boolean, nullable=False, comment="An audit found it odd, and a person left it out."),
     Column("added_at", Time, nullable=False),
     PrimaryKeyConstraint("dataset_id", "sha256"),
@@ -276,7 +283,8 @@ inspections = Table(
     partial("ix_inspections_not_ok", "verdict", "id", where=NOT_OK),
     partial("ix_inspections_not_ok_by_stream", "stream_id", "verdict", "id", where=NOT_OK),
     partial("ix_inspections_queue", "id", where=NEEDS_REVIEW),
-    partial("ix_inspections_labelled", "label", "id", where=LABELLED),
+    partial("ix_inspections_labelled", "label", "id", "model_version_id", where=LABELLED),
+    partial("ix_inspections_sample", "stream_id", "id", where=SAMPLE),
     partial("ix_inspections_image", "image_sha256", where=HAS_IMAGE),
     partial("ix_inspections_may_go", "verdict", "id", where=MAY_GO),
     comment="One row for each inspected image, written once. Rows stay when their images are removed.",
@@ -293,6 +301,7 @@ hours = Table(
     Column("n", Number, nullable=False, comment="Inspections."),
     PrimaryKeyConstraint("stream_id", "hour", "verdict", "model_version_id", "writer"),
     one_of("verdict", VERDICTS),
+    Index(None, "hour"),
     comment="How many inspections there were in each hour, counted as they are written.",
 )
 
@@ -405,7 +414,7 @@ audit_log = Table(
     metadata,
     Column("n", Number, primary_key=True, autoincrement=False, comment="From 1, without gaps."),
     Column("at", Time, nullable=False),
-    Column("actor", Text, nullable=False, comment="Name of the user or token, or 'system'."),
+    Column("actor", Key, nullable=False, comment="Name of the user or token, or 'system'."),
     Column("user_id", Number, ForeignKey("users.id")),
     Column("token_id", Number, ForeignKey("tokens.id")),
     Column("action", Key, nullable=False, comment="What was done: model.approve, user.add, ..."),
@@ -416,6 +425,8 @@ audit_log = Table(
     Column("prev_hash", Text, nullable=False, comment="The hash of the row before; 64 zeros for the first."),
     Column("hash", Text, nullable=False, comment="SHA-256 of this row with prev_hash, in hexadecimal."),
     Index(None, "object", "n"),
+    Index(None, "action", "n"),
+    Index(None, "actor", "n"),
     comment="Who did what, when and why. Rows are never changed, and each has a hash over itself and the row before.",
 )
 

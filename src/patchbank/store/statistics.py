@@ -11,10 +11,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, select, text
 
-from patchbank.store import values
+from patchbank.store import ranges, values
 from patchbank.store.schema import VERDICTS, drift_states, hours, shadow_results
 from patchbank.store.schema import inspections as table
-from patchbank.util.uuid7 import first_of
 
 MOST_SCORES = 20_000
 
@@ -105,18 +104,11 @@ def scores(
     until: datetime | None = None,
     limit: int = 2000,
 ) -> list[Score]:
-    """The newest scores of a stream, the oldest of them first."""
-    query = select(*values.columns(Score, table)).where(table.c.stream_id == stream_id)
-    if since is not None:
-        query = query.where(table.c.id >= first_of(since))
-    if until is not None:
-        query = query.where(table.c.id < first_of(until))
-    found = values.all_of(connection, Score, query.order_by(table.c.id.desc()).limit(min(limit, MOST_SCORES)))
-    if model_version_id is not None:
-        versions = select(table.c.id).where(table.c.model_version_id == model_version_id)
-        ids = set(connection.execute(versions.where(table.c.id.in_([each.id for each in found]))).scalars())
-        found = [each for each in found if each.id in ids]
-    return found[::-1]
+    """The newest scores of a stream, the oldest of them first. model_version_id: only this version's of them."""
+    query = select(table.c.model_version_id, *values.columns(Score, table)).where(table.c.stream_id == stream_id)
+    query = query.where(*ranges.between(table.c.id, since, until))
+    newest = connection.execute(query.order_by(table.c.id.desc()).limit(min(limit, MOST_SCORES))).all()
+    return [Score(*row[1:]) for row in newest[::-1] if model_version_id in (None, row[0])]
 
 
 def keep_shadow(connection: Connection, results: Sequence[ShadowResult]) -> None:

@@ -130,6 +130,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("stream_id", "hour", "verdict", "model_version_id", "writer", name=op.f("pk_hours")),
         comment="How many inspections there were in each hour, counted as they are written.",
     )
+    op.create_index(op.f("ix_hours_hour"), "hours", ["hour"], unique=False)
     op.create_table(
         "jobs",
         sa.Column("id", types.Number, autoincrement=True, nullable=False, comment="Counts up; never used twice."),
@@ -274,7 +275,7 @@ def upgrade() -> None:
         "audit_log",
         sa.Column("n", types.Number, autoincrement=False, nullable=False, comment="From 1, without gaps."),
         sa.Column("at", types.Time(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False, comment="Name of the user or token, or 'system'."),
+        sa.Column("actor", types.Key, nullable=False, comment="Name of the user or token, or 'system'."),
         sa.Column("user_id", types.Number, nullable=True),
         sa.Column("token_id", types.Number, nullable=True),
         sa.Column("action", types.Key, nullable=False, comment="What was done: model.approve, user.add, ..."),
@@ -291,6 +292,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("n", name=op.f("pk_audit_log")),
         comment="Who did what, when and why. Rows are never changed, and each has a hash over itself and the row before.",
     )
+    op.create_index(op.f("ix_audit_log_action_n"), "audit_log", ["action", "n"], unique=False)
+    op.create_index(op.f("ix_audit_log_actor_n"), "audit_log", ["actor", "n"], unique=False)
     op.create_index(op.f("ix_audit_log_object_n"), "audit_log", ["object", "n"], unique=False)
     op.create_table(
         "deployments",
@@ -396,7 +399,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_inspections_labelled",
         "inspections",
-        ["label", "id"],
+        ["label", "id", "model_version_id"],
         unique=False,
         sqlite_where=sa.text("label IS NOT NULL"),
         postgresql_where=sa.text("label IS NOT NULL"),
@@ -406,8 +409,12 @@ def upgrade() -> None:
         "inspections",
         ["verdict", "id"],
         unique=False,
-        sqlite_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
-        postgresql_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
+        sqlite_where=sa.text(
+            "image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL AND NOT needs_review"
+        ),
+        postgresql_where=sa.text(
+            "image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL AND NOT needs_review"
+        ),
     )
     op.create_index(op.f("ix_inspections_model_version_id_id"), "inspections", ["model_version_id", "id"], unique=False)
     op.create_index(
@@ -434,6 +441,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("needs_review"),
         postgresql_where=sa.text("needs_review"),
     )
+    op.create_index(
+        "ix_inspections_sample",
+        "inspections",
+        ["stream_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("sample"),
+        postgresql_where=sa.text("sample"),
+    )
     op.create_index(op.f("ix_inspections_serial_id"), "inspections", ["serial", "id"], unique=False)
     op.create_index(op.f("ix_inspections_stream_id_id"), "inspections", ["stream_id", "id"], unique=False)
     op.create_table(
@@ -456,6 +471,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("dataset_id", "sha256", name=op.f("pk_dataset_images")),
         comment="The images of a dataset; their files are blobs/<first two>/<sha256>.",
     )
+    op.create_index(op.f("ix_dataset_images_inspection_id"), "dataset_images", ["inspection_id"], unique=False)
     op.create_index(op.f("ix_dataset_images_sha256"), "dataset_images", ["sha256"], unique=False)
     op.create_table(
         "heats",
@@ -583,9 +599,16 @@ def downgrade() -> None:
     op.drop_table("regions")
     op.drop_table("heats")
     op.drop_index(op.f("ix_dataset_images_sha256"), table_name="dataset_images")
+    op.drop_index(op.f("ix_dataset_images_inspection_id"), table_name="dataset_images")
     op.drop_table("dataset_images")
     op.drop_index(op.f("ix_inspections_stream_id_id"), table_name="inspections")
     op.drop_index(op.f("ix_inspections_serial_id"), table_name="inspections")
+    op.drop_index(
+        "ix_inspections_sample",
+        table_name="inspections",
+        sqlite_where=sa.text("sample"),
+        postgresql_where=sa.text("sample"),
+    )
     op.drop_index(
         "ix_inspections_queue",
         table_name="inspections",
@@ -608,8 +631,12 @@ def downgrade() -> None:
     op.drop_index(
         "ix_inspections_may_go",
         table_name="inspections",
-        sqlite_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
-        postgresql_where=sa.text("image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL"),
+        sqlite_where=sa.text(
+            "image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL AND NOT needs_review"
+        ),
+        postgresql_where=sa.text(
+            "image_sha256 IS NOT NULL AND image_gone_at IS NULL AND label IS NULL AND NOT needs_review"
+        ),
     )
     op.drop_index(
         "ix_inspections_labelled",
@@ -629,6 +656,8 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_deployments_stream_id_kind_id"), table_name="deployments")
     op.drop_table("deployments")
     op.drop_index(op.f("ix_audit_log_object_n"), table_name="audit_log")
+    op.drop_index(op.f("ix_audit_log_actor_n"), table_name="audit_log")
+    op.drop_index(op.f("ix_audit_log_action_n"), table_name="audit_log")
     op.drop_table("audit_log")
     op.drop_table("tokens")
     op.drop_index(op.f("ix_sessions_user_id"), table_name="sessions")
@@ -644,6 +673,7 @@ def downgrade() -> None:
     )
     op.drop_index(op.f("ix_jobs_model_id_id"), table_name="jobs")
     op.drop_table("jobs")
+    op.drop_index(op.f("ix_hours_hour"), table_name="hours")
     op.drop_table("hours")
     op.drop_table("users")
     op.drop_table("streams")
