@@ -119,6 +119,8 @@ GET    /account                                      viewer
 POST   /account/password                             viewer
 GET    /inspections                                  viewer, token read
 GET    /inspections/{inspection_id}                  viewer, token read
+GET    /inspections/{inspection_id}/why              viewer, token read
+POST   /inspections/{inspection_id}/replay           operator
 POST   /inspections/{inspection_id}/reviews          operator
 POST   /inspections/{inspection_id}/reviews/undo     operator
 GET    /review                                       viewer, token read

@@ -25,6 +25,7 @@ from web.conftest import Visitor
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\u202e"  # as a serial, a batch, a comment, a kind
 PHONE = (390, 844)
+WIDTH = "image => image.decode().then(() => image.naturalWidth)"
 
 
 class Site:
@@ -112,6 +113,11 @@ def empty_site(chromium) -> Iterator[Visitor]:
         visitor.close()
 
 
+def told(tab, text: str, where: str = "#notices") -> None:
+    """Waits until the page says it."""
+    tab.locator(where, has_text=text).first.wait_for()
+
+
 def axe() -> str:
     folder = Path(os.environ.get("PATCHBANK_NODE", Path.home() / ".cache" / "patchbank" / "node"))
     path = folder / "node_modules" / "axe-core" / "axe.min.js"
@@ -131,16 +137,16 @@ def test_the_first_start_makes_an_administrator(chromium):
         tab.fill("[name=password]", PASSWORD)
         tab.fill("[name=again]", PASSWORD + "!")
         tab.click("main button")
-        assert "not the same" in tab.inner_text("#notices")
+        told(tab, "not the same")
         assert tab.input_value("[name=name]") == "Anna"
         tab.fill("[name=password]", PASSWORD)
         tab.fill("[name=again]", PASSWORD)
         tab.click("main button")
-        assert tab.inner_text(".who summary").strip() == "Anna"
+        told(tab, "Anna", ".who summary")
         assert tab.locator(".empty").count() == 1  # nothing was inspected yet
         visitor.context.clear_cookies()
         assert tab.goto("/start").status == 401
-        assert tab.locator("h1").inner_text() == "Sign in"
+        told(tab, "Sign in", "h1")
 
 
 def test_signing_in_leads_to_the_page_that_was_asked_for(visit, site):
@@ -151,12 +157,12 @@ def test_signing_in_leads_to_the_page_that_was_asked_for(visit, site):
         tab.fill("[name=password]", password)
         tab.click("main button")
         if password != PASSWORD:
-            assert "name or the password is wrong" in tab.inner_text("#notices")
+            told(tab, "name or the password is wrong")
+    told(tab, "Inspections", "h1")
     assert tab.url.endswith("/inspections?verdict=ng")
-    assert tab.locator("h1").inner_text() == "Inspections"
     tab.click(".who summary")
     tab.click("text=Sign out")
-    assert "signed out" in tab.inner_text("#notices")
+    told(tab, "signed out")
     assert tab.goto("/inspections").status == 401
 
 
@@ -175,24 +181,26 @@ def test_a_password_is_changed_and_other_sessions_end(visit, site):
     for field, value in (("password", PASSWORD), ("new_password", "another long one"), ("again", "another long one")):
         tab.fill(f"[name={field}]", value)
     tab.click("main button")
-    assert "password is changed" in tab.inner_text("#notices")
-    assert visit("other").open("/inspections").locator("h1").inner_text() == "Sign in"
+    told(tab, "password is changed")
+    told(visit("other").open("/inspections"), "Sign in", "h1")
 
 
 def test_language_and_appearance_are_kept(visit, site):
     visitor = visit("viewer", locale="de-DE", color_scheme="light")
     tab = visitor.open("/inspections?verdict=ng")
-    assert tab.locator("h1").inner_text() == "Prüfungen"
+    told(tab, "Prüfungen", "h1")
     tab.click(".who summary")
     tab.click("button[value=dark]")
+    tab.wait_for_selector("[data-theme=dark]")
     assert tab.url.endswith("verdict=ng")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 25)"
     tab.click(".who summary")
     tab.click("button[value=en]")
-    assert tab.locator("h1").inner_text() == "Inspections"
+    told(tab, "Inspections", "h1")
     assert tab.get_attribute("html", "lang") == "en"
     tab.click(".who summary")
     tab.click("button[value=device]")
+    tab.wait_for_selector("html:not([data-theme])")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(245, 246, 248)"
 
 
@@ -209,6 +217,7 @@ def test_filters_are_in_the_address_and_in_the_export(visit, site):
     tab.fill("[name=since]", "2020-01-31T10:00")
     tab.select_option("[name=version_of]", "part/1")
     tab.click("button:has-text('Show')")
+    tab.wait_for_url("**/inspections?*model=part*")
     assert "verdict=ng&serial=A00&model=part&version=1&since=2020-01-31T10%3A00%3A00" in tab.url
     serials = [text.split()[1] for text in tab.locator(".part .about").all_inner_texts()]
     assert serials == ["A007", "A004", "A001"]
@@ -218,9 +227,11 @@ def test_filters_are_in_the_address_and_in_the_export(visit, site):
     rows = Path(download.value.path()).read_text("utf-8").splitlines()
     assert len(rows) == 4
     tab.click("a:has-text('Table')")
+    tab.wait_for_selector("tbody tr")
     assert tab.locator("tbody tr").count() == 3
     assert "verdict=ng" in tab.url
     tab.click("text=Without filters")
+    tab.wait_for_url("**/inspections")
     assert tab.locator("[name=serial]").input_value() == ""
 
 
@@ -247,8 +258,10 @@ def test_reading_works_without_javascript(visit, site):
     tab = visitor.open("/inspections?serial=A")
     seen = tab.locator("[data-part]").count()
     tab.click("text=Show more")
+    tab.wait_for_selector("text=To the beginning")
     assert seen + tab.locator("[data-part]").count() == 54
     tab.click("text=To the beginning")
+    tab.wait_for_selector("text=Show more")
     assert tab.locator("[data-part]").count() == 48
 
 
@@ -268,16 +281,24 @@ def test_an_inspection_says_what_and_why_and_takes_a_label(visit, site):
     assert float(tab.get_attribute(".viewer", "data-scale")) > 1
     tab.tap("text=Whole image")
     assert tab.get_attribute(".viewer", "data-scale") == "1.00"
+    tab.wait_for_selector("#why figure img")
+    layer = tab.evaluate(
+        "document.querySelector('.heat').decode().then(() => document.querySelector('.heat').naturalWidth)"
+    )
+    assert layer == 128
+    tab.tap("text=Inspect the image again")
+    told(tab, "Identical", "#replay")
     tab.tap("summary:has-text('Kind')")
     tab.fill("[name=kind]", HOSTILE)
     tab.fill("[name=comment]", "seen by hand " + HOSTILE)
     button = tab.locator("button:has-text('Defect')")
     assert button.bounding_box()["height"] >= 64
     button.tap()
-    assert "review is saved" in tab.inner_text("#notices")
+    told(tab, "review is saved")
     assert "seen by hand <img" in tab.inner_text(".said")
     assert site.read(inspections.get, UUID(part)).label == "defect"
     tab.tap("text=Take the last one back")
+    told(tab, "taken back")
     assert site.read(inspections.get, UUID(part)).label is None
     tab.keyboard.press("ArrowRight")
     tab.wait_for_selector("h1:has-text('L2')")
@@ -327,7 +348,10 @@ def test_an_image_that_is_gone_leaves_the_result(visit, site):
     gone = update(table).where(table.c.id == UUID(part)).values(image_gone_at=datetime.now(UTC))
     site.service.store.write(lambda connection: connection.execute(gone) and None)
     tab = visit("viewer").open(f"/inspections/{part}")
-    assert "The image is gone" in tab.inner_text("main")
+    told(tab, "The image is gone", "main")
+    assert (
+        tab.locator(".base").evaluate("image => image.decode().then(() => image.naturalWidth)") == 128
+    )  # the heat map
     assert "NG" in tab.inner_text(".decision")
 
 
@@ -363,11 +387,11 @@ def test_thirty_labels_by_keyboard_alone(visit, site, waiting):
     assert tab.locator(".last .verdict").count() == 1
     assert tab.inner_text(".badge").strip().startswith("1")
     press(tab, "z")
-    assert tab.inner_text("#work h2") == "Q29"
+    told(tab, "Q29", "#work h2")
     assert site.read(inspections.get, UUID(waiting[29])).label is None
     press(tab, "d")
     press(tab, "g")
-    assert "Nothing waits" in tab.inner_text("#work")
+    told(tab, "Nothing waits", "#work")
 
 
 def test_a_part_is_left_for_later_and_two_people_do_not_overrule_each_other(visit, site, waiting):
@@ -382,7 +406,7 @@ def test_a_part_is_left_for_later_and_two_people_do_not_overrule_each_other(visi
     assert button.bounding_box()["height"] >= 64
     button.tap()
     tab.wait_for_selector("#work h2:has-text('Q02')")
-    assert "does not fit" in tab.inner_text("#notices")
+    told(tab, "does not fit")
     assert site.read(inspections.get, UUID(waiting[1])).label == "good"
 
 
@@ -392,9 +416,9 @@ def test_the_queue_works_without_javascript_and_shows_scores_if_it_may(visit, si
     tab = visitor.open("/review")
     assert tab.locator("#work .verdict").count() == 1
     tab.click("button:has-text('Good')")
-    assert tab.inner_text("#work h2") == "Q01"
+    told(tab, "Q01", "#work h2")
     tab.click("button:has-text('Take back')")
-    assert tab.inner_text("#work h2") == "Q00"
+    told(tab, "Q00", "#work h2")
     site.service.store.write(preferences.reset, "review.hide_scores", by=Actor("test"))
 
 
@@ -445,7 +469,7 @@ def test_nothing_that_people_write_is_markup(visit, site):
 def test_other_kinds_of_errors_are_pages(visit, site):
     visitor = visit("viewer")
     tab = visitor.open("/inspections?cursor=none")
-    assert "not possible" in tab.inner_text("#notices")
+    told(tab, "not possible")
     assert visitor.tab.goto("/inspections?stream=none").status == 404
 
 

@@ -73,6 +73,11 @@ async def form(request: Request) -> dict[str, str]:
     return {name: value for name, value in found.items() if not isinstance(value, UploadFile)}
 
 
+def by_script(request: Request) -> bool:
+    """Says whether htmx asks, for a part of a page."""
+    return request.headers.get("hx-request") == "true"
+
+
 async def choices(request: Request, name: str) -> list[str]:
     """All values of a field that a form has several times. Raises Problem."""
     found = await request.form(max_files=0, max_fields=_MOST_FIELDS)

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from patchbank.server.access import access_of, caller_of
-from patchbank.server.api import reading, reviews
+from patchbank.server.api import looking, reading, reviews
 from patchbank.server.web.language import N_
 from patchbank.server.web.rendering import page
-from patchbank.server.web.routing import back, form, given, like, pages
+from patchbank.server.web.routing import back, by_script, form, given, like, pages
 
 routes = pages()
 # What the image check measures.
@@ -51,6 +51,31 @@ class Measure:
 @like(reading.get)
 async def get(request: Request, inspection_id: UUID) -> Response:
     """The page of an inspection."""
+    return await _page(request, inspection_id)
+
+
+@routes.get("/inspections/{inspection_id}/why")
+@like(looking.explain)
+async def why(request: Request, inspection_id: UUID) -> Response:
+    """What its odd places are compared with; with htmx, only that."""
+    explained = await looking.explain(request, inspection_id)
+    if by_script(request):
+        return await page(request, "why.html", explained=explained)
+    return await _page(request, inspection_id, explained=explained)
+
+
+@routes.post("/inspections/{inspection_id}/replay")
+@like(looking.replay)
+async def replay(request: Request, inspection_id: UUID) -> Response:
+    """Inspects the image again, and says whether the result is the same."""
+    replayed = await looking.replay(request, inspection_id)
+    if by_script(request):
+        each = await reading.get(request, inspection_id)
+        return await page(request, "replay.html", replayed=replayed, each=each)
+    return await _page(request, inspection_id, replayed=replayed)
+
+
+async def _page(request: Request, inspection_id: UUID, **values: Any) -> Response:
     whole = await reading.get(request, inspection_id)
     return await page(
         request,
@@ -59,6 +84,7 @@ async def get(request: Request, inspection_id: UUID) -> Response:
         measures=measures_of(whole.scene),
         measure_names=MEASURES,
         may_label=access_of(reviews.add).admits(caller_of(request)),
+        **{"explained": None, "replayed": None} | values,
     )
 
 

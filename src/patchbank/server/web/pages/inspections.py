@@ -13,7 +13,7 @@ from patchbank.server.api.chosen import Chosen
 from patchbank.server.api.routing import Cursor
 from patchbank.server.service import service_of
 from patchbank.server.web.rendering import page
-from patchbank.server.web.routing import PageRoute, address, like, pages
+from patchbank.server.web.routing import PageRoute, address, by_script, like, pages
 from patchbank.store import models, streams
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def listed(
         "more": _next(query, found.next),
         "detail_query": _suffix(filters),
     }
-    if request.headers.get("hx-request") == "true":
+    if by_script(request):
         return await page(request, "inspections_more.html", **values)
     options = await service_of(request).read(_options)
     return await page(

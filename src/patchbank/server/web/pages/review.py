@@ -16,7 +16,7 @@ from patchbank.server.api.routing import Cursor, Name
 from patchbank.server.service import service_of
 from patchbank.server.web.pages.inspection import review_of
 from patchbank.server.web.rendering import page
-from patchbank.server.web.routing import Refused, back, form, like, pages
+from patchbank.server.web.routing import Refused, back, by_script, form, like, pages
 from patchbank.store import streams
 
 routes = pages()
@@ -45,7 +45,7 @@ async def add(request: Request, inspection_id: UUID) -> Response:
         await reviews.add(request, inspection_id, review_of(fields))
     except Refused as error:
         return await _show(request, place, problem=error)
-    if _by_script(request):
+    if by_script(request):
         return await _show(request, place, last=inspection_id, kind=fields.get("kind", ""))
     return back("/review", **place.query, last=str(inspection_id))
 
@@ -59,7 +59,7 @@ async def undo(request: Request, inspection_id: UUID) -> Response:
         await reviews.undo(request, inspection_id)
     except Refused as error:
         return await _show(request, place, problem=error)
-    if _by_script(request):
+    if by_script(request):
         return await _show(request, place, inspection_id)
     return back("/review", **place.query, part=str(inspection_id))
 
@@ -98,7 +98,7 @@ async def _show(
     each = await _waiting(request, part) or (await reading.get(request, first.items[0].id) if first.items else None)
     return await page(
         request,
-        "review_part.html" if _by_script(request) else "review.html",
+        "review_part.html" if by_script(request) else "review.html",
         problem=problem,
         each=each,
         following=after.items[0] if after and after.items else None,
@@ -116,7 +116,3 @@ async def _waiting(request: Request, part: UUID | None) -> reading.Whole | None:
     """The part, if it waits."""
     found = await reading.get(request, part) if part else None
     return found if found and found.needs_review else None
-
-
-def _by_script(request: Request) -> bool:
-    return request.headers.get("hx-request") == "true"

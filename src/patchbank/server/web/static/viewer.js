@@ -11,6 +11,13 @@ export function start(figure) {
   let y = 0;
   const fingers = new Map();
 
+  const heat = figure.querySelector(".heat");
+  const without = () => {
+    heat.hidden = true;
+    figure.querySelector("[data-tool=heat]").remove();
+  };
+  if (heat?.complete && !heat.naturalWidth) without();
+  heat?.addEventListener("error", without, { once: true });
   for (const tool of figure.querySelectorAll("[data-tool]")) tool.hidden = false;
   stage.classList.add("live");
 
@@ -80,7 +87,7 @@ export function start(figure) {
     over.style.clipPath = `inset(0 0 0 ${event.target.value}%)`;
   });
   within("heat")?.addEventListener("input", (event) => {
-    over.querySelector(".heat").style.opacity = event.target.value / 100;
+    heat.style.opacity = event.target.value / 100;
   });
 
   // A button of the table of regions: [data-look="x,y,w,h"] in pixels of the image.
