@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -72,6 +73,13 @@ def test_check_says_what_each_part_answers(line):
     assert "ok      cap: model" in result.stdout
 
 
+def test_a_sink_that_cannot_be_made_stops_the_start(line):
+    line.write_text(line.read_text() + '[[sink]]\nkind = "webhook"\nurl = "https://x.example"\nsecret_file = "none"\n')
+    assert "secret_file" in run(line, "--once", code=2).stderr
+    assert len(list((line.parent / "inbox").glob("*.png"))) == 4, "nothing was inspected"
+    assert "failed  sink webhook: " in run(line, "--check", code=2).stdout
+
+
 def test_wrong_calls_are_errors_before_anything_starts(line):
     assert "expected one of --once and --check" in run(line, "--once", "--check", code=2).stderr
     assert "cannot read the configuration file" in run(line.parent / "none.toml", code=2).stderr
@@ -82,7 +90,9 @@ def test_wrong_calls_are_errors_before_anything_starts(line):
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM and SIGKILL are of POSIX systems")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_end_loses_nothing_and_repeats_nothing(line, number):
-    """Ended while parts come: a second run takes the rest; each part has one record, and its file has moved."""
+    """Ended while parts come: a second run takes the rest; each part has one record, its file has moved, and a sink
+    has it once."""
+    line.write_text(line.read_text() + '[[sink]]\nkind = "csv"\npath = "csv"\n')
     kills = int(os.environ.get("PATCHBANK_KILLS", "1")) if number == signal.SIGKILL else 1
     total, rng = 4, np.random.default_rng(6)
     for _ in range(kills):
@@ -105,3 +115,5 @@ def test_the_end_loses_nothing_and_repeats_nothing(line, number):
     assert sorted(each["source"] for each in found) == sorted(f"p{number}.png" for number in range(total))
     assert len(list((line.parent / "inbox/done").iterdir())) == total
     assert not list((line.parent / "inbox").glob("*.png"))
+    rows = [row for path in (line.parent / "csv").glob("*.csv") for row in csv.DictReader(path.open(newline=""))]
+    assert sorted(row["id"] for row in rows) == sorted(each["id"] for each in found)

@@ -22,6 +22,7 @@ from patchbank.line.frames import FrameCheck, stretched
 from patchbank.line.plc.protocol import Answer, Reason, State
 from patchbank.line.replay import replay
 from patchbank.line.runner import Runner
+from patchbank.line.telling import Telling
 
 
 @pytest.fixture
@@ -204,6 +205,18 @@ def test_a_pause_and_a_lost_plc_and_an_unknown_recipe_reject(line):
     plc.commands.recipe(0)
     assert plc.ask(4).verdict == Answer.OK
     assert runner.alarms.now == {}
+
+
+def test_sinks_are_told_the_states(line):
+    runner = line()
+    told: list[tuple[str, dict]] = []
+    runner.relays.tell = lambda station, state: told.append((station, state))
+    telling = Telling(runner.view, runner.relays.tell, "plant", "L1")
+    plc_of(runner).ask(1)
+    telling.close()
+    station, state = told[-1]
+    assert (station, state["state"], state["opc_state"], state["site"]) == ("cap", "ready", "Ready", "plant")
+    assert (state["last"]["trigger"], state["counters"]["ok"]) == (1, 1)
 
 
 def test_recipes_choose_the_model(line, tmp_path, model_file, pictures):

@@ -13,6 +13,7 @@ from patchbank.line.frames import FrameCheck, for_model
 from patchbank.line.grabber import Grabber
 from patchbank.line.images import free_bytes
 from patchbank.line.journal import Journal
+from patchbank.line.kinds import Chosen
 from patchbank.line.plc.protocol import Idle
 
 _PATIENCE = 10.0  # seconds for a camera
@@ -39,7 +40,7 @@ def check(config: LineConfig, runtime: Runtime) -> Iterator[Checked]:
             if part is not None:
                 yield _tried(f"{station.name}: {what}", lambda part=part: _opened(part))  # type: ignore[misc]
     for name, sink in config.sinks.items():
-        yield _tried(f"sink {name}", lambda sink=sink: sink.make().check())  # type: ignore[misc]
+        yield _tried(f"sink {name}", lambda name=name, sink=sink: _asked(name, sink))  # type: ignore[misc]
 
 
 def _tried(what: str, work: Callable[[], str]) -> Checked:
@@ -84,6 +85,14 @@ def _camera(station: StationConfig, loaded: dict[Path, PatchCore]) -> str:
         return f"{found}; a picture came{shape}{f', but {fault.text}' if fault else ''}"
     finally:
         grabber.close()
+
+
+def _asked(name: str, sink: Chosen) -> str:
+    made = sink.make(name=name)
+    try:
+        return str(made.check())
+    finally:
+        made.close()
 
 
 def _opened(part: object) -> str:

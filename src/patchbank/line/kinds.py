@@ -11,7 +11,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from patchbank import ConfigError
-from patchbank.line import settings
+from patchbank.line import camera_settings as camera
+from patchbank.line import connection_settings as connection
 from patchbank.validation import check_names
 
 ENTRY_POINTS = "patchbank.cameras"
@@ -26,14 +27,20 @@ class Kind:
 
 
 CAMERAS: Mapping[str, Kind] = {
-    "folder": Kind(settings.FolderCameraOptions, "patchbank.line.cameras.folder:FolderCamera"),
-    "fake": Kind(settings.FakeCameraOptions, "patchbank.line.cameras.fake:FakeCamera"),
+    "folder": Kind(camera.FolderCameraOptions, "patchbank.line.cameras.folder:FolderCamera"),
+    "fake": Kind(camera.FakeCameraOptions, "patchbank.line.cameras.fake:FakeCamera"),
 }
 PLCS: Mapping[str, Kind] = {
-    "modbus": Kind(settings.ModbusOptions, "patchbank.line.plc.modbus:ModbusPlc"),
+    "modbus": Kind(connection.ModbusOptions, "patchbank.line.plc.modbus:ModbusPlc"),
 }
 OUTPUTS: Mapping[str, Kind] = {}
-SINKS: Mapping[str, Kind] = {}
+SINKS: Mapping[str, Kind] = {
+    "mqtt": Kind(connection.MqttOptions, "patchbank.line.sinks.mqtt:MqttSink"),
+    "webhook": Kind(connection.WebhookOptions, "patchbank.line.sinks.webhook:WebhookSink"),
+    "csv": Kind(connection.CsvOptions, "patchbank.line.sinks.csv:CsvSink"),
+    "folder": Kind(connection.FolderSinkOptions, "patchbank.line.sinks.folder:FolderSink"),
+    "server": Kind(connection.ServerOptions, "patchbank.line.sinks.server:ServerSink"),
+}
 _SECRETS = ("password", "passwd", "secret", "token", "api_key", "key", "username")
 
 

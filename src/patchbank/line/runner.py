@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from patchbank import PatchbankError, Runtime
+from patchbank.line.alarms import Alarms
 from patchbank.line.answering import Answering
 from patchbank.line.config import LineConfig, StationConfig
 from patchbank.line.deadlines import Deadlines
@@ -17,67 +17,18 @@ from patchbank.line.grabber import Grabber
 from patchbank.line.journal import Journal
 from patchbank.line.journal_reader import JournalReader
 from patchbank.line.models import ModelHost
-from patchbank.line.parts import Answered
-from patchbank.line.plc.protocol import Output, Plc, Shown
+from patchbank.line.plc.protocol import Output, Plc
 from patchbank.line.recorder import Recorder
+from patchbank.line.relay import Relays
 from patchbank.line.station import Station
+from patchbank.line.telling import Telling
+from patchbank.line.views import LineView, StationView
 from patchbank.line.watchdog import Watchdog
 
 logger = logging.getLogger("patchbank.line")
 OPENING = 10.0  # seconds that a camera has at the start; then the station begins without it, in fault
 STOPPING = 5.0
-
-
-class Alarms:
-    """What is wrong now, by what it is about. Told from any thread; each change is logged once."""
-
-    def __init__(self) -> None:
-        self._now: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, what: str, why: str | None) -> None:
-        """Says that something is wrong, or (None) that it is well again."""
-        with self._lock:
-            before = self._now.get(what)
-            if why is None:
-                self._now.pop(what, None)
-            else:
-                self._now[what] = why
-        if why is not None and before is None:
-            logger.warning("alarm: %s: %s", what, why)
-        elif why is None and before is not None:
-            logger.warning("alarm is over: %s", what)
-
-    @property
-    def now(self) -> Mapping[str, str]:
-        """A copy of what is wrong now."""
-        with self._lock:
-            return dict(self._now)
-
-
-@dataclass(frozen=True, eq=False)
-class StationView:
-    """A station at one moment, for people. camera: what was found. failure: why there is none. last: the last answer
-    that was sent."""
-
-    name: str
-    shown: Shown
-    camera: str
-    failure: str
-    paused: bool
-    model: str
-    model_version: int
-    last: Answered | None
-
-
-@dataclass(frozen=True, eq=False)
-class LineView:
-    """A line at one moment. backlogs: by sink, what is owed and what was refused."""
-
-    stations: tuple[StationView, ...]
-    alarms: Mapping[str, str]
-    backlogs: Mapping[str, tuple[int, int]]
-    waiting: int
+DELIVERING = 10.0  # seconds that sinks have at the end of `once`; what they are owed then waits for the next start
 
 
 class Runner:
@@ -88,7 +39,7 @@ class Runner:
         answered. Raises PatchbankError for whatever keeps the line from starting; then nothing is left open."""
         self.config, self.alarms = config, Alarms()
         self._undo: list[Callable[[], None]] = []
-        self._stopped = False
+        self._stopped, self._once = False, once
         try:
             self._build(runtime or Runtime(), once)
         except BaseException:
@@ -108,6 +59,9 @@ class Runner:
         self._undo.append(self._recorder.close)
         self._deadlines = Deadlines()
         self._undo.append(self._deadlines.close)
+        sinks = [sink.make(name=name) for name, sink in config.sinks.items()]
+        self.relays = Relays(sinks, self.journal, alarms)
+        self._undo.append(self.relays.close)
         self._plcs: dict[str, Plc] = {}
         self._outputs: list[Output] = []
         self.stations = tuple(self._station(each, once) for each in config.stations)
@@ -168,9 +122,12 @@ class Runner:
         return found
 
     def start(self) -> None:
-        """Takes parts from now on; `open` comes first."""
+        """Takes and delivers parts from now on; `open` comes first."""
+        self.relays.start()
         for station in self.stations:
             station.start()
+        telling = Telling(self.view, self.relays.tell, self.config.options.site, self.config.options.line)
+        self._undo.append(telling.close)
         watched = [(self._alive(each), self._plcs[each.name]) for each in self.stations if each.name in self._plcs]
         watchdog = Watchdog(watched)
         self._undo.append(watchdog.close)
@@ -198,10 +155,12 @@ class Runner:
         self.journal.flush()
         for station in self.stations:
             station.grabber.close()
+        if self._once:
+            self.relays.drain(DELIVERING)
         self._unwind()
 
-    def view(self) -> LineView:
-        """The line at this moment."""
+    def view(self, *, backlogs: bool = False) -> LineView:
+        """The line at this moment. backlogs: with what sinks are owed, which the journal has to count."""
         stations = tuple(
             StationView(
                 each.name,
@@ -215,7 +174,7 @@ class Runner:
             )
             for each in self.stations
         )
-        return LineView(stations, self.alarms.now, self.journal.backlogs(), self.journal.waiting)
+        return LineView(stations, self.alarms.now, self.journal.backlogs() if backlogs else {}, self.journal.waiting)
 
     def reader(self) -> JournalReader:
         """The journal, after the line was stopped; `close` it."""
