@@ -123,6 +123,11 @@ GET    /inspections/{inspection_id}/why              viewer, token read
 POST   /inspections/{inspection_id}/replay           operator
 POST   /inspections/{inspection_id}/reviews          operator
 POST   /inspections/{inspection_id}/reviews/undo     operator
+GET    /line                                         viewer, token read, token ingest
+GET    /line/pulse                                   viewer, token read, token ingest
+GET    /line/{stream_id}                             viewer, token read, token ingest
+POST   /line/{stream_id}/pause                       operator
+POST   /line/{stream_id}/resume                      operator
 GET    /review                                       viewer, token read
 POST   /review/{inspection_id}                       operator
 POST   /review/{inspection_id}/undo                  operator
@@ -145,6 +150,7 @@ NOBODYS = {
     "name": "none",
     "version": "7",
     "digest": "none",
+    "stream_id": 10**9,
     "model": "none",
     "number": 7,
     "finding": 0,

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -15,8 +15,11 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from patchbank.server.web.pages.line import bars_of
 from patchbank.store import inspections, listing, preferences, reviews, streams
 from patchbank.store.schema import inspections as table
+from patchbank.store.schema import streams as streams_table
+from patchbank.store.statistics import Hour
 from patchbank.store.values import Actor
 from server.conftest import running, service_of
 from server.people import PASSWORD, add_person, signed_in, token
@@ -422,6 +425,69 @@ def test_the_queue_works_without_javascript_and_shows_scores_if_it_may(visit, si
     site.service.store.write(preferences.reset, "review.hide_scores", by=Actor("test"))
 
 
+# --- the line ---
+
+
+def test_the_line_shows_the_newest_part_and_greys_when_nothing_is_heard(visit, site):
+    visitor = visit("operator")
+    tab = visitor.open("/line")
+    site.inspect(site.files[1], "N1")
+    told(tab, "N1", ".band.ng")
+    site.inspect(site.files[0], "N2")
+    told(tab, "N2", ".band.ok")
+    assert tab.locator(".strip li").count() == 20
+    width = tab.evaluate("document.querySelector('.station').clientWidth")
+    assert tab.locator(".band.ok").bounding_box()["width"] >= width - 2
+    visitor.context.set_offline(True)
+    told(tab, "No connection. The verdicts are unknown.", ".lost")
+    assert tab.locator(".band.ok").is_hidden()
+    assert tab.locator(".lostband").is_visible()
+    visitor.context.set_offline(False)
+    tab.locator(".band.ok").wait_for()
+    assert tab.locator(".lost").is_hidden()
+    visitor.complaints[:] = [each for each in visitor.complaints if "net::ERR" not in each]
+
+
+def test_a_station_is_paused_and_goes_on(visit, site):
+    visitor = visit("operator", size=PHONE)
+    tab = visitor.open("/line")
+    button = tab.locator(".pausing summary")
+    assert button.bounding_box()["height"] >= 64
+    button.tap()
+    tab.fill("[name=reason]", HOSTILE)
+    tab.tap(".pausing form button")
+    told(tab, "PAUSED", ".band.none")
+    told(tab, "is paused")
+    assert site.read(streams.by_name, "part").state == "paused"
+    tab.locator(".pausing summary").tap()
+    tab.fill("[name=reason]", "done")
+    tab.tap(".pausing form button")
+    told(tab, "inspects again")
+    assert tab.locator(".band.none").count() == 0
+    assert visit("viewer").open("/line").locator(".pausing").count() == 0
+
+
+def test_a_line_that_does_not_report_has_no_verdict(visit, site):
+    stream = site.service.store.write(streams.add, "silent")
+    seen = update(streams_table).where(streams_table.c.id == stream.id)
+    before = datetime.now(UTC) - timedelta(seconds=60)
+    site.service.store.write(lambda connection: connection.execute(seen.values(last_seen_at=before)) and None)
+    row = made.inspection(stream.id, at=datetime.now(UTC))
+    site.service.store.write(inspections.insert_one, row)
+    tab = visit("viewer", java_script_enabled=False).open("/line")
+    section = tab.locator(f"[data-station='{stream.id}']")
+    assert "NO WORD" in section.inner_text()
+    assert section.locator(".band.ok").count() == 0
+    site.service.store.write(streams.archive, stream.id, by=Actor("test"), reason="test")
+
+
+def test_hours_without_parts_are_drawn_too():
+    since = datetime(2026, 3, 1, 6, tzinfo=UTC)
+    bars = bars_of([Hour(since + timedelta(hours=2), 6, 2, 1, 1)], since, 4)
+    assert [(bar.ok, bar.review, bar.ng) for bar in bars] == [(0, 0, 0), (0, 0, 0), (36, 12, 12), (0, 0, 0)]
+    assert bars[2].rejected == 2
+
+
 # --- all pages ---
 
 
@@ -434,6 +500,7 @@ def pages_of(site: Site) -> list[str]:
         "/inspections?view=table&verdict=ng&verdict=review&batch=B1",
         f"/inspections/{site.hostile}",
         "/review",
+        "/line",
     ]
 
 
