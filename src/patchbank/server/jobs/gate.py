@@ -6,7 +6,7 @@ it was missed before."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patchbank import PatchCore, Result, Version
@@ -46,11 +46,14 @@ def gate(
     labelled: Sequence[Labelled],
     remarks: Sequence[str],
     progress: Progress,
+    *,
+    review_rate: float | None = None,
 ) -> dict[str, Any]:
     """What the gate finds, as JSON. base: the version that the candidate follows; None: it is the first. remarks: what
-    was said when it was made. "passed" is False if a defect is lost."""
-    after = judged(candidate, labelled, "gate: candidate", progress)
-    before = judged(base, labelled, "gate: version before", progress) if base else None
+    was said when it was made. review_rate: the lowest one at which the model decides; None: its own. "passed" is False
+    if a defect is lost."""
+    after = judged(candidate, labelled, review_rate, "gate: candidate", progress)
+    before = judged(base, labelled, review_rate, "gate: version before", progress) if base else None
     defects = _defects(labelled, before, after)
     goods = _goods(labelled, before, after)
     return {
@@ -63,11 +66,17 @@ def gate(
     }
 
 
-def judged(model: PatchCore, labelled: Sequence[Labelled], stage: str, progress: Progress) -> list[Judged]:
+def judged(
+    model: PatchCore, labelled: Sequence[Labelled], review_rate: float | None, stage: str, progress: Progress
+) -> list[Judged]:
     """What a version says of the images."""
     found: list[Judged] = []
     for result in model.predict_each([each.path for each in labelled]):
-        found.append(Judged(str(result.verdict), result.score) if isinstance(result, Result) else Judged("error", None))
+        if not isinstance(result, Result):
+            found.append(Judged("error", None))
+        else:
+            said = result if review_rate is None else replace(result, review_rate=review_rate)
+            found.append(Judged(str(said.verdict), said.score))
         progress(stage, len(found), len(labelled))
     return found
 

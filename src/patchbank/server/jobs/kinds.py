@@ -11,7 +11,7 @@ from uuid import UUID
 from patchbank import PatchbankError, Runtime
 from patchbank.server.jobs.folder import JobFolder, unique_names
 from patchbank.server.settings import Settings
-from patchbank.store import datasets, jobs, models, reviews
+from patchbank.store import datasets, jobs, models, reviews, streams
 from patchbank.store.datasets import DatasetImage
 from patchbank.store.engine import Store
 from patchbank.store.inspections import Inspection
@@ -174,12 +174,25 @@ def _to_compare(bench: Bench, job: Job, base: ModelVersion | None, known: list[D
         "base": base and _file(store, base),
         "base_version_id": base and base.id,
         "labelled": inspected + others,
+        "review_rate": store.read(_lowest_review_rate, job.model_id),
     }
 
 
 def _labelled(store: Store, row: Inspection) -> Args:
     path = store.blobs.path(row.image_sha256 or "")
     return {"id": str(row.id), "path": str(path), "label": row.label, "verdict": row.verdict}
+
+
+def _lowest_review_rate(connection: Connection, model_id: int | None) -> float | None:
+    """The lowest rate at which the model decides anywhere now; None: its own. A defect that only goes to review is lost
+    where nothing does."""
+    if model_id is None:
+        return None
+    versions = {each.id for each in models.versions(connection, model_id)}
+    here = [each for each in streams.all_current(connection) if each.kind == "active"]
+    return min(
+        (d.review_rate for d in here if d.model_version_id in versions and d.review_rate is not None), default=None
+    )
 
 
 def _all_labelled(connection: Connection, model_id: int | None) -> list[Inspection]:
