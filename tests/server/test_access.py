@@ -80,6 +80,7 @@ POST   /api/v1/models/{model}/threshold              engineer
 POST   /api/v1/models/{model}/rollback               engineer
 GET    /api/v1/models/{model}/basket                 viewer, token read
 POST   /api/v1/versions/{version_id}:gate            engineer
+GET    /api/v1/streams/{stream}/quality              viewer, token read
 GET    /api/v1/jobs                                  viewer, token read
 GET    /api/v1/jobs/{job_id}                         viewer, token read
 POST   /api/v1/jobs/{job_id}:cancel                  engineer

@@ -83,7 +83,10 @@ def over(http: httpx.Client, job: int, *states: str) -> dict:
 def test_a_fit_from_images_to_a_model_that_decides(parts):
     service = service_of()
     with client(service) as http:
-        dataset = dataset_of(http, parts)
+        bad = png(striped(np.random.default_rng(8), defect=True))
+        dataset = dataset_of(http, [*parts, bad])
+        out = {"sha256": [hashlib.sha256(bad).hexdigest()]}
+        assert http.post(f"/datasets/{dataset}/images:leave-out", json=out).json() == {"images": 1}
         told = {"dataset_id": dataset, "config": CONFIG, "reason": "new part", "note": "May"}
         job = begun(http.post("/models/part/fit", json=told))
         assert http.post(f"/datasets/{dataset}/images", content=parts[0], headers=PNG).status_code == 409
