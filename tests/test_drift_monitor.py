@@ -151,6 +151,20 @@ def test_a_score_that_is_none_is_refused_and_changes_nothing(rng, score):
     assert monitor.to_dict() == before
 
 
+def test_several_at_once_are_as_one_after_another(rng):
+    """Also across the image from which on all runs forward; a bad one among them changes nothing."""
+    calibration, scores = calibration_of(rng), [(float(each), None) for each in rng.normal(10, 1, 50)]
+    alone, together = (DriftMonitor(calibration, reference=20) for _ in range(2))
+    for score, known in scores:
+        alone.add(score, known)
+    found = together.extend(scores)
+    assert together.to_dict() == alone.to_dict()
+    same(found, alone.drift)
+    with pytest.raises(ConfigError, match="finite"):
+        together.extend([(1.0, None), (float("nan"), None)])
+    assert together.images == 50
+
+
 @pytest.mark.parametrize("options", [{"confidence": 1}, {"defects": -1}, {"reference": -1}, {"reference": 10**6}])
 def test_impossible_options_are_refused(rng, options):
     with pytest.raises(ConfigError):

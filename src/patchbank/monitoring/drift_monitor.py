@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -88,18 +88,19 @@ class DriftMonitor:
     def add(self, score: float, in_distribution: bool | None = None) -> Drift:
         """Takes the next image: its score, and `Result.in_distribution`. Returns `drift`. Raises ConfigError, and takes
         nothing, for a score that is no finite number."""
-        if not math.isfinite(value := _single(score)):
-            raise ConfigError(f"score: expected a finite number; got {score!r}")
-        if in_distribution is not None and not isinstance(in_distribution, (bool, np.bool_)):
-            raise ConfigError(f"in_distribution: expected True, False or None; got {in_distribution!r}")
-        known = None if in_distribution is None else bool(in_distribution)
-        if self._early is None:
-            self._forward(self._images, value, known)
-            self._images += 1
-        else:
-            self._early.append((value, known))
-            self._images += 1
-            self._run_forward()
+        return self.extend([(score, in_distribution)])
+
+    def extend(self, images: Iterable[tuple[float, bool | None]]) -> Drift:
+        """As `add`, for several images in their order: `drift` is computed once, after the last one."""
+        taken = [(_finite_score(score), _known(in_distribution)) for score, in_distribution in images]
+        for value, known in taken:
+            if self._early is None:
+                self._forward(self._images, value, known)
+                self._images += 1
+            else:
+                self._early.append((value, known))
+                self._images += 1
+                self._run_forward()
         return self.drift
 
     def to_dict(self) -> dict[str, Any]:
@@ -331,6 +332,18 @@ def _bet_of(values: Mapping[str, Any]) -> _Bet:
     if not (0 <= yes <= asked and 0 <= spent < 1):
         raise ValueError("bets")
     return _Bet(question, asked, yes, spent, float(values["capital"]), _unbounded(values["most"], -math.inf), **rows)
+
+
+def _finite_score(score: float) -> float:
+    if not math.isfinite(value := _single(score)):
+        raise ConfigError(f"score: expected a finite number; got {score!r}")
+    return value
+
+
+def _known(in_distribution: object) -> bool | None:
+    if in_distribution is not None and not isinstance(in_distribution, (bool, np.bool_)):
+        raise ConfigError(f"in_distribution: expected True, False or None; got {in_distribution!r}")
+    return None if in_distribution is None else bool(in_distribution)
 
 
 def _single(score: float) -> float:

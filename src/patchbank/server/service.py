@@ -13,6 +13,7 @@ from starlette.requests import Request
 from patchbank.errors import StoreError
 from patchbank.server.archive import Archive
 from patchbank.server.backups import Backups
+from patchbank.server.drifting import Drifts
 from patchbank.server.events import Hub
 from patchbank.server.explaining import Explanations
 from patchbank.server.housekeeping import Housekeeping
@@ -48,6 +49,7 @@ class Service:
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
         self.archive = Archive(store, models)
+        self.drifts = Drifts(store, self.stations)
         self.uploading = asyncio.Lock()
         self.explanations = Explanations(store, self.archive)
         self.decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
@@ -86,6 +88,7 @@ class Service:
         unsubscribe, unfollow = self.store.events.subscribe(told), self.hub.follow(self.store.events)
         self._unsubscribe = lambda: (unsubscribe(), unfollow())
         await self.stations.start()
+        self.drifts.start()
         self._housekeeping.start()
         await self.supervisor.start()
         self.started = True
@@ -97,6 +100,7 @@ class Service:
         await self.backups.stop()
         await self._housekeeping.stop()
         await self.supervisor.stop()
+        await self.drifts.stop()
         await self.stations.stop()
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)

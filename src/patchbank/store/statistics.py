@@ -14,6 +14,7 @@ from sqlalchemy import Connection, func, select, text
 from patchbank.store import ranges, values
 from patchbank.store.schema import VERDICTS, drift_states, hours, shadow_results
 from patchbank.store.schema import inspections as table
+from patchbank.util.uuid7 import first_of
 
 MOST_SCORES = 20_000
 
@@ -111,6 +112,24 @@ def scores(
     return [Score(*row[1:]) for row in newest[::-1] if model_version_id in (None, row[0])]
 
 
+def scores_after(
+    connection: Connection,
+    stream_id: int,
+    model_version_id: int,
+    after: UUID | None,
+    before: datetime,
+    limit: int,
+) -> list[Score]:
+    """The scores that a version gave on a stream after an inspection and before a time, the oldest first. after: None =
+    from the first one on."""
+    query = select(*values.columns(Score, table)).where(
+        table.c.stream_id == stream_id, table.c.model_version_id == model_version_id, table.c.id < first_of(before)
+    )
+    if after is not None:
+        query = query.where(table.c.id > after)
+    return values.all_of(connection, Score, query.order_by(table.c.id).limit(limit))
+
+
 def keep_shadow(connection: Connection, results: Sequence[ShadowResult]) -> None:
     """Keeps what a watching version said; a repetition changes nothing."""
     for each in results:
@@ -161,5 +180,11 @@ def keep_drift(connection: Connection, stream_id: int, model_version_id: int, st
 
 def drift_of(connection: Connection, stream_id: int, model_version_id: int) -> Any:
     """What `keep_drift` has kept; None if there is nothing."""
+    return drift_at(connection, stream_id, model_version_id)[0]
+
+
+def drift_at(connection: Connection, stream_id: int, model_version_id: int) -> tuple[Any, datetime | None]:
+    """As `drift_of`, with the time at which it was kept."""
     chosen = (drift_states.c.stream_id == stream_id, drift_states.c.model_version_id == model_version_id)
-    return connection.execute(select(drift_states.c.state_json).where(*chosen)).scalar()
+    row = connection.execute(select(drift_states.c.state_json, drift_states.c.at).where(*chosen)).first()
+    return (None, None) if row is None else (row[0], row[1])
