@@ -613,6 +613,44 @@ def precision(results: dict[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
+def store(results: dict[str, Any]) -> str:
+    """The slowest queries of each database, and how many were asked."""
+    parts = []
+    for name, found in results["databases"].items():
+        word = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}[name]
+        key = "processor_ms" if name == "sqlite" else "ms"
+        rows = sorted(found["queries"], key=lambda row: -row[key])
+        over = sum(row[key] > results["limit_ms"] for row in rows)
+        whole = sorted({each for row in rows for each in row["reads_all"]})
+        about = (
+            f"{word}, {found['rows']:,} inspections ({found['size_gb']:.1f} GB without anomaly maps): {len(rows)} "
+            f"queries, {over} of them over {results['limit_ms']} ms. Large tables that a plan reads as a whole: "
+            f"{', '.join(whole) or 'none'}. Half of the queries take less than {rows[len(rows) // 2][key]:.1f} ms. An "
+            f"inspection is on the disk after {found['write_ms']:.0f} ms. The slowest queries:"
+        )
+        unit = "ms of processor time" if name == "sqlite" else "ms"
+        parts += [about, table(["query", unit], [[row["query"], f"{row[key]:.1f}"] for row in rows[:12]])]
+    return "\n\n".join(parts)
+
+
+def kills(results: dict[str, Any]) -> str:
+    names = {
+        "kills": "SIGKILLs",
+        "acknowledged": "acknowledged inspections",
+        "repeated": "requests that were sent again",
+        "lost": "acknowledged, and lost",
+        "duplicates": "kept twice",
+        "other": "kept, and never acknowledged",
+        "orphans": "rows without what they belong to",
+        "missing_images": "images that are missing or damaged",
+    }
+    rows = [[word, f"{results[name]:,}"] for name, word in names.items()]
+    rows.append(
+        ["PRAGMA integrity_check, audit log, counts by the hour", "whole" if not results["problems"] else "NOT whole"]
+    )
+    return table(["after the last start", ""], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default_size": default_size,
     "presets": presets,
@@ -639,6 +677,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "audit": audit,
     "thresholds": thresholds,
     "verdicts": verdicts,
+    "store": store,
+    "kills": kills,
 }
 BLOCK = re.compile(r"(<!-- figures: benchmarks/results/(\w+)\.json -->\n).*?(<!-- /figures -->)", re.DOTALL)
 

@@ -165,7 +165,9 @@ def _scans(chosen: Filter) -> tuple[list[_Scan], list[ColumnElement[bool]]]:
     elif chosen.batch:
         used, scans = {"batch"}, [_Scan((conditions["batch"],))]
     elif chosen.needs_review:
-        used, scans = {"needs_review"}, [_Scan((_same(NEEDS_REVIEW),))]
+        used = {"needs_review", "stream_id"}
+        of_stream = [conditions["stream_id"]] if chosen.stream_id is not None else []
+        scans = [_Scan((_same(NEEDS_REVIEW), *of_stream))]
     elif chosen.label or chosen.labelled:
         labels = (chosen.label,) if chosen.label else LABELS
         used = {"label"} | ({"labelled"} if chosen.labelled else set())

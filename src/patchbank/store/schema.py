@@ -283,6 +283,7 @@ inspections = Table(
     partial("ix_inspections_not_ok", "verdict", "id", where=NOT_OK),
     partial("ix_inspections_not_ok_by_stream", "stream_id", "verdict", "id", where=NOT_OK),
     partial("ix_inspections_queue", "id", where=NEEDS_REVIEW),
+    partial("ix_inspections_queue_by_stream", "stream_id", "id", where=NEEDS_REVIEW),
     partial("ix_inspections_labelled", "label", "id", "model_version_id", where=LABELLED),
     partial("ix_inspections_sample", "stream_id", "id", where=SAMPLE),
     partial("ix_inspections_image", "image_sha256", where=HAS_IMAGE),

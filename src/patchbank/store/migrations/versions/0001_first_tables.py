@@ -442,6 +442,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("needs_review"),
     )
     op.create_index(
+        "ix_inspections_queue_by_stream",
+        "inspections",
+        ["stream_id", "id"],
+        unique=False,
+        sqlite_where=sa.text("needs_review"),
+        postgresql_where=sa.text("needs_review"),
+    )
+    op.create_index(
         "ix_inspections_sample",
         "inspections",
         ["stream_id", "id"],
@@ -608,6 +616,12 @@ def downgrade() -> None:
         table_name="inspections",
         sqlite_where=sa.text("sample"),
         postgresql_where=sa.text("sample"),
+    )
+    op.drop_index(
+        "ix_inspections_queue_by_stream",
+        table_name="inspections",
+        sqlite_where=sa.text("needs_review"),
+        postgresql_where=sa.text("needs_review"),
     )
     op.drop_index(
         "ix_inspections_queue",
