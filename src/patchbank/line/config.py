@@ -20,6 +20,7 @@ from patchbank.validation import check_names
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MOST_RECIPE = 65_535
+_PATHS = ("path", "images", "trusted_clients")  # and all that end in _file
 TOP = ("station", "sink", "server", "retain")
 PARTS = ("camera", "plc", "output", "recipes")
 
@@ -163,12 +164,12 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 
 def _placed(made: Chosen, base: Path) -> Chosen:
-    """The same, its paths relative to the file's folder: options named `path`, `images` or `..._file`."""
+    """The same, its paths relative to the file's folder: options that name a file or a folder."""
     if made.options is None:
         return made
     changes = {}
     for each in fields(made.options):
         value = getattr(made.options, each.name)
-        if value and (each.name in ("path", "images") or each.name.endswith("_file")):
+        if value and (each.name in _PATHS or each.name.endswith("_file")):
             changes[each.name] = str(base / value)
     return replace(made, options=replace(made.options, **changes)) if changes else made

@@ -34,6 +34,52 @@ class ModbusOptions:
         networks(self.peers, address_of(self.listen)[0])
 
 
+@names_checked
+@dataclass(frozen=True, kw_only=True)
+class OpcuaOptions:
+    """kind = "opcua": the station is an OPC UA server (docs/operate/plc.md), in a process of its own. Needs the extra
+    `opcua`."""
+
+    listen: str = option("127.0.0.1:4840", "Address and port to listen on", group="plc")
+    cert_file: str = option("", "The server's own certificate (PEM or DER)", group="plc")
+    key_file: str = option("", "Its private key (PEM or DER)", group="plc")
+    users_file: str = option("", "File of users: a line NAME:PASSWORD for each", group="plc")
+    trusted_clients: str = option("", "Folder of the certificates of the clients that may connect", group="plc")
+    heartbeat_seconds: float = option(
+        1.0,
+        "The client's heartbeat is lost when it has not come for so long, once it has begun; 0 = not watched",
+        group="plc",
+        low=0.0,
+        high=3600.0,
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        _required(self, "cert_file", "key_file", "users_file", "trusted_clients")
+        from patchbank.line.plc.modbus_server import address_of
+
+        address_of(self.listen)
+
+
+@names_checked
+@dataclass(frozen=True, kw_only=True)
+class GpioOptions:
+    """kind = "gpio": a digital output of this computer, on for each accepted part (docs/operate/plc.md). Linux; needs
+    the extra `gpio`."""
+
+    chip: str = option("/dev/gpiochip0", "The device of the lines", group="output")
+    line: int | None = option(None, "The number of the line on it", group="output", low=0, high=65_535)
+    pulse_ms: int = option(
+        500, "For so long an accepted part sets the line; then it rejects", group="output", low=1, high=60_000
+    )
+    active_low: bool = option(False, "Accept is the low level", group="output")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.line is None:
+            raise ConfigError("line: expected the number of the line on the chip; got none")
+
+
 _CA = "File of the authorities that sign its certificate (PEM); empty = the system's"
 
 

@@ -32,8 +32,11 @@ CAMERAS: Mapping[str, Kind] = {
 }
 PLCS: Mapping[str, Kind] = {
     "modbus": Kind(connection.ModbusOptions, "patchbank.line.plc.modbus:ModbusPlc"),
+    "opcua": Kind(connection.OpcuaOptions, "patchbank.line.plc.opcua:OpcuaPlc"),
 }
-OUTPUTS: Mapping[str, Kind] = {}
+OUTPUTS: Mapping[str, Kind] = {
+    "gpio": Kind(connection.GpioOptions, "patchbank.line.plc.gpio:GpioOutput"),
+}
 SINKS: Mapping[str, Kind] = {
     "mqtt": Kind(connection.MqttOptions, "patchbank.line.sinks.mqtt:MqttSink"),
     "webhook": Kind(connection.WebhookOptions, "patchbank.line.sinks.webhook:WebhookSink"),

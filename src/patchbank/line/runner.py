@@ -67,7 +67,7 @@ class Runner:
         self.stations = tuple(self._station(each, once) for each in config.stations)
 
     def _station(self, config: StationConfig, once: bool) -> Station:
-        plc: Plc | None = config.plc.make() if config.plc else None
+        plc: Plc | None = config.plc.make(**self._alarming(config)) if config.plc else None
         output: Output | None = config.output.make() if config.output else None
         if plc:
             self._plcs[config.name] = plc
@@ -96,6 +96,12 @@ class Runner:
             alarm=self.alarms,
             once=once,
         )
+
+    def _alarming(self, config: StationConfig) -> dict[str, Any]:
+        """What a PLC whose server is another process gets, too."""
+        if config.plc is None or config.plc.kind != "opcua":
+            return {}
+        return {"alarm": lambda what, why: self.alarms(f"{config.name}: {what}", why)}
 
     def open(self) -> Mapping[str, str]:
         """Opens outputs, PLCs and cameras. Returns by station what its camera is. A camera that is not there is an

@@ -22,6 +22,7 @@ from patchbank.line.plc.child import Child
 from patchbank.line.plc.opcua import OpcuaPlc, fields_of
 from patchbank.line.plc.opcua_server import FIELDS, NAMESPACE, STATES
 from patchbank.line.plc.protocol import Answer, Shown, State
+from patchbank.line.views import OPC_STATES
 
 asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed: pip install 'patchbank[opcua]'")
 from asyncua import Client, ua  # noqa: E402
@@ -225,6 +226,7 @@ def test_a_killed_server_comes_back_and_is_an_alarm(plc, station, files, alarms)
             assert await (await node_of(client, "ResultSeq")).read_value() == 4242
             machine, trigger = await node_of(client, ""), await node_of(client, "Trigger()")
             assert await machine.call_method(trigger, "after") == before + 1
+            await soon(lambda: station.shown.part_id == "after", "the trigger does not come through")
 
     asyncio.run(drive())
 
@@ -296,7 +298,7 @@ def test_without_asyncua_the_message_holds_the_command(monkeypatch):
 
 def test_both_ends_of_the_pipe_have_the_same_fields():
     assert {*fields_of(Shown()), "CurrentState", "Heartbeat"} == set(FIELDS)
-    assert len(STATES) == len(State)
+    assert [*STATES] == [OPC_STATES[state] for state in State]
     json.dumps(fields_of(Shown()))
 
 

@@ -14,6 +14,7 @@ import hmac
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -61,6 +62,8 @@ _CONNECTIONS, _SUBSCRIPTIONS, _QUEUE, _MOST_MESSAGE = 16, 32, 1000, 1 << 20
 
 def main() -> None:
     """Serves until the line closes the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they are meant for the line, whose end is told by the pipe
     logging.getLogger().addHandler(logging.NullHandler())
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)
     with suppress(ImportError, ValueError, OSError):
