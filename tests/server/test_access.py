@@ -120,6 +120,13 @@ POST   /sign-out                                     known
 POST   /appearance                                   all
 GET    /account                                      viewer
 POST   /account/password                             viewer
+GET    /models                                       viewer, token read
+POST   /models                                       engineer
+GET    /models/{model}                               viewer, token read
+POST   /models/{model}/versions/{number}/approve     engineer
+POST   /models/{model}/versions/{number}/retire      engineer
+POST   /models/{model}/versions/{number}/deploy      engineer
+POST   /models/{model}/watching/end                  engineer
 GET    /inspections                                  viewer, token read
 GET    /inspections/{inspection_id}                  viewer, token read
 GET    /inspections/{inspection_id}/why              viewer, token read

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.conftest import files, model, model_file, pictures  # noqa: F401  (fixtures)
+from server.conftest import files, model, model_file, pictures, running, service_of  # noqa: F401  (fixtures)
+from web.sites import Site
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -74,3 +75,24 @@ class Visitor:
         refused = ("the server responded with a status of 4", "Response Status Error Code 4")  # tests look at these
         if message.type in ("error", "warning") and not any(each in message.text for each in refused):
             self.complaints.append(message.text)
+
+
+@pytest.fixture(scope="module")
+def site(chromium, model, files) -> Iterator[Site]:  # noqa: F811
+    service = service_of(model)
+    with running(service) as address:
+        yield Site(service, address, files)
+
+
+@pytest.fixture
+def visit(chromium, site):
+    """Opens the site for a person: `visit("operator", size=..., ...)`. All are looked through at the end."""
+    visitors = []
+
+    def begin(who: str = "", **options) -> Visitor:
+        visitors.append(Visitor(chromium, site.address, site.cookies.get(who, ""), **options))
+        return visitors[-1]
+
+    yield begin
+    for each in visitors:
+        each.close()

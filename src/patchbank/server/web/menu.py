@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchbank.server.access import Access, access_of
-from patchbank.server.api import reading, reviews, streams
+from patchbank.server.api import reading, registry, reviews, streams
 from patchbank.server.web.language import N_
 
 
@@ -25,5 +25,6 @@ MENU = (
     Entry("line", "/line", N_("Line"), access_of(streams.listed), "line"),
     Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),
     Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
+    Entry("models", "/models", N_("Models"), access_of(registry.listed), "model"),
 )
 SETTINGS: tuple[Entry, ...] = ()

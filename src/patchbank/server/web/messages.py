@@ -7,6 +7,13 @@ from patchbank.server.web.language import N_
 # What a form has done: the page after it shows the text of `?done=KEY`.
 DONE = {
     "saved": N_("Saved."),
+    "uploaded": N_("The model file is here. Its version is a candidate: approve it before you deploy it."),
+    "known": N_("This file is known already: here is its version."),
+    "approved": N_("The version is approved. It can be deployed now."),
+    "retired": N_("The version is retired: it cannot be deployed any more."),
+    "deployed": N_("The version decides from the next part on."),
+    "watches": N_("The version watches from the next part on. It decides nothing."),
+    "watches-no-more": N_("No version watches there any more."),
     "password": N_("Your password is changed. All of your other sessions have ended."),
     "signed-out": N_("You are signed out."),
     "review": N_("Your review is saved."),
@@ -21,6 +28,12 @@ DONE = {
 # The kinds of problems that people meet. The sentence of the service stands below, in English.
 PROBLEMS = {
     "who": N_("Please sign in."),
+    "unusable-model": N_("This file cannot be used as a model here."),
+    "no-model": N_("Choose a model file."),
+    "too-large": N_("That is too much at once."),
+    "no-calibration": N_("The model has no threshold: it was fitted without calibration."),
+    "model-file": N_("The version's model file cannot be used. Restore it from a backup."),
+    "password": N_("Please give your password once more."),
     "not-allowed": N_("Your role does not allow this."),
     "no-administrator": N_("There is no administrator yet."),
     "wrong-password": N_("The name or the password is wrong."),
