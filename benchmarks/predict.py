@@ -243,6 +243,8 @@ def main() -> int:
             train, test = images(name, Path(folder))
             found = (train[:12], test[:6]) if options.quick else (train, test)
             for kind, (train, test) in kinds_of_files(name, found, Path(folder)):
+                if options.quick and not kind.startswith("PNG"):
+                    continue
                 models = fitted(train, size, options.quick)
                 rows.append(measure(name, kind, models, test, rounds))
             if not cold:
