@@ -138,6 +138,21 @@ GET    /line/pulse                                   viewer, token read, token i
 GET    /line/{stream_id}                             viewer, token read, token ingest
 POST   /line/{stream_id}/pause                       operator
 POST   /line/{stream_id}/resume                      operator
+GET    /settings                                     viewer
+POST   /settings/{key}                               admin
+GET    /settings/streams                             viewer, token read, token ingest
+POST   /settings/streams/add                         engineer
+GET    /settings/audit                               admin
+GET    /settings/audit/verified                      admin
+GET    /settings/backup                              admin
+POST   /settings/backup/make                         admin
+POST   /settings/backup/{name}/remove                admin
+GET    /settings/users                               admin
+POST   /settings/users/add                           admin
+POST   /settings/users/{user_id}                     admin
+GET    /settings/tokens                              admin
+POST   /settings/tokens/add                          admin
+POST   /settings/tokens/{token_id}/revoke            admin
 GET    /review                                       viewer, token read
 POST   /review/{inspection_id}                       operator
 POST   /review/{inspection_id}/undo                  operator

@@ -21,7 +21,7 @@ QUIET = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it is open, an event loop runs, and nothing else can run one
 def chromium() -> Iterator[object]:
     """Debian's Chromium, or a skip that says what is missing."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")

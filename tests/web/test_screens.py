@@ -14,8 +14,9 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from patchbank.server.web.menu import SETTINGS
 from patchbank.server.web.pages.line import bars_of
-from patchbank.store import inspections, listing, preferences, reviews, streams
+from patchbank.store import inspections, listing, preferences, reviews, streams, users
 from patchbank.store.schema import inspections as table
 from patchbank.store.schema import streams as streams_table
 from patchbank.store.statistics import Hour
@@ -402,6 +403,88 @@ def test_hours_without_parts_are_drawn_too():
     assert bars[2].rejected == 2
 
 
+# --- settings ---
+
+
+def test_people_are_added_and_changed(visit, site):
+    tab = visit("admin").open("/settings/users")
+    form = tab.locator("form[action='/settings/users/add']")
+    form.locator("[name=name]").fill("<b>Nina</b>")
+    form.locator("[name=password]").fill(PASSWORD)
+    form.locator("button").click()
+    told(tab, "not possible")  # no such name
+    form.locator("[name=name]").fill("Nina")
+    form.locator("[name=password]").fill(PASSWORD)
+    form.locator("[name=role]").select_option("engineer")
+    form.locator("button").click()
+    told(tab, "person is added")
+    row = tab.locator("tr:has-text('Nina')")
+    row.locator("summary").click()
+    row.locator("[name=disabled]").select_option("true")
+    row.locator("[name=reason]").fill(HOSTILE)
+    row.locator("form button").click()
+    told(tab, "may not sign in", "tr:has-text('Nina')")
+    assert site.read(users.by_name, "Nina").disabled_at is not None
+
+
+def test_a_token_is_shown_once_works_and_is_revoked(visit, site):
+    tab = visit("admin").open("/settings/tokens")
+    form = tab.locator("form[action='/settings/tokens/add']")
+    form.locator("[name=name]").fill("cell 7")
+    form.locator("label:has-text('read')").tap()
+    form.locator("button").click()
+    text = tab.inner_text("#token")
+    headers = {"Authorization": f"Bearer {text}"}
+    assert httpx.get(f"{site.address}/api/v1/streams", headers=headers).status_code == 200
+    tab = visit("admin").open("/settings/tokens")
+    assert text not in tab.content()
+    tab.locator("tr:has-text('cell 7') button").click()
+    told(tab, "token is revoked")
+    assert httpx.get(f"{site.address}/api/v1/streams", headers=headers).status_code == 401
+
+
+def test_settings_are_changed_and_the_audit_log_says_by_whom(visit, site):
+    tab = visit("admin").open("/settings")
+    row = "form[action='/settings/retention.ok_days']"
+    assert tab.locator("form.setting").count() == len(preferences.KNOWN)  # whatever is declared is here
+    tab.fill(f"{row} input", "soon")
+    tab.click(f"{row} button:has-text('Save')")
+    told(tab, "not possible")
+    tab.fill(f"{row} input", "14")
+    tab.click(f"{row} button:has-text('Save')")
+    told(tab, "Saved")
+    assert site.read(preferences.get, "retention.ok_days") == 14
+    tab.click(f"{row} button:has-text('Default')")
+    told(tab, "the default", row)
+    tab.goto("/settings/audit?action=setting.put")
+    rows = tab.locator("tbody tr").all_inner_texts()
+    assert "setting/retention.ok_days" in rows[0]
+    assert "admin" in rows[0]
+    tab.click("text=Check the whole log")
+    told(tab, "The log is whole", "main")
+    assert site.post("viewer", "/settings/retention.ok_days", value="1").status_code == 403
+    assert visit("viewer").open("/settings").locator("button:has-text('Save')").count() == 0
+
+
+def test_streams_are_added_and_backups_are_made(visit, site):
+    tab = visit("admin").open("/settings/streams")
+    form = tab.locator("form[action='/settings/streams/add']")
+    form.locator("[name=name]").fill("second")
+    form.locator("[name=site]").fill(HOSTILE)
+    form.locator("button").click()
+    told(tab, "second", "tbody")
+    assert tab.locator("main img[src=x]").count() == 0
+    site.service.store.write(streams.archive, site.read(streams.by_name, "second").id, by=Actor("test"), reason="test")
+    tab.goto("/settings/backup")
+    tab.click("text=Make a backup now")
+    told(tab, "done", "tbody")
+    with tab.expect_download() as download:
+        tab.click("a:has-text('Fetch')")
+    assert Path(download.value.path()).stat().st_size > 10_000
+    tab.click("button:has-text('Remove')")
+    told(tab, "No backup yet", "main")
+
+
 # --- all pages ---
 
 
@@ -415,6 +498,7 @@ def pages_of(site: Site) -> list[str]:
         f"/inspections/{site.hostile}",
         "/review",
         "/line",
+        *(entry.path for entry in SETTINGS),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchbank.server.access import Access, access_of
-from patchbank.server.api import reading, registry, reviews, streams
+from patchbank.server.api import audit, backup, reading, registry, reviews, settings, streams, tokens, users
 from patchbank.server.web.language import N_
 
 
@@ -26,5 +26,13 @@ MENU = (
     Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),
     Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
     Entry("models", "/models", N_("Models"), access_of(registry.listed), "model"),
+    Entry("settings", "/settings", N_("Settings"), access_of(settings.listed), "settings"),
 )
-SETTINGS: tuple[Entry, ...] = ()
+SETTINGS = (
+    Entry("preferences", "/settings", N_("General"), access_of(settings.listed)),
+    Entry("users", "/settings/users", N_("People"), access_of(users.listed)),
+    Entry("tokens", "/settings/tokens", N_("Tokens"), access_of(tokens.listed)),
+    Entry("streams", "/settings/streams", N_("Streams"), access_of(streams.listed)),
+    Entry("audit", "/settings/audit", N_("Audit log"), access_of(audit.page)),
+    Entry("backup", "/settings/backup", N_("Backup"), access_of(backup.listed)),
+)

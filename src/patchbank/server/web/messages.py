@@ -22,6 +22,8 @@ DONE = {
     "user-changed": N_("The person is changed. All of the person's sessions have ended."),
     "token-revoked": N_("The token is revoked. It is worth nothing from now on."),
     "stream-added": N_("The stream is added."),
+    "backup-begun": N_("The backup is being made."),
+    "backup-removed": N_("The backup is removed."),
     "paused": N_("The station is paused: no part is inspected."),
     "resumed": N_("The station inspects again."),
 }

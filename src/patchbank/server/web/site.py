@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from patchbank.server.web import static_files
-from patchbank.server.web.pages import entry, inspection, inspections, line, model, models, review
+from patchbank.server.web.pages import entry, inspection, inspections, line, model, models, people, review, settings
 
 ROUTES = (
-    line.routes,
     static_files.routes,
     entry.routes,
+    line.routes,
     inspections.routes,
     inspection.routes,
     review.routes,
     models.routes,
     model.routes,
+    settings.routes,
+    people.routes,
 )
