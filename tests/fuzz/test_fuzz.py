@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECONDS = {"models": 12, "checkpoints": 4, "onnx": 6, "images": 6, "csv": 3, "toml": 3, "partial": 4}
+SECONDS = {"models": 12, "checkpoints": 4, "onnx": 6, "images": 6, "csv": 3, "toml": 3, "partial": 4, "modbus": 2}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

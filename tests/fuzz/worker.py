@@ -27,6 +27,7 @@ TARGETS = {
     "csv": "texts.Csv",
     "toml": "texts.Toml",
     "partial": "partial.Target",
+    "modbus": "frames.Target",
 }
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
-import selectors
 import subprocess
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,11 +18,11 @@ class Child:
     """A running process. `stop` it."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)  # noqa: S603
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
         self._waiting: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_MOST_WAITING)
-        self._received = bytearray()
-        self._writer = threading.Thread(target=self._write, name="patchbank-child", daemon=True)
-        self._writer.start()
+        self._said: queue.Queue[Mapping[str, Any] | None] = queue.Queue(_MOST_WAITING)
+        for work in (self._write, self._read):
+            threading.Thread(target=work, name="patchbank-child", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -50,22 +47,9 @@ class Child:
             self._process.kill()
 
     def message(self, seconds: float) -> Mapping[str, Any] | None:
-        """The next message of the process. None if it has ended, says nothing for so long, or talks nonsense."""
-        assert self._process.stdout
-        until = time.monotonic() + seconds
-        with suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._received:
-                if len(self._received) > _MOST_LINE or not selector.select(max(until - time.monotonic(), 0)):
-                    return None
-                data = os.read(self._process.stdout.fileno(), _MOST_LINE)
-                if not data:
-                    return None
-                self._received += data
-            line, _, rest = self._received.partition(b"\n")
-            self._received = rest
-            message = json.loads(line)
-            return message if isinstance(message, dict) else None
+        """The next message of the process. None if it has ended, says nothing for so long, or has talked nonsense."""
+        with suppress(queue.Empty):
+            return self._said.get(timeout=seconds)
         return None
 
     def stop(self, seconds: float = 0.0) -> None:
@@ -78,7 +62,6 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._writer.join(1)
 
     def _write(self) -> None:
         """A thread: hands messages to the process; None closes the pipe."""
@@ -86,5 +69,17 @@ class Child:
         with suppress(OSError, ValueError):
             while (message := self._waiting.get()) is not None:
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
+                self._process.stdin.flush()
         with suppress(OSError):
             self._process.stdin.close()
+
+    def _read(self) -> None:
+        """A thread: what the process says, as far as it is messages; then None."""
+        assert self._process.stdout
+        with suppress(OSError, ValueError), self._process.stdout as stdout:
+            while (line := stdout.readline(_MOST_LINE)).endswith(b"\n"):
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    break
+                self._said.put(message)
+        self._said.put(None)
