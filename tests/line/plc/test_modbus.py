@@ -482,6 +482,23 @@ def test_an_error_in_the_line_does_not_end_the_server(plc, station, client, monk
     assert not client.read_input_registers(0, count=1).isError()
 
 
+def test_an_error_in_the_server_does_not_end_it(plc, station, client, monkeypatch):
+    """A dead server thread would look like a station that nobody triggers."""
+    failures = iter([RuntimeError("never seen before")])
+    real = plc._memory.read
+
+    def read(*args):
+        for failure in failures:
+            raise failure
+        return real(*args)
+
+    monkeypatch.setattr(plc._memory, "read", read)
+    with socket.create_connection(plc.address, timeout=10) as other:
+        other.sendall(READ)
+        assert gone(other)
+    assert not client.read_input_registers(0, count=1).isError()
+
+
 def test_the_station_may_show_before_it_opens(plc):
     """`show`, `beat` and `close` in any order are harmless."""
     plc.show(replace(Shown(), result_seq=1))

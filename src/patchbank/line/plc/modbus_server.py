@@ -104,24 +104,32 @@ class ModbusServer:
         self._thread.join()
 
     def _run(self) -> None:
-        tick = time.monotonic()
+        self._ticked = time.monotonic()
         while not self._ending.is_set():
-            for key, _ in self._selector.select(_TICK):
-                if key.data is None:
-                    self._accept()
-                else:
-                    self._serve(key.data)
-            now = time.monotonic()
-            if now - tick >= _TICK:
-                tick = now
-                if self._listening.fileno() not in self._selector.get_map():
-                    self._selector.register(self._listening, selectors.EVENT_READ)
-                self._close_silent(now)
-                self._guarded_tick()
+            try:
+                self._turn()
+            except Exception:  # noqa: BLE001  (a dead server would look like a PLC that does not ask)
+                logger.exception("Modbus: an error in the server")
+                time.sleep(_TICK)
         for connection in list(self._open):
             self._drop(connection)
         self._selector.close()
         self._listening.close()
+
+    def _turn(self) -> None:
+        """Serves who is ready, and does what is due."""
+        for key, _ in self._selector.select(_TICK):
+            if key.data is None:
+                self._accept()
+            else:
+                self._serve(key.data)
+        now = time.monotonic()
+        if now - self._ticked >= _TICK:
+            self._ticked = now
+            if self._listening.fileno() not in self._selector.get_map():
+                self._selector.register(self._listening, selectors.EVENT_READ)
+            self._close_silent(now)
+            self._guarded_tick()
 
     def _guarded_tick(self) -> None:
         try:
@@ -181,6 +189,9 @@ class ModbusServer:
         except (OSError, FrameError):
             self._drop(connection)
             return
+        except Exception:
+            self._drop(connection)  # else it would come up again at once
+            raise
         wanted = selectors.EVENT_WRITE if connection.unsent else selectors.EVENT_READ
         self._selector.modify(connection.sock, wanted, connection)
 
