@@ -84,6 +84,7 @@ GET    /api/v1/streams/{stream}/quality              viewer, token read
 GET    /api/v1/jobs                                  viewer, token read
 GET    /api/v1/jobs/{job_id}                         viewer, token read
 POST   /api/v1/jobs/{job_id}:cancel                  engineer
+GET    /api/v1/versions/{version_id}/shadow          viewer, token read
 GET    /api/v1/drift                                 viewer, token read
 GET    /api/v1/drift/series                          viewer, token read
 GET    /api/v1/settings                              viewer

@@ -7,7 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from patchbank import Explanation, PatchCore
 from patchbank.server.kept import heat_of
+from patchbank.server.policy import Policy, decided, policy_of
 from patchbank.server.problems import busy
 from patchbank.store import heats, inspections, streams, values
 from patchbank.store.inspections import Inspection
@@ -54,10 +55,10 @@ class Explanations:
 
     async def again(self, row: Inspection, digest: str) -> Replay:
         """What the version that decided says today. Raises Problem or ImageError."""
-        heat, rate = await asyncio.wrap_future(self._store.query(_kept_of, row))
+        heat, policy = await asyncio.wrap_future(self._store.query(_kept_of, row))
         async with self._turn():
             model = await self._archive.at(row.model_version_id)
-            return await asyncio.to_thread(_replayed, self._store, model, row, digest, heat, rate)
+            return await asyncio.to_thread(_replayed, self._store, model, row, digest, heat, policy)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -91,21 +92,19 @@ def _explained(store: Store, model: PatchCore, digest: str) -> Explanation:
     return model.explain(result, regions=REGIONS, neighbours=NEIGHBOURS)
 
 
-def _kept_of(connection: Connection, row: Inspection) -> tuple[Heat | None, float | None]:
-    """The grid, and the rate of reviews that held on the stream at that time."""
+def _kept_of(connection: Connection, row: Inspection) -> tuple[Heat | None, Policy]:
+    """The grid, and what the deployment of that time made of results."""
     deployment = streams.that_decided(connection, row.stream_id, row.model_version_id, row.at)
-    return inspections.heat_of(connection, row.id), deployment.review_rate if deployment else None
+    return inspections.heat_of(connection, row.id), policy_of(deployment)
 
 
 def _replayed(
-    store: Store, model: PatchCore, row: Inspection, digest: str, heat: Heat | None, rate: float | None
+    store: Store, model: PatchCore, row: Inspection, digest: str, heat: Heat | None, policy: Policy
 ) -> Replay:
     result = model.predict(store.blobs.get(digest))
-    if rate is not None:
-        result = replace(result, review_rate=rate)
     kept = {name: getattr(row, name) for name in _COMPARED}
     now = {
-        "verdict": str(result.verdict),
+        "verdict": decided(result, policy).verdict,
         "score": values.finite(result.score),
         "threshold": result.threshold,
         "p_value": result.p_value,

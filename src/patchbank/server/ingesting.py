@@ -132,7 +132,11 @@ async def ingest(
     rate, review_ng = service.preference("review.sample_rate"), service.preference("review.ng")
     delivered = [each for each in checked if isinstance(each, _Delivered)]
     about = {digest: (format_of(images[digest]), len(images[digest])) for digest in wanted}
-    kept = iter(await service.write(_keep, delivered, about, only, rate, review_ng))
+    outcomes, made = await service.write(_keep, delivered, about, only, rate, review_ng)
+    for new in made:
+        if new.image_sha256 is not None:
+            service.shadows.offer(new.id, new.stream_id, new.image_sha256, new.verdict)
+    kept = iter(outcomes)
     return [next(kept) if isinstance(each, _Delivered) else each for each in checked]
 
 
@@ -161,8 +165,9 @@ def _keep(
     only: int | None,
     rate: float,
     review_ng: bool,
-) -> list[Outcome]:
-    outcomes = []
+) -> tuple[list[Outcome], list[NewInspection]]:
+    """What became of the records, and those that are new."""
+    outcomes, made = [], []
     for each in delivered:
         name = str(each.record.id)
         try:
@@ -173,7 +178,9 @@ def _keep(
             outcomes.append(Outcome(name, "refused", as_problem(error)))
         else:
             outcomes.append(Outcome(name, "created" if kept.outcome == "new" else "known"))
-    return outcomes
+            if kept.outcome == "new":
+                made.append(new)
+    return outcomes, made
 
 
 def _row(

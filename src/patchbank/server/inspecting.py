@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from patchbank import Result
 from patchbank.server.images import format_of
 from patchbank.server.kept import heat_of, regions_of
+from patchbank.server.policy import decided, policy_of
 from patchbank.server.problems import Problem
 from patchbank.server.stations import Station
 from patchbank.store import inspections
@@ -57,7 +57,10 @@ async def _inspect(
     inspected = await service.models.inspect(hosted, part.image)
     new = await asyncio.to_thread(_described, service, station, hosted, part, inspected)
     new = dataclasses.replace(new, request_sha256=request, idempotency_sha256=key)
-    return await service.write(_insert, new)
+    kept = await service.write(_insert, new)
+    if kept.image_sha256 is not None:
+        service.shadows.offer(kept.id, kept.stream_id, kept.image_sha256, kept.verdict)
+    return kept
 
 
 def _insert(connection: object, new: NewInspection) -> Inspection:
@@ -67,10 +70,11 @@ def _insert(connection: object, new: NewInspection) -> Inspection:
 
 def _described(service: Service, station: Station, hosted: Hosted, part: Part, inspected: Inspected) -> NewInspection:
     """The row; when this returns, the image is on the disk."""
-    result = as_deployed(inspected.result, station)
+    result = inspected.result
+    said = decided(result, policy_of(station.deployment))
     at = datetime.fromisoformat(result.time)
     identifier = uuid7(at)
-    verdict = str(result.verdict)
+    verdict = said.verdict
     sample = verdict == "ok" and inspections.is_sample(identifier, service.preference("review.sample_rate"))
     return NewInspection(
         id=identifier,
@@ -80,7 +84,7 @@ def _described(service: Service, station: Station, hosted: Hosted, part: Part, i
         serial=part.serial,
         batch=part.batch,
         verdict=verdict,
-        reason=result.reason,
+        reason=said.reason,
         score=result.score,
         threshold=result.threshold,
         p_value=result.p_value,
@@ -97,12 +101,6 @@ def _described(service: Service, station: Station, hosted: Hosted, part: Part, i
         heat=heat_of(result),
         regions=regions_of(result),
     )
-
-
-def as_deployed(result: Result, station: Station) -> Result:
-    """The result with the rate of reviews that the deployment asks for."""
-    rate = station.deployment.review_rate if station.deployment else None
-    return result if rate is None else dataclasses.replace(result, review_rate=rate)
 
 
 def _digest(station: Station, part: Part) -> str:

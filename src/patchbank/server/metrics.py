@@ -49,6 +49,9 @@ class Metrics:
         self.delivered = Counter(
             "patchbank_delivered", "Finished results that lines delivered", ["outcome"], registry=self.registry
         )
+        self.shadows = Counter(
+            "patchbank_shadow", "Parts for versions that only watch", ["model", "outcome"], registry=self.registry
+        )
         self.refused = Counter(
             "patchbank_refused", "Images that got no result", ["model", "reason"], registry=self.registry
         )

@@ -61,6 +61,10 @@ class ModelHost:
         """Takes the others out of use. Returns them: `close` waits for the images that they have begun."""
         return [self._hosted.pop(each) for each in set(self._hosted) - version_ids]
 
+    def is_busy(self) -> bool:
+        """Says whether somebody waits for a result."""
+        return any(hosted.waiting for hosted in self._hosted.values())
+
     def check_room(self, hosted: Hosted) -> None:
         """Raises Problem if an image would be refused now: to be asked before its body is read."""
         if self._full(hosted):

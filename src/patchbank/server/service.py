@@ -23,6 +23,7 @@ from patchbank.server.logs import logger
 from patchbank.server.metrics import Metrics
 from patchbank.server.problems import busy
 from patchbank.server.settings import Settings
+from patchbank.server.shadowing import Shadows
 from patchbank.server.stations import Stations
 from patchbank.store import preferences
 from patchbank.store.blobs import free_bytes
@@ -49,6 +50,7 @@ class Service:
         self.keys_under_way: set[str] = set()
         self.stations = Stations(store, models)
         self.archive = Archive(store, models)
+        self.shadows = Shadows(store, self.stations, models, metrics)
         self.drifts = Drifts(store, self.stations)
         self.uploading = asyncio.Lock()
         self.explanations = Explanations(store, self.archive)
@@ -89,6 +91,7 @@ class Service:
         self._unsubscribe = lambda: (unsubscribe(), unfollow())
         await self.stations.start()
         self.drifts.start()
+        self.shadows.start()
         self._housekeeping.start()
         await self.supervisor.start()
         self.started = True
@@ -101,6 +104,7 @@ class Service:
         await self._housekeeping.stop()
         await self.supervisor.stop()
         await self.drifts.stop()
+        await self.shadows.stop()
         await self.stations.stop()
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.store.close)

@@ -32,13 +32,14 @@ _TOLD_OF = ("deployment", "stream", MISSED)
 @dataclass(frozen=True, eq=False)
 class Station:
     """A stream with what is deployed on it. hosted: the version in memory; None: nothing is deployed, or `failure` says
-    why it cannot be used. shadow: the version that only watches."""
+    why it cannot be used. shadow: the version that only watches, by `shadow_deployment`."""
 
     stream: Stream
     deployment: Deployment | None = None
     hosted: Hosted | None = None
     failure: str = ""
     shadow: Hosted | None = None
+    shadow_deployment: Deployment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ class Stations:
         kinds = {each.kind: each for each in deployments if each.stream_id == stream.id}
         active, shadow = kinds.get("active"), kinds.get("shadow")
         failure = self._failures.get(active.model_version_id or 0, "") if active else ""
-        return Station(stream, active, self._in_memory(active), failure, self._in_memory(shadow))
+        return Station(stream, active, self._in_memory(active), failure, self._in_memory(shadow), shadow)
 
     def _in_memory(self, deployment: Deployment | None) -> Hosted | None:
         if deployment is None or deployment.model_version_id is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import Header
+from pydantic import Field
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,16 +15,26 @@ from patchbank.server.api import bodies
 from patchbank.server.api.routing import PREFIX, router
 from patchbank.server.api.shown import Detail, details_of
 from patchbank.server.inspecting import Part, inspect
+from patchbank.server.policy import output_of, policy_of
 from patchbank.server.problems import Problem, responses
 from patchbank.server.service import service_of
+from patchbank.store import streams
 from patchbank.store.values import LINE, NAME
 
 routes = router("inspections")
 
 _FIELDS = ("serial", "batch", "stream")
 _BODY = bodies.described(_FIELDS)
+
+
+class Answer(Detail):
+    """The inspection of an image. output: what the part's way depends on."""
+
+    output: Literal["ok", "ng"] = Field(description="ok: let it pass. By the verdict and the deployment's policy.")
+
+
 _REPLAYED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Detail, "description": "The request with this Idempotency-Key was carried out before."}
+    200: {"model": Answer, "description": "The request with this Idempotency-Key was carried out before."}
 }
 _Word = Annotated[str | None, Header(min_length=1, max_length=NAME)]
 
@@ -32,7 +43,7 @@ _Word = Annotated[str | None, Header(min_length=1, max_length=NAME)]
     "/inspections",
     summary="Inspect an image",
     status_code=201,
-    response_model=Detail,
+    response_model=Answer,
     responses=responses(404, 409, 415) | _REPLAYED,
     openapi_extra=_BODY,
 )
@@ -55,8 +66,14 @@ async def post(
     part = Part(image, caller.key, x_serial or form.get("serial"), x_batch or form.get("batch"), idempotency_key)
     inspection, is_new = await inspect(service, station, hosted, part)
     (detail,) = await details_of(service, [inspection])
+    deployment = station.deployment
+    if not is_new:  # as it was answered then
+        about = (inspection.stream_id, inspection.model_version_id, inspection.at)
+        deployment = await service.read(streams.that_decided, *about)
+    output = output_of(inspection.verdict, inspection.threshold, policy_of(deployment))
+    answer = Answer(**detail.model_dump(), output=output)
     location = f"{PREFIX}/inspections/{inspection.id}"
-    return JSONResponse(detail.model_dump(mode="json"), 201 if is_new else 200, {"Location": location})
+    return JSONResponse(answer.model_dump(mode="json"), 201 if is_new else 200, {"Location": location})
 
 
 async def _image(request: Request) -> tuple[bytes, dict[str, str]]:

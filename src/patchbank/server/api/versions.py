@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import Path
 from pydantic import Field
@@ -45,13 +45,20 @@ class Why(Given):
     reason: Reason
 
 
+class PolicyGiven(Given):
+    """What the stream makes of results that are neither OK nor over the threshold."""
+
+    review: Literal["ng", "ok"] = Field("ng", description="The output of REVIEW.")
+    out_of_scene: Literal["review", "ng"] = Field("review", description="The verdict about another scene.")
+
+
 class NewDeployment(Confirmed):
     """What is to decide on a stream from now on, or to watch."""
 
     version_id: int | None = Field(ge=1, le=2**63 - 1, description="null: none.")
     kind: Literal["active", "shadow"] = Field("active", description="shadow: it only watches.")
     review_rate: float | None = Field(None, ge=0, le=1, description="null: the model's own.")
-    policy: dict[str, Any] | None = Field(None, description="For the line, which gets it as it is.")
+    policy: PolicyGiven | None = Field(None, description="null: parts that are not proven good do not pass.")
 
 
 @routes.get("/versions/{version_id}", summary="A version of a model", response_model=VersionTold)
@@ -132,7 +139,7 @@ def _deploy(connection: Connection, stream: str, new: NewDeployment, by: Actor) 
         new.version_id,
         kind=new.kind,
         review_rate=new.review_rate,
-        policy_json=new.policy,
+        policy_json=new.policy.model_dump() if new.policy else None,
         by=by,
         reason=new.reason,
     )
