@@ -121,6 +121,7 @@ POST   /sign-out                                     known
 POST   /appearance                                   all
 GET    /account                                      viewer
 POST   /account/password                             viewer
+GET    /drift                                        viewer, token read
 GET    /models                                       viewer, token read
 POST   /models                                       engineer
 GET    /models/{model}                               viewer, token read

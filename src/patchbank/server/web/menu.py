@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchbank.server.access import Access, access_of
-from patchbank.server.api import audit, backup, reading, registry, reviews, settings, streams, tokens, users
+from patchbank.server.api import audit, backup, drift, reading, registry, reviews, settings, streams, tokens, users
 from patchbank.server.web.language import N_
 
 
@@ -25,6 +25,7 @@ MENU = (
     Entry("line", "/line", N_("Line"), access_of(streams.listed), "line"),
     Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),
     Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
+    Entry("drift", "/drift", N_("Drift"), access_of(drift.findings), "drift"),
     Entry("models", "/models", N_("Models"), access_of(registry.listed), "model"),
     Entry("settings", "/settings", N_("Settings"), access_of(settings.listed), "settings"),
 )

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from patchbank.server.web import static_files
-from patchbank.server.web.pages import entry, inspection, inspections, line, model, models, people, review, settings
+from patchbank.server.web.pages import (
+    drift,
+    entry,
+    inspection,
+    inspections,
+    line,
+    model,
+    models,
+    people,
+    review,
+    settings,
+)
 
 ROUTES = (
     static_files.routes,
@@ -16,4 +27,5 @@ ROUTES = (
     model.routes,
     settings.routes,
     people.routes,
+    drift.routes,
 )
