@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from patchbank import ConfigError
 from patchbank.config import option
@@ -58,3 +59,56 @@ class FakeCameraOptions:
                 raise ConfigError(f"faults: expected some of {', '.join(known)}; got {each!r}")
         if not self.images:
             raise ConfigError('images: expected a folder of images, as images = "parts"; got none')
+
+
+@names_checked
+@dataclass(frozen=True, kw_only=True)
+class OpenCvOptions:
+    """kind = "opencv": USB cameras, RTSP streams and video files. A trigger gets the first frame that was taken after
+    it; frames of before are never judged."""
+
+    device: str = option("", "Number of a USB camera, as 0; rtsp:// address; or path of a video file", group="camera")
+    every_frame: bool = option(False, "Each frame is a part, and none is left out: for video files", group="camera")
+    width: int | None = option(None, "Width to ask the camera for, in pixels", group="camera", low=1, high=100_000)
+    height: int | None = option(None, "Height to ask the camera for, in pixels", group="camera", low=1, high=100_000)
+    frame_rate: float | None = option(
+        None, "Frames a second to ask the camera for", group="camera", low=0.0, low_open=True, high=10_000.0
+    )
+    username_file: str = option("", "File of two lines: name and password of an RTSP stream", group="camera")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if not self.device:
+            raise ConfigError(
+                'device: expected a camera\'s number, an address or a video file, as device = "0"; got none'
+            )
+        if "@" in urlsplit(self.device).netloc:
+            raise ConfigError("device: expected an address without a password, which many can read; use username_file")
+
+
+@names_checked
+@dataclass(frozen=True, kw_only=True)
+class AravisOptions:
+    """kind = "aravis": GigE Vision and USB3 Vision cameras, by Aravis 0.8 (Debian: libaravis-0.8-0)."""
+
+    device: str = option("", "Address, serial number or name of the camera; empty = the first one", group="camera")
+    trigger: str = option(
+        "software",
+        "What takes a picture: the station's trigger, the camera's own input, or the camera by itself all the time",
+        group="camera",
+        choices=("software", "hardware", "free"),
+    )
+    trigger_source: str = option("Line1", "The camera's input, for hardware", group="camera")
+    exposure_us: float | None = option(
+        None, "Exposure in microseconds; unset = the camera's own", group="camera", low=0.0, low_open=True, high=1e9
+    )
+    gain: float | None = option(None, "Gain; unset = the camera's own", group="camera", low=-1e6, high=1e6)
+    frame_rate: float | None = option(
+        None, "Pictures a second, for free", group="camera", low=0.0, low_open=True, high=10_000.0
+    )
+    pixel_format: str = option(
+        "", "As the standard names it: Mono8, Mono12p, BayerRG8, RGB8, ...; empty = the camera's own", group="camera"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -28,6 +28,8 @@ class Kind:
 
 CAMERAS: Mapping[str, Kind] = {
     "folder": Kind(camera.FolderCameraOptions, "patchbank.line.cameras.folder:FolderCamera"),
+    "opencv": Kind(camera.OpenCvOptions, "patchbank.line.cameras.opencv:OpenCvCamera"),
+    "aravis": Kind(camera.AravisOptions, "patchbank.line.cameras.aravis:AravisCamera"),
     "fake": Kind(camera.FakeCameraOptions, "patchbank.line.cameras.fake:FakeCamera"),
 }
 PLCS: Mapping[str, Kind] = {
