@@ -115,4 +115,4 @@ class NotedPlc:
 
 
 def plc_of(runner: Runner) -> NotedPlc:
-    return runner._plcs["cap"]
+    return runner.plcs["cap"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -80,9 +81,36 @@ def test_a_sink_that_cannot_be_made_stops_the_start(line):
     assert "failed  sink webhook: " in run(line, "--check", code=2).stdout
 
 
+def test_the_demo_answers_parts_over_modbus(tmp_path, monkeypatch):
+    pytest.importorskip("elpv_dataset")
+    monkeypatch.setattr("patchbank.cli.line_demo.IMAGES", 12)
+    result = run("--demo", "--once", "--out", tmp_path / "demo")
+    lines = [text for text in result.stdout.splitlines() if text.startswith("cell ")]
+    assert len(lines) >= 10
+    assert {text.split()[2] for text in lines} >= {"NG"}
+    assert "expected no file" in run("x.toml", "--demo", code=2).stderr
+
+
+def test_the_page_shows_what_is_wrong_and_nothing_acts_on_the_terminal():
+    from rich.console import Console
+
+    from patchbank.cli.line_view import page
+    from patchbank.line.plc.protocol import Shown, State
+    from patchbank.line.views import LineView, StationView
+
+    station = StationView("cap", Shown(State.FAULT), "", "the camera\x1b[31m fails", False, "part", 3, None)
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(page("L1", LineView((station,), {"disk": "is full"}, {"mqtt": (7, 1)}, 0)))
+    text = console.export_text()
+    assert "\x1b" not in text
+    for words in ("fault", "alarm: disk: is full", "sink mqtt: 7 wait, 1 refused", "model part, version 3"):
+        assert words in text
+
+
 def test_wrong_calls_are_errors_before_anything_starts(line):
     assert "expected one of --once and --check" in run(line, "--once", "--check", code=2).stderr
     assert "cannot read the configuration file" in run(line.parent / "none.toml", code=2).stderr
+    assert "expected the line's file" in run(code=2).stderr
     assert "expected the data folder of a line" in run(line, "--export", "-", code=2).stderr
     assert not (line.parent / "data").exists()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +14,16 @@ import typer
 
 from patchbank.cli.options import command, debugging
 from patchbank.cli.terminal import note, note_trace, say, say_json
-from patchbank.config import Runtime
+from patchbank.config import Config, Runtime
 from patchbank.errors import ConfigError, PatchbankError
 
 if TYPE_CHECKING:
     from patchbank.line.config import LineConfig
     from patchbank.line.record import Record
+    from patchbank.line.runner import Runner
 
 _DIFFERENT = 1  # --replay: the score is another one
+_DEMO_PARTS = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +32,9 @@ def register(app: typer.Typer) -> None:
     @command(app, "run")
     def run(
         runtime: Runtime,
-        line: Annotated[str, typer.Argument(metavar="LINE", help="The line's file, TOML (docs/operate/line.md).")],
+        line: Annotated[
+            str | None, typer.Argument(metavar="LINE", help="The line's file, TOML (docs/operate/line.md).")
+        ] = None,
         once: Annotated[bool, typer.Option("--once", help="Answer what is there, and end.")] = False,
         check: Annotated[
             bool, typer.Option("--check", help="Open everything once, say what each part answered, and end.")
@@ -43,15 +47,28 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--replay", metavar="ID", help="Inspect a recorded part again; exit code 1: another score."),
         ] = None,
+        demo: Annotated[
+            bool, typer.Option("--demo", help="Make a line of solar cells, with a fake camera and a PLC, and run it.")
+        ] = False,
+        out: Annotated[
+            str, typer.Option("--out", metavar="DIR", help="Where --demo writes its line.")
+        ] = "patchbank-line-demo",
     ) -> None:
         """Run a line: take pictures as triggers or files come, and answer every part by its deadline. Prints a line for
-        each part; goes on until SIGTERM or Ctrl-C."""
+        each part, or a page on a terminal; goes on until SIGTERM or Ctrl-C."""
         from patchbank.line.config import load
 
         chosen = [name for name, given in (("--once", once), ("--check", check), ("--export", export),
                                            ("--replay", replay)) if given]  # fmt: skip
         if len(chosen) > 1:
             raise ConfigError(f"expected one of {' and '.join(chosen)}; got both")
+        if demo:
+            if line or check or export or replay:
+                raise ConfigError("--demo: expected no file and no other flag but --once, --out and the machine's")
+            _demo(Path(out), runtime, once)
+            return
+        if line is None:
+            raise ConfigError("LINE: expected the line's file, as patchbank run line.toml; or --demo")
         config = load(line)
         if check:
             _check(config, runtime)
@@ -68,15 +85,64 @@ def _run(config: LineConfig, runtime: Runtime, once: bool) -> None:
 
     with _stopped_by_signals() as ending:
         runner = Runner(config, runtime=runtime, once=once)
+        _until_the_end(runner, ending, page=not once)
+
+
+def _demo(folder: Path, runtime: Runtime, once: bool) -> None:
+    """once: ends after a few parts."""
+    from patchbank.cli.line_demo import PlayedPlc, prepared
+    from patchbank.line.config import load
+    from patchbank.line.plc.modbus import ModbusPlc
+    from patchbank.line.runner import Runner
+
+    listen = "127.0.0.1:0" if once else "127.0.0.1:1502"
+    config = load(prepared(folder, listen, Config(image_size=(224,)), runtime))
+    with _stopped_by_signals() as ending:
+        runner = Runner(config, runtime=runtime)
+        played: list[PlayedPlc] = []
+
+        def started() -> None:
+            (plc,) = runner.plcs.values()
+            assert isinstance(plc, ModbusPlc)
+            note("Modbus TCP: {}:{}; the PLC is played here".format(*plc.address))
+            played.append(PlayedPlc(plc.address, 0.0 if once else 1.0))
+
+        def enough() -> bool:
+            return once and runner.view().stations[0].shown.counters.triggers > _DEMO_PARTS
+
         try:
-            first = runner.journal.last_number()
-            for name, found in runner.open().items():
-                note(f"{name}: {found or 'no camera yet'}")
-            runner.start()
-            while not runner.wait(ending, 0.2):
-                first = _print_new(runner.journal.numbered(first), first)
+            _until_the_end(runner, ending, page=not once, started=started, enough=enough)
         finally:
-            runner.stop()
+            for each in played:
+                each.close()
+    say(f"line      {config.path}")
+
+
+def _until_the_end(
+    runner: Runner,
+    ending: threading.Event,
+    *,
+    page: bool,
+    started: Callable[[], None] = lambda: None,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
+    """Runs a line, and prints what it does: page = on a page, if this is a terminal."""
+    from patchbank.cli.line_view import drawn, on_a_terminal
+
+    with ExitStack() as stack:
+        stack.callback(runner.stop)
+        first = runner.journal.last_number()
+        for name, found in runner.open().items():
+            note(f"{name}: {found or 'no camera yet'}")
+        runner.start()
+        started()
+        if page and on_a_terminal():
+            with drawn(f"{runner.config.options.line or 'line'}: {runner.config.path}") as draw:
+                while not runner.wait(ending, 0.25) and not enough():
+                    draw(runner.view(backlogs=True))
+            return
+        while not runner.wait(ending, 0.2) and not enough():
+            first = _print_new(runner.journal.numbered(first), first)
     reader = runner.reader()
     try:
         _print_new(reader.numbered(first), first)

@@ -109,7 +109,7 @@ class Answering:
                 p_value=result.p_value if result else None,
                 latency_ms=1000 * latency,
                 part_id=part.part_id,
-                recipe=part.recipe,
+                recipe=self.shown.recipe,
                 counters=self.counting.now,
             )
         )

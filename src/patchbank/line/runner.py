@@ -62,7 +62,7 @@ class Runner:
         sinks = [sink.make(name=name) for name, sink in config.sinks.items()]
         self.relays = Relays(sinks, self.journal, alarms)
         self._undo.append(self.relays.close)
-        self._plcs: dict[str, Plc] = {}
+        self.plcs: dict[str, Plc] = {}
         self._outputs: list[Output] = []
         self.stations = tuple(self._station(each, once) for each in config.stations)
 
@@ -70,7 +70,7 @@ class Runner:
         plc: Plc | None = config.plc.make(**self._alarming(config)) if config.plc else None
         output: Output | None = config.output.make() if config.output else None
         if plc:
-            self._plcs[config.name] = plc
+            self.plcs[config.name] = plc
         if output:
             self._outputs.append(output)
         answering = Answering(
@@ -111,7 +111,7 @@ class Runner:
                 output.open()
                 self._undo.append(output.close)
             for station in self.stations:
-                if plc := self._plcs.get(station.name):
+                if plc := self.plcs.get(station.name):
                     plc.open(station)
                     self._undo.append(plc.close)
         except BaseException:
@@ -134,7 +134,7 @@ class Runner:
             station.start()
         telling = Telling(self.view, self.relays.tell, self.config.options.site, self.config.options.line)
         self._undo.append(telling.close)
-        watched = [(self._alive(each), self._plcs[each.name]) for each in self.stations if each.name in self._plcs]
+        watched = [(self._alive(each), self.plcs[each.name]) for each in self.stations if each.name in self.plcs]
         watchdog = Watchdog(watched)
         self._undo.append(watchdog.close)
 
