@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.line.conftest import write
+from tests.line.conftest import SMALL, write
 from typer.testing import CliRunner
 
 from parts import striped
@@ -84,6 +84,7 @@ def test_a_sink_that_cannot_be_made_stops_the_start(line):
 def test_the_demo_answers_parts_over_modbus(tmp_path, monkeypatch):
     pytest.importorskip("elpv_dataset")
     monkeypatch.setattr("patchbank.cli.line_demo.IMAGES", 12)
+    monkeypatch.setattr("patchbank.cli.line_demo.CONFIG", SMALL)
     result = run("--demo", "--once", "--out", tmp_path / "demo")
     lines = [text for text in result.stdout.splitlines() if text.startswith("cell ")]
     assert len(lines) >= 10

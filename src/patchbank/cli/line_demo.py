@@ -16,6 +16,7 @@ from patchbank.util.files import atomic_write, make_folder
 from patchbank.util.log import quiet
 
 IMAGES = 40  # to learn from: enough to see something, and done in seconds
+CONFIG = Config(image_size=(224,))
 _LINE = """# Made by patchbank run --demo. Change it, and start it by: patchbank run {folder}/line.toml
 site = "demo"
 line = "L1"
@@ -37,7 +38,7 @@ listen = "{listen}"
 """
 
 
-def prepared(folder: Path, listen: str, config: Config, runtime: Runtime) -> Path:
+def prepared(folder: Path, listen: str, runtime: Runtime) -> Path:
     """Learns a model, unless it is there already, and writes the line's file with its images. Returns the file."""
     from patchbank.model import PatchCore
 
@@ -50,7 +51,7 @@ def prepared(folder: Path, listen: str, config: Config, runtime: Runtime) -> Pat
             shutil.copyfile(path, parts / f"{number:03d}{path.suffix}")
         note(f"learning {IMAGES} functional solar cells (ELPV dataset, monocrystalline)")
         with progress_bar() as progress, quiet():
-            PatchCore.fit(train[:IMAGES], config, runtime=runtime, progress=progress).save(model)
+            PatchCore.fit(train[:IMAGES], CONFIG, runtime=runtime, progress=progress).save(model)
     file = folder / "line.toml"
     with atomic_write(file) as out:
         out.write(_LINE.format(folder=folder, listen=listen).encode())

@@ -14,7 +14,7 @@ import typer
 
 from patchbank.cli.options import command, debugging
 from patchbank.cli.terminal import note, note_trace, say, say_json
-from patchbank.config import Config, Runtime
+from patchbank.config import Runtime
 from patchbank.errors import ConfigError, PatchbankError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _demo(folder: Path, runtime: Runtime, once: bool) -> None:
     from patchbank.line.runner import Runner
 
     listen = "127.0.0.1:0" if once else "127.0.0.1:1502"
-    config = load(prepared(folder, listen, Config(image_size=(224,)), runtime))
+    config = load(prepared(folder, listen, runtime))
     with _stopped_by_signals() as ending:
         runner = Runner(config, runtime=runtime)
         played: list[PlayedPlc] = []
