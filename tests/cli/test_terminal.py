@@ -10,6 +10,8 @@ import logging
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -191,3 +193,24 @@ def test_results_for_machines_have_no_colours(fitted, good, monkeypatch):
     for kind in ("--json", "--csv"):
         assert "\x1b" not in run("predict", fitted, good, kind).stdout
     assert "\x1b[32mOK" in run("predict", fitted, good).stdout
+
+
+def test_who_logs_never_waits_for_a_terminal_that_stands_still(monkeypatch):
+    """A line's threads log; nobody may read its stderr."""
+    go, said = threading.Event(), []
+
+    def stuck(text, style=""):
+        go.wait(20)
+        said.append(text)
+
+    monkeypatch.setattr(terminal, "note", stuck)
+    with terminal.logged_as_notes(), terminal.noted_in_a_thread(most=3):
+        for number in range(10):
+            logging.getLogger("patchbank.line").warning("message %d", number)
+        assert said == []
+        go.set()
+    end = time.monotonic() + 20
+    while len(said) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert said[:3] == ["message 0", "message 1", "message 2"]
+    assert len(said) < 10

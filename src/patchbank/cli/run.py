@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from patchbank.cli.options import command, debugging
-from patchbank.cli.terminal import note, note_trace, say, say_json
+from patchbank.cli.terminal import note, note_trace, noted_in_a_thread, say, say_json
 from patchbank.config import Runtime
 from patchbank.errors import ConfigError, PatchbankError
 
@@ -130,6 +130,7 @@ def _until_the_end(
     from patchbank.cli.line_view import drawn, on_a_terminal
 
     with ExitStack() as stack:
+        stack.enter_context(noted_in_a_thread())
         stack.callback(runner.stop)
         first = runner.journal.last_number()
         for name, found in runner.open().items():

@@ -7,7 +7,9 @@ import csv
 import io
 import json
 import logging
+import logging.handlers
 import os
+import queue
 import sys
 import traceback
 from collections.abc import Iterator
@@ -134,6 +136,35 @@ def logged_as_notes() -> Iterator[None]:
     finally:
         logger.removeHandler(notes)
         logger.setLevel(before)
+
+
+class _Unhurried(logging.handlers.QueueHandler):
+    """Puts messages into a queue; when it is full, they are left out."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+@contextmanager
+def noted_in_a_thread(most: int = 1000) -> Iterator[None]:
+    """While the block runs, a thread of its own says the library's messages: who logs never waits for a terminal, or
+    for a pipe that nobody reads. If more than `most` wait, the next ones are left out."""
+    notes = [handler for handler in logger.handlers if isinstance(handler, Notes)]
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(most)
+    unhurried, listener = _Unhurried(waiting), logging.handlers.QueueListener(waiting, *notes)
+    for handler in notes:
+        logger.removeHandler(handler)
+    logger.addHandler(unhurried)
+    listener.start()
+    try:
+        yield
+    finally:
+        logger.removeHandler(unhurried)
+        for handler in notes:
+            logger.addHandler(handler)
+        if waiting.qsize() < most:  # else nobody reads: its thread is left behind
+            listener.stop()
 
 
 def note_trace(trace: str | None = None) -> None:
