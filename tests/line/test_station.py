@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.line.conftest import fake_line, plc_of, write
+from tests.line.conftest import NotedPlc, fake_line, plc_of, write
 
 from parts import striped
 from patchbank import ConfigError, ModelFileError, PatchCore, Runtime
@@ -139,6 +139,18 @@ def test_whatever_happens_there_is_one_answer_each_and_no_ok_for_a_fault(line, p
     answered = [each for each in runner.reader().records() if not each.late]
     assert sorted(each.trigger for each in answered) == list(range(1, 60))
     assert not [each for each in runner.reader().records() if each.late and each.output == "ok"]
+
+
+def test_triggers_are_answered_and_recorded_until_the_plc_is_closed(line, monkeypatch):
+    monkeypatch.setattr(NotedPlc, "close", lambda plc: plc.commands.trigger(2))
+    runner = line()
+    plc = plc_of(runner)
+    plc.ask(1)
+    runner.stop()
+    assert (plc.answers[2].verdict, plc.answers[2].reason) == (Answer.ERROR, Reason.stopping)
+    assert [each.trigger for each in runner.reader().records()] == [1, 2]
+    plc.commands.trigger(3)  # a PLC whose thread is late: nothing breaks
+    assert plc.answers[3].verdict == Answer.ERROR
 
 
 def test_a_result_after_the_deadline_is_recorded_as_late_and_never_sent(line, monkeypatch):

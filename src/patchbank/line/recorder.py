@@ -51,7 +51,10 @@ class Recorder:
             images = self._waiting <= MOST_WAITING
         if not images:
             self._alarm("images", f"{MOST_WAITING} parts wait for their record: images are not kept")
-        self._threads.submit(self._do, station, batch, answered, images)
+        try:
+            self._threads.submit(self._do, station, batch, answered, images)
+        except RuntimeError:  # closed
+            logger.error("station %s: trigger %d came after the end, and is not recorded", station, answered.part.seq)
 
     def record_now(self, station: str, batch: str, answered: Answered) -> Future[None]:
         """Records a part; the future of the journal."""

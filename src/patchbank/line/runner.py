@@ -42,6 +42,7 @@ class Runner:
         self._stopped, self._once = False, once
         try:
             self._build(runtime or Runtime(), once)
+            self._built = len(self._undo)
         except BaseException:
             self._unwind()
             raise
@@ -157,6 +158,7 @@ class Runner:
         self._stopped = True
         for station in self.stations:
             station.stop(STOPPING)
+        self._unwind(self._built)  # PLCs and outputs: until then they get ERROR, which is recorded, too
         self._recorder.close()
         self.journal.flush()
         for station in self.stations:
@@ -197,8 +199,9 @@ class Runner:
     def _alive(self, station: Station) -> Callable[[], bool]:
         return lambda: station.alive and self._deadlines.alive
 
-    def _unwind(self) -> None:
-        while self._undo:
+    def _unwind(self, to: int = 0) -> None:
+        """Undoes what was done, the last first, but for the first `to` things."""
+        while len(self._undo) > to:
             undo = self._undo.pop()
             try:
                 undo()
