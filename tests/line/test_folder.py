@@ -143,6 +143,19 @@ def test_what_is_no_file_is_left_alone(camera, tmp_path):
     assert camera.grab(0.6) is None
 
 
+def test_the_end_does_not_wait_for_ever_for_a_writer(camera, monkeypatch):
+    monkeypatch.setattr("patchbank.line.cameras.folder._PATIENCE", 0.1)
+    camera._settle = 0.05
+    with (camera.folder / "a.png").open("wb") as file:
+        file.write(b"x")
+        file.flush()
+        assert not camera.is_empty
+        end = time.monotonic() + 20
+        while not camera.is_empty and time.monotonic() < end:
+            assert camera.grab(0.05) is None
+    assert camera.is_empty
+
+
 def test_a_folder_that_is_missing_is_an_error(tmp_path):
     with pytest.raises(CameraError, match="expected a folder"):
         FolderCamera(str(tmp_path / "none")).open()

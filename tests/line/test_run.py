@@ -64,6 +64,20 @@ def test_once_then_export_then_replay(line):
     assert [json.loads(text) for text in (line.parent / "out.jsonl").read_text().splitlines()] == found
 
 
+def test_once_ends_whatever_lies_in_the_folder(line):
+    inbox = line.parent / "inbox"
+    (inbox / "link.png").symlink_to("p0.png")
+    (inbox / "folder.png").mkdir()
+    (inbox / os.fsdecode(b"\xff.png")).write_bytes((inbox / "p0.png").read_bytes())
+    run(line, "--once")
+    assert len(exported(line)) == 5
+    assert "\\udcff.png" in {each["source"] for each in exported(line)}
+    for path in inbox.iterdir():
+        path.rename(line.parent / path.name) if path.suffix else None
+    inbox.rename(line.parent / "gone")
+    assert "expected a folder" in run(line, "--once", code=10).stderr
+
+
 def test_check_says_what_each_part_answers(line):
     text = run(line, "--check").stdout
     assert "self-test passed" in text

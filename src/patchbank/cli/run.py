@@ -15,7 +15,7 @@ import typer
 from patchbank.cli.options import command, debugging
 from patchbank.cli.terminal import note, note_trace, noted_in_a_thread, say, say_json
 from patchbank.config import Runtime
-from patchbank.errors import ConfigError, PatchbankError
+from patchbank.errors import CameraError, ConfigError, PatchbankError
 
 if TYPE_CHECKING:
     from patchbank.line.config import LineConfig
@@ -86,6 +86,9 @@ def _run(config: LineConfig, runtime: Runtime, once: bool) -> None:
     with _stopped_by_signals() as ending:
         runner = Runner(config, runtime=runtime, once=once)
         _until_the_end(runner, ending, page=not once)
+        failed = [f"{station.name}: {station.failure}" for station in runner.stations if station.failure]
+        if once and failed:
+            raise CameraError("; ".join(failed))
 
 
 def _demo(folder: Path, runtime: Runtime, once: bool) -> None:

@@ -82,7 +82,7 @@ class Answering:
                 self._show(part, decided, result, now - part.triggered, state())
             answered = _answered(part, decided, now, late, frame, result, loaded, written)
             if not late:
-                self.last = answered
+                self.last, part.frame = answered, None  # the deadline's thread holds the part for a while
         if late or not kept:
             self._recorder.record(self.name, self._batch, answered)
 

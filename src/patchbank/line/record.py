@@ -13,6 +13,11 @@ SCHEMA = 1
 _TIMES = ("at", "triggered_at", "frame_at", "answered_at")
 
 
+def writable(text: str) -> str:
+    """The text as a file or a database can hold it: bytes of a file's name that are no UTF-8 are written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """One answered part. Times are datetimes in UTC; JSON has them as ISO 8601.

@@ -23,13 +23,13 @@ from patchbank.line.cameras.base import Frame
 from patchbank.line.frames import for_model
 from patchbank.line.journal import Journal
 from patchbank.line.parts import Answered
-from patchbank.line.record import Record
+from patchbank.line.record import Record, writable
 from patchbank.util.uuid7 import uuid7
 from patchbank.util.wording import finite
 from patchbank.version import __version__
 
 logger = logging.getLogger("patchbank.line")
-MOST_WAITING = 64
+MOST_WAITING = 16
 MOST_REGIONS = 100
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -96,7 +96,7 @@ class Recorder:
             site=self._site,
             line=self._line,
             station=station,
-            source=frame.source if frame else "",
+            source=writable(frame.source) if frame else "",
             source_key=frame.key if frame else None,
             verdict=str(decided.verdict),
             output="ng" if answered.late else decided.output,
@@ -104,7 +104,7 @@ class Recorder:
             reason=decided.text,
             trigger=part.seq,
             recipe=part.recipe,
-            part_id=part.part_id,
+            part_id=writable(part.part_id),
             batch=batch,
             triggered_at=part.triggered_at,
             frame_at=frame.at if frame else None,

@@ -143,6 +143,8 @@ class Station:
         with self._changed:
             left = [part for part in (*self._waiting, self._unanswered) if part and not part.answered]
         for part in left:
+            if part.frame is not None and part.frame.content is not None:
+                continue  # a file stays, and is a part of the next start
             self.answering.answer(part, error(Reason.stopping, "the line is stopped"), lambda: State.FAULT)
         self._show()
 

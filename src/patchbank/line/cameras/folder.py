@@ -21,15 +21,17 @@ from pathlib import Path
 from stat import S_ISREG
 
 from patchbank import CameraError
-from patchbank.imaging.formats import HEAD, format_of, max_file_bytes
+from patchbank.imaging.formats import max_file_bytes
 from patchbank.imaging.images import SUFFIXES
 from patchbank.line.cameras.base import Frame
 from patchbank.line.cameras.moves import Moves
+from patchbank.line.record import writable
 from patchbank.util.files import make_folder
 
 logger = logging.getLogger("patchbank.line")
 _F_SETSIG = 10  # Linux
 _POLL = 0.1  # seconds
+_PATIENCE = 5.0  # seconds that the end waits for a file that is being written
 _LOOK_AGAIN = 0.05  # an old file that is the same after so long stands still
 
 
@@ -66,6 +68,7 @@ class FolderCamera:
         self._finished: deque[tuple[Frame, bool]] = deque()
         self._moves: Moves | None = None
         self._moved_in, self._told = set[str](), set[str]()
+        self._first_seen: dict[str, float] = {}  # by `is_empty`
         self._number = 0
 
     def open(self) -> str:
@@ -96,8 +99,16 @@ class FolderCamera:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no image file waits that was not taken."""
-        return all(path.name in self._taken for path in self._images())
+        """Whether no image file waits that was not taken: but for what is left alone, and for files that somebody has
+        been writing for too long."""
+        now = time.monotonic()
+        for path in self._images():
+            if path.name in self._taken or path.name in self._told:
+                continue
+            if now - self._first_seen.setdefault(path.name, now) < max(_PATIENCE, 10 * self._settle):
+                return False
+            self._tell_once(path.name, "is still being written, and is left for the next time")
+        return True
 
     def done(self, frame: Frame, usable: bool) -> None:
         """The file moves with the next `grab`, or at the end."""
@@ -134,7 +145,7 @@ class FolderCamera:
             if not S_ISREG(about.st_mode):
                 self._tell_once(path.name, "is no file, and is left alone")
                 continue
-            key = f"{path.name}|{about.st_size}|{about.st_mtime_ns}|{about.st_ctime_ns}|{about.st_ino}"
+            key = f"{writable(path.name)}|{about.st_size}|{about.st_mtime_ns}|{about.st_ctime_ns}|{about.st_ino}"
             if self._taken.get(path.name) == key:
                 continue
             before = self._seen.get(path.name)
@@ -203,11 +214,6 @@ class FolderCamera:
         if name not in self._told and len(self._told) < 1000:
             self._told.add(name)
             logger.warning("%s %s", self.folder / name, what)
-
-
-def format_name(content: bytes) -> str:
-    """The kind of an image file, in small letters; empty if it is none that is known."""
-    return (format_of(content[:HEAD]) or "").lower()
 
 
 def _is_written(descriptor: int) -> bool:
