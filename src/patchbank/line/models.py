@@ -68,9 +68,11 @@ class Slot:
         alarm(what, None)
         old.inspector.close()
 
-    def close(self) -> None:
-        """Lets go of it; images that wait are dropped."""
-        self.current.inspector.close(cancel=True)
+    def close(self, timeout: float = 10.0) -> None:
+        """Lets go of it; images that wait are dropped, and an inspection that hangs is left behind."""
+        closing = threading.Thread(target=self.current.inspector.close, kwargs={"cancel": True}, daemon=True)
+        closing.start()
+        closing.join(timeout)
 
     def _load(self) -> Loaded:
         model = PatchCore.load(self.path, runtime=self._runtime)
