@@ -121,4 +121,4 @@ def delivered_to_all(root: Path, subscriber: Subscriber) -> None:
     assert {message["id"] for _, message, _ in subscriber.got} == set(journaled)
     rows = [row["id"] for path in (root / "csv").glob("*.csv") for row in csv.DictReader(path.open(newline=""))]
     assert sorted(rows) == sorted(journaled)
-    assert len(journaled) == len(set(journaled)) >= 3
+    assert len(journaled) == len(set(journaled)) >= 1

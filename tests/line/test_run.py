@@ -55,6 +55,7 @@ def test_once_then_export_then_replay(line):
         ["cap", "p3", "OK"],
     ]
     found = exported(line)
+    assert [each["id"] for each in found] == sorted(each["id"] for each in found), "in the order of the answers"
     assert {("p1.png", "p1", "ng")} < {(each["source"], each["part_id"], each["verdict"]) for each in found}
     assert all(isinstance(each["score"], float) for each in found)
     again = json.loads(run(line, "--replay", found[0]["id"]).stdout)

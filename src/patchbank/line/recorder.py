@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import base64
 import logging
+import queue
 import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from patchbank.version import __version__
 logger = logging.getLogger("patchbank.line")
 MOST_WAITING = 16
 MOST_REGIONS = 100
+_Made: TypeAlias = tuple[Record, bytes | None, str]  # a record, its image's file and the file's kind
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -42,19 +45,24 @@ class Recorder:
         self._journal, self._site, self._line, self._alarm = journal, site, line, alarm
         self._days = journal.policy.days
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="patchbank-recorder")
-        self._waiting, self._lock = 0, threading.Lock()
+        self._order: queue.SimpleQueue[tuple[str, Answered, Future[_Made]] | None] = queue.SimpleQueue()
+        self._waiting, self._closed, self._lock = 0, False, threading.Lock()
+        self._adding = threading.Thread(target=self._add, name="patchbank-records", daemon=True)
+        self._adding.start()
 
     def record(self, station: str, batch: str, answered: Answered) -> None:
-        """Records a part, soon."""
+        """Records a part, soon, after those before."""
         with self._lock:
+            if self._closed:
+                what = f"trigger {answered.part.seq} came after the end, and is not recorded"
+                logger.error("station %s: %s", station, what)
+                return
             self._waiting += 1
             images = self._waiting <= MOST_WAITING
+            made = self._threads.submit(self._made, station, batch, answered, images)
+            self._order.put((station, answered, made))
         if not images:
             self._alarm("images", f"{MOST_WAITING} parts wait for their record: images are not kept")
-        try:
-            self._threads.submit(self._do, station, batch, answered, images)
-        except RuntimeError:  # closed
-            logger.error("station %s: trigger %d came after the end, and is not recorded", station, answered.part.seq)
 
     def record_now(self, station: str, batch: str, answered: Answered) -> Future[None]:
         """Records a part; the future of the journal."""
@@ -66,25 +74,32 @@ class Recorder:
         return self._waiting
 
     def close(self) -> None:
-        """Records what waits, and ends."""
+        """Records what waits, and ends. May be called twice."""
+        with self._lock:
+            already, self._closed = self._closed, True
+        if not already:
+            self._order.put(None)
+        self._adding.join()
         self._threads.shutdown()
 
-    def _do(self, station: str, batch: str, answered: Answered, images: bool) -> None:
-        try:
-            future = self._journal.add(*self._made(station, batch, answered, images))
-        except Exception:
-            logger.exception("station %s: trigger %d could not be recorded", station, answered.part.seq)
-            if answered.written:
-                answered.written(False)
-            return
-        finally:
+    def _add(self) -> None:
+        """Gives the records to the journal, in the order in which parts were answered."""
+        while item := self._order.get():
+            station, answered, made = item
+            try:
+                future = self._journal.add(*made.result())
+            except Exception:
+                logger.exception("station %s: trigger %d could not be recorded", station, answered.part.seq)
+                if answered.written:
+                    answered.written(False)
+            else:
+                if answered.written:
+                    future.add_done_callback(partial(_tell, answered.written))
+            del item, answered, made  # nothing of it is held until the next one comes
             with self._lock:
                 self._waiting -= 1
-        written = answered.written
-        if written:
-            future.add_done_callback(lambda done: written(done.exception() is None))
 
-    def _made(self, station: str, batch: str, answered: Answered, images: bool) -> tuple[Record, bytes | None, str]:
+    def _made(self, station: str, batch: str, answered: Answered, images: bool) -> _Made:
         part, decided, result, frame = answered.part, answered.decided, answered.result, answered.frame
         kept = images and self._days.get(str(decided.verdict), 0) > 0
         model = answered.loaded.model if answered.loaded else None
@@ -124,6 +139,10 @@ class Recorder:
         except Exception as error:  # noqa: BLE001
             logger.warning("frame %d of %s cannot be kept: %s", frame.number, frame.source, error)
             return None, ""
+
+
+def _tell(written: Callable[[bool], None], done: Future[None]) -> None:
+    written(done.exception() is None)
 
 
 def facts_of(result: Result) -> dict[str, Any]:
