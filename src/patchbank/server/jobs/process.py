@@ -61,7 +61,7 @@ class Child:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         """Made by `started`."""
-        self.heard = Heard()
+        self.heard, self.news = Heard(), asyncio.Event()  # news: another stage has begun
         self.process = process
         self._last_words = ""
         self._listening = asyncio.gather(self._listen(), self._listen_to_errors())
@@ -95,7 +95,10 @@ class Child:
             return
         try:
             while line := await stream.readline():
+                before = self.heard.stage
                 self.heard.take(json.loads(line))
+                if self.heard.stage != before:
+                    self.news.set()
         except (ValueError, TypeError, KeyError):  # also for a line that is too long
             self.heard.error = _STRANGE
             with suppress(ProcessLookupError):

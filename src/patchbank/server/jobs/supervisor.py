@@ -99,10 +99,11 @@ class Supervisor:
         folder, begun = self._folder(job.id), time.monotonic()
         event(logging.INFO, "job begins", job=job.id, kind=job.kind, attempt=job.attempts)
         try:
+            await self._write(jobs.progress, job.id, self.name, stage="start")
             await asyncio.to_thread(kinds.prepared, self._bench, job, folder)
             self._child = await started(folder, threads=self._bench.settings.job_threads)
         except StoreError as error:
-            if error.retry:
+            if error.retry or isinstance(error, StoreConflictError):
                 raise
             await self._failed(job, folder, str(error))
             return
@@ -122,8 +123,9 @@ class Supervisor:
         """Listens to the child until it has ended, or must. Raises StoreConflictError if the job is another's."""
         wrote, said = time.monotonic(), ("", 0)
         while not child.ended.done():
-            await self._either(self._stopping, self._changed, child.ended, timeout=_SAY_S)
+            await self._either(self._stopping, self._changed, child.ended, child.news, timeout=_SAY_S)
             self._changed.clear()
+            child.news.clear()
             if self._stopping.is_set():
                 await child.stop(self._grace)
                 await self._last_words(job, child)
@@ -131,7 +133,8 @@ class Supervisor:
                 return
             heard, now = child.heard, time.monotonic()
             fresh = (heard.stage, heard.done) != said or heard.log or heard.images
-            if now - wrote < (_SAY_S if fresh else _LIVE_S) and not await self._is_cancelled(job):
+            pause = 0.0 if heard.stage != said[0] else _SAY_S if fresh else _LIVE_S
+            if now - wrote < pause and not await self._is_cancelled(job):
                 continue
             wrote, said = now, (heard.stage, heard.done)
             if await self._say(job, child):
