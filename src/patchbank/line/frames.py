@@ -37,7 +37,7 @@ class FrameCheck:
     def fault(self, frame: Frame, triggered: float | None, now: float) -> Fault | None:
         """What is wrong with a frame; None: nothing that can be seen. triggered: monotonic time of the trigger, before
         which no frame counts; None for a camera that makes them by itself."""
-        last, self._last_number = self._last_number, frame.number
+        last, self._last_number = self._last_number, frame.number  # a camera that was opened anew may begin at 1
         if last is not None and frame.number <= last:
             return Fault(Reason.stale_frame, f"frame {frame.number} came after frame {last}: it is an old one")
         if triggered is not None and frame.taken < triggered:

@@ -21,6 +21,7 @@ from patchbank.line.cameras.base import Camera, Frame
 logger = logging.getLogger("patchbank.line")
 HANGS = 5.0  # seconds
 _REOPEN = 1.0
+_SLACK = 0.05
 _MOST_LEFT_BEHIND = 10
 
 
@@ -111,8 +112,9 @@ class Grabber:
         request, self._late = self._late, None
         if request is None:
             request = self._requested(call)
+        patience = HANGS if self.self_paced else _SLACK  # who waits for a trigger's picture has a deadline
         try:
-            answer = request.answer.get(timeout=timeout + 0.05)
+            answer = request.answer.get(timeout=timeout + patience)
         except queue.Empty:
             if self.self_paced:
                 self._late = request
