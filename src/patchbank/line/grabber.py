@@ -75,7 +75,6 @@ class Grabber:
         self.self_paced: bool = self._camera.self_paced
         self._thread = _Thread(name, self._camera)
         self._left_behind = 0
-        self._late: _Request | None = None  # of a camera that is slow, and whose frames are all parts
         self.failure = ""  # why there is no camera now
 
     @property
@@ -109,16 +108,11 @@ class Grabber:
         self._thread.thread.join(timeout)
 
     def _ask(self, call: Callable[[Camera], Any], timeout: float) -> Any:
-        request, self._late = self._late, None
-        if request is None:
-            request = self._requested(call)
+        request = self._requested(call)
         patience = HANGS if self.self_paced else _SLACK  # who waits for a trigger's picture has a deadline
         try:
             answer = request.answer.get(timeout=timeout + patience)
         except queue.Empty:
-            if self.self_paced:
-                self._late = request
-            self._replace_if_hanging(HANGS)
             raise CameraError("the camera does not answer") from None
         if isinstance(answer, Exception):
             self.failure = f"the camera fails: {answer}"
@@ -127,7 +121,7 @@ class Grabber:
         return answer
 
     def _requested(self, call: Callable[[Camera], Any]) -> _Request:
-        self._replace_if_hanging(0.0)
+        self._replace_if_hanging()
         if not self._thread.opened and time.monotonic() - self._thread.failed_at < _REOPEN:
             raise CameraError(self.failure or "the camera is not open")
         request = _Request(call)
@@ -135,11 +129,11 @@ class Grabber:
         self._thread.requests.put(request)
         return request
 
-    def _replace_if_hanging(self, patience: float) -> None:
+    def _replace_if_hanging(self) -> None:
         """Makes a new camera if the present one has hung for HANGS seconds. Raises CameraError if it hangs, but not for
-        so long; unless that is less than `patience`."""
+        so long yet."""
         since = self._thread.busy_since
-        if since is None or time.monotonic() - since < patience:
+        if since is None:
             return
         self.failure = f"the camera has not answered for {time.monotonic() - since:.1f} s"
         if time.monotonic() - since < HANGS:
@@ -148,7 +142,6 @@ class Grabber:
             raise CameraError(f"{self.failure}, after {_MOST_LEFT_BEHIND} others; start the line again")
         logger.error("camera %s hangs: it is left behind, and opened anew", self._name)
         self._left_behind += 1
-        self._late = None
         self._thread.requests.put(None)  # should it ever come back
         self._camera = self._make()
         self._thread = _Thread(self._name, self._camera)
