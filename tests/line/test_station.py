@@ -336,6 +336,7 @@ def test_decisions_follow_the_table(model_file):
     assert decide(told(score=float("inf")), rules).output == "ng"
     none = decide(told(threshold=None, p_value=None), rules)
     assert (none.verdict, none.output, none.reason) == ("review", "ng", Reason.no_calibration)
+    assert decide(told(threshold=None, p_value=None), Rules(review="ok")).output == "ng", "nothing was proven"
     odd = decide(told(p_value=0.04), Rules(review_rate=0.05))
     assert (odd.verdict, odd.output, odd.reason) == ("review", "ng", Reason.review_rate)
     assert decide(told(p_value=0.04), Rules(review_rate=0.05, review="ok")).output == "ok"
@@ -352,7 +353,7 @@ def test_another_scene_is_a_reject_and_never_ok(model_file):
     strange = replace(result, scene=(Strange(),), score=1.0, threshold=2.0, p_value=0.9)
     assert decide(strange, Rules()).reason is Reason.out_of_scene
     assert decide(strange, Rules()).verdict == "ng"
-    review = decide(strange, Rules(out_of_scene="review"))
+    review = decide(strange, Rules(out_of_scene="review", review="ok"))
     assert (review.verdict, review.output, review.reason) == ("review", "ng", Reason.out_of_scene)
     over = decide(replace(strange, score=3.0), Rules(out_of_scene="review"))
     assert over.verdict == "ng", "the score counts, too"

@@ -20,7 +20,8 @@ from patchbank.line.plc.protocol import Reason
 
 @dataclass(frozen=True)
 class Rules:
-    """What a station makes of results. review_rate: None = the model's. review: 'ng' or 'ok', the output of REVIEW.
+    """What a station makes of results. review_rate: None = the model's. review: 'ng' or 'ok', the output of
+    REVIEW because of the p-value; without a threshold, or of another scene, a part is always rejected.
     out_of_scene: 'ng' or 'review', the verdict about another scene."""
 
     review_rate: float | None = None
@@ -54,7 +55,8 @@ def decide(result: Result, rules: Rules) -> Decided:
     if verdict is Verdict.OK:
         return Decided(verdict, "ok", Reason.ordinary, text)
     if verdict is Verdict.REVIEW:
-        return Decided(verdict, rules.review, _reason_of_review(result, strange), text)
+        why = _reason_of_review(result, strange)
+        return Decided(verdict, rules.review if why is Reason.review_rate else "ng", why, text)
     reason = Reason.over_threshold if math.isfinite(result.score) else Reason.no_number
     return Decided(verdict, "ng", reason, text)
 

@@ -47,7 +47,12 @@ class StationOptions:
         low=0.0,
         high=0.5,
     )
-    review: str = option("ng", "What the machine is told about a part in REVIEW", group="station", choices=("ng", "ok"))
+    review: str = option(
+        "ng",
+        "What the machine is told about a part in REVIEW because of its p-value; any other REVIEW is a reject",
+        group="station",
+        choices=("ng", "ok"),
+    )
     out_of_scene: str = option(
         "ng",
         "Verdict about a picture of another scene (another part, a moved camera, no light)",
