@@ -28,7 +28,7 @@ asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed: pip i
 from asyncua import Client, ua  # noqa: E402
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256  # noqa: E402
 
-TRIGGERS = int(os.environ.get("PATCHBANK_TRIGGERS", "60"))
+TRIGGERS = int(os.environ.get("PATCHBANK_TRIGGERS", "20"))
 URI = "urn:test:plc"
 PAGE = Path(__file__).parents[3] / "docs" / "operate" / "plc.md"
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import OutputError
 from patchbank.line.images import Images

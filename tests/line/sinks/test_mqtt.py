@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import ConfigError, MissingExtraError
 from patchbank.line.images import Images
@@ -229,7 +229,7 @@ def test_tls_checks_the_brokers_name_and_issuer(tmp_path, images):
             {"url": f"mqtts://127.0.0.1:{broker.port}", "ca_file": str(cert)},
             {"url": url},
         ):
-            with closing(MqttSink(name="mqtt", timeout_s=1.0, **wrong)) as sink, pytest.raises(Unreachable):
+            with closing(MqttSink(name="mqtt", timeout_s=0.3, **wrong)) as sink, pytest.raises(Unreachable):
                 sink.deliver([record()], images)
     finally:
         broker.kill()

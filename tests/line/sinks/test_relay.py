@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from recording import Recording
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import OutputError
 from patchbank.line.journal import Journal
@@ -213,7 +213,7 @@ def test_close_ends_quickly_and_leaves_the_rest_for_the_next_start(journal, sink
 KILLED = """
 import sys
 from pathlib import Path
-from tests.line.conftest import record
+from tests.line.made import record
 from patchbank.line.journal import Journal
 from patchbank.line.relay import Relays
 from patchbank.line.sinks.csv import CsvSink
@@ -227,7 +227,7 @@ while True:
     journal.add(made).result()
     print(made.id, flush=True)
 """
-KILLS = int(os.environ.get("PATCHBANK_KILLS", "3"))
+KILLS = int(os.environ.get("PATCHBANK_KILLS", "1"))
 
 
 def test_after_kills_every_journaled_record_is_in_the_table_once(tmp_path, alarms):

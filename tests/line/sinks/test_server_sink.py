@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import ConfigError
 from patchbank.line.images import Images

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.line.conftest import record
+from tests.line.made import record
 
 from patchbank import ConfigError
 from patchbank.line.images import Images
