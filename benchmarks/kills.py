@@ -1,6 +1,6 @@
 """Does the service lose what it has acknowledged when it is killed?
 
-    python benchmarks/kills.py [--kills N] [--quick] [--out DIR]
+    python benchmarks/kills.py [--kills N] [--minutes M] [--quick] [--out DIR]
 
 Eight clients post images to a real `patchbank serve`, each with an Idempotency-Key of its own, and repeat what was not
 answered with the same key. Again and again the process gets SIGKILL in the midst of that, and is started anew on the
@@ -44,12 +44,14 @@ _PATIENCE = 120.0  # seconds in which a request must be answered at last
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=KILLS)
+    parser.add_argument("--minutes", type=float, default=120.0, help="fewer kills, if they take longer")
     parser.add_argument("--quick", action="store_true", help="a smoke test: two kills")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="patchbank-kills-") as folder:
-        found = killed(model_in(Path(folder)), Path(folder) / "data", QUICK_KILLS if options.quick else options.kills)
+        kills = QUICK_KILLS if options.quick else options.kills
+        found = killed(model_in(Path(folder)), Path(folder) / "data", kills, options.minutes)
     print(found)
     save(options.out, "kills", found)
     assert not problems(found), problems(found)
@@ -58,20 +60,25 @@ def main() -> None:
 def model_in(folder: Path) -> Path:
     """A small model, as a file."""
     from patchbank import Config, PatchCore
+    from patchbank.backbones.fake import FakeBackbone
 
     path = folder / "part.patchbank"
     rng = np.random.default_rng(0)
     images = [rng.integers(100, 140, (64, 64, 3), dtype=np.uint8) for _ in range(12)]
-    PatchCore.fit(images, Config(image_size=64, coreset_size=20)).save(path)
+    PatchCore.fit(images, Config(image_size=64, coreset_size=20), backbone=FakeBackbone()).save(path)
     return path
 
 
-def killed(model: Path, data: Path, kills: int) -> dict[str, Any]:
-    """Kills a service so many times under its clients. Returns what was found then (`problems`)."""
+def killed(model: Path, data: Path, kills: int, minutes: float = 120.0) -> dict[str, Any]:
+    """Kills a service so many times under its clients, or as often as the minutes allow. Returns what was found then
+    (`problems`)."""
     chance = random.Random(0)
     clients = Clients()
     started = time.monotonic()
-    for _ in range(kills):
+    for done in range(kills):
+        if time.monotonic() - started > 60 * minutes:
+            kills = done
+            break
         with serving(model, data) as (process, address):
             clients.go_on(address)
             until = len(clients.acknowledged) + 2 * CLIENTS
@@ -99,7 +106,9 @@ def problems(found: dict[str, Any]) -> dict[str, Any]:
 def serving(model: Path, data: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A service in a process of its own, and its address."""
     command = [sys.executable, "-m", "patchbank", "serve", str(model), "--data", str(data), "--port", "0"]
-    process = subprocess.Popen([*command, "--stop-delay", "0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--stop-delay", "0", "--log-level", "error"], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip()

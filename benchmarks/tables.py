@@ -622,11 +622,12 @@ def store(results: dict[str, Any]) -> str:
         rows = sorted(found["queries"], key=lambda row: -row[key])
         over = sum(row[key] > results["limit_ms"] for row in rows)
         whole = sorted({each for row in rows for each in row["reads_all"]})
+        opening = f"; the store opens in {found['open_s']:.1f} s" if "open_s" in found else ""
         about = (
             f"{word}, {found['rows']:,} inspections ({found['size_gb']:.1f} GB without anomaly maps): {len(rows)} "
             f"queries, {over} of them over {results['limit_ms']} ms. Large tables that a plan reads as a whole: "
             f"{', '.join(whole) or 'none'}. Half of the queries take less than {rows[len(rows) // 2][key]:.1f} ms. An "
-            f"inspection is on the disk after {found['write_ms']:.0f} ms. The slowest queries:"
+            f"inspection is on the disk after {found['write_ms']:.0f} ms{opening}. The slowest queries:"
         )
         unit = "ms of processor time" if name == "sqlite" else "ms"
         parts += [about, table(["query", unit], [[row["query"], f"{row[key]:.1f}"] for row in rows[:12]])]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, event, func, insert, select, text
 
 from patchbank import StoreBusyError, StoreConflictError, StoreError, StoreUnavailableError, StoreValueError
-from patchbank.store import values
+from patchbank.store import databases, users, values
 from patchbank.store.databases import postgres_url
 from patchbank.store.engine import Store, open_store
 from patchbank.store.events import Event, tell
@@ -236,6 +236,26 @@ def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="damaged"):
         open_store(tmp_path / "data")
+
+
+def test_a_large_database_opens_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service with gigabytes must start in seconds. What is damaged is noticed where it is read."""
+    monkeypatch.setattr("patchbank.store.engine.CHECKED_BYTES", 1000)
+    with open_store(tmp_path / "data") as store:
+        store.write(users.add, "anna", "viewer")
+    asked: list[str] = []
+    real = databases.sqlite_writer
+
+    def watched(path: Path) -> Any:
+        engine = real(path)
+        event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2]))
+        return engine
+
+    monkeypatch.setattr(databases, "sqlite_writer", watched)
+    with open_store(tmp_path / "data") as store:
+        assert store.read(users.by_name, "anna").role == "viewer"
+    assert asked
+    assert [each for each in asked if "quick_check" in each or "foreign_key_check" in each] == []
 
 
 def test_network_file_systems_are_known() -> None:

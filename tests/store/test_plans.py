@@ -26,6 +26,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "serial": {"serial": "SN1"},
     "batch": {"batch": "B1"},
     "queue": {"needs_review": True},
+    "queue of a stream": {"needs_review": True, "stream_id": 1},
     "label": {"label": "good"},
     "labelled": {"labelled": True},
     "the rest": {"late": True, "in_scene": False, "sample": True, "labelled": False, "verdicts": ("ok",)},
@@ -96,6 +97,35 @@ def test_lists_and_counts(empty: Store, name: str, times: dict[str, Any]) -> Non
     chosen = Filter(**FILTERS[name], **times)
     assert reads_all(empty, lambda c: listing.page(c, chosen)) == []
     assert reads_all(empty, lambda c: listing.count(c, chosen)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("stream", "ix_inspections_stream_id_id"),
+        ("version", "ix_inspections_model_version_id_id"),
+        ("verdicts", "ix_inspections_not_ok"),
+        ("verdict of a stream", "ix_inspections_not_ok_by_stream"),
+        ("serial", "ix_inspections_serial_id"),
+        ("batch", "ix_inspections_batch_id"),
+        ("queue", "ix_inspections_queue"),
+        ("queue of a stream", "ix_inspections_queue_by_stream"),
+        ("label", "ix_inspections_labelled"),
+        ("labelled", "ix_inspections_labelled"),
+    ],
+)
+def test_each_filter_has_its_index(empty: Store, name: str, index: str) -> None:
+    """A partial index is used only if the condition is in its words, and a database that finds none says nothing."""
+    chosen = Filter(**FILTERS[name])
+    lines = plans(empty, lambda c: listing.page(c, chosen)) + plans(empty, lambda c: listing.count(c, chosen))
+    used = [line for line in lines if " inspections " in line]
+    assert used
+    assert [line for line in used if f"INDEX {index} " not in f"{line} "] == []
+
+
+def test_samples_and_what_may_go_have_theirs(empty: Store) -> None:
+    for name, index in (("samples", "ix_inspections_sample"), ("which images may go", "ix_inspections_may_go")):
+        assert any(f"INDEX {index} " in line for line in plans(empty, QUESTIONS[name]))
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

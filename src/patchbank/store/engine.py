@@ -30,6 +30,7 @@ from patchbank.store.writer import Writer
 
 _T = TypeVar("_T")
 READERS = 4
+CHECKED_BYTES = 500_000_000  # of a database that is read as a whole when it is opened; larger ones would take minutes
 
 
 class Reading:
@@ -190,7 +191,7 @@ def _open_shared(place: Folder, database: str, options: dict[str, Any]) -> Store
 
 def _prepare(engine: Engine, place: Folder, name: str) -> None:
     with databases.errors_of_the_store(), engine.connect() as connection:
-        if name == "sqlite":
+        if name == "sqlite" and place.database.stat().st_size <= CHECKED_BYTES:
             databases.quick_check(connection)
         migrate(connection)
         with connection.begin():

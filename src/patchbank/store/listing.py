@@ -16,7 +16,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Select,
@@ -166,7 +165,7 @@ def _scans(chosen: Filter) -> tuple[list[_Scan], list[ColumnElement[bool]]]:
         used, scans = {"batch"}, [_Scan((conditions["batch"],))]
     elif chosen.needs_review:
         used = {"needs_review", "stream_id"}
-        of_stream = [conditions["stream_id"]] if chosen.stream_id is not None else []
+        of_stream = [conditions["stream_id"], conditions["needs_review"]] if chosen.stream_id is not None else []
         scans = [_Scan((_same(NEEDS_REVIEW), *of_stream))]
     elif chosen.label or chosen.labelled:
         labels = (chosen.label,) if chosen.label else LABELS
@@ -296,8 +295,9 @@ def _place_of(cursor: str, by_serial: bool) -> tuple[Any, ...]:
 
 
 def _same(condition: TextClause) -> ColumnElement[bool]:
-    """The condition of a partial index, in its own words."""
-    return literal_column(f"({condition.text})", Boolean)
+    """The condition of a partial index, in its own words. It has no type: of a Boolean, SQLAlchemy makes `(...) = 1`
+    for SQLite, which then uses no such index."""
+    return literal_column(f"({condition.text})")
 
 
 def _count() -> ColumnElement[int]:

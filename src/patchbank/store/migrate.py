@@ -55,9 +55,10 @@ def _run(connection: Connection, to: str, *, down: bool) -> None:
                 f"the database was written by a later version of patchbank (revision {present}); install that version, "
                 "or restore a backup"
             )
-        if down or present != scripts.get_current_head():
+        is_current = not down and present == scripts.get_current_head()
+        if not is_current:
             _apply(connection, scripts, to, down)
-        if embedded and connection.execute(text("PRAGMA foreign_key_check")).first():
+        if embedded and not is_current and connection.execute(text("PRAGMA foreign_key_check")).first():
             raise StoreError("the database has rows that refer to missing ones; restore a backup")
     if embedded:
         connection.exec_driver_sql("PRAGMA foreign_keys=ON")

@@ -127,7 +127,7 @@ def sampled(connection: Connection, stream_id: int, since: datetime | None = Non
     """What became of the samples of a stream, from a time on."""
     times = ranges.between(table.c.id, since, None)
     query = select(table.c.label, table.c.needs_review, func.count()).select_from(table)
-    query = query.where(SAMPLE, table.c.stream_id == stream_id, *times)
+    query = query.where(SAMPLE, table.c.sample.is_(True), table.c.stream_id == stream_id, *times)
     found = connection.execute(query.group_by(table.c.label, table.c.needs_review)).all()
     counts = {label: sum(n for other, _, n in found if other == label) for label in LABELS}
     waiting = sum(n for _, needs_review, n in found if needs_review)

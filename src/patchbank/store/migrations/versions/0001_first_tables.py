@@ -444,7 +444,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_inspections_queue_by_stream",
         "inspections",
-        ["stream_id", "id"],
+        ["stream_id", "needs_review", "id"],
         unique=False,
         sqlite_where=sa.text("needs_review"),
         postgresql_where=sa.text("needs_review"),
@@ -452,7 +452,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_inspections_sample",
         "inspections",
-        ["stream_id", "id"],
+        ["stream_id", "sample", "id"],
         unique=False,
         sqlite_where=sa.text("sample"),
         postgresql_where=sa.text("sample"),
