@@ -84,3 +84,9 @@ def test_the_review_rate_is_the_lowest_one_in_use(model, paths):
     assert with_all["defects"]["found"] == 1
     without = asked(model, model, Labelled("1", paths["good"], "defect"), review_rate=0.0)
     assert without["defects"]["found"] == 0
+
+
+def test_where_review_passes_it_finds_nothing(model, paths):
+    labelled = Labelled("1", paths["good"], "defect")
+    found = asked(model, model, labelled, review_rate=1.0, review_passes=True)
+    assert (found["defects"]["found"], found["defects"]["missed"]["number"]) == (0, 1)

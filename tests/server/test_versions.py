@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,10 @@ def test_a_candidate_may_watch_and_nothing_may_be_deployed(call, service, model,
     nothing = {"version_id": None, "policy": {"review": "ng"}, **SURE}
     assert call.post("/api/v1/streams/part/deployments", json=nothing, headers=eva).json()["model"] is None
     told = call.get("/api/v1/streams/part", headers=eva).json()
-    assert (told["active"]["version_id"], told["active"]["policy"]) == (None, {"review": "ng"})
+    assert (told["active"]["version_id"], told["active"]["policy"]) == (
+        None,
+        {"review": "ng", "out_of_scene": "review"},
+    )
     assert told["shadow"]["version_id"] == version
 
 
@@ -134,6 +138,20 @@ def test_the_gate_must_be_asked_where_people_have_labelled_defects(call, service
     call.post(f"{PATH}/{part}/reviews", json={"label": "defect"}, headers=eva)
     refused = call.post(f"/api/v1/versions/{version}:approve", json=SURE, headers=eva)
     assert (refused.status_code, "ask its gate" in refused.json()["detail"]) == (409, True)
+
+
+def test_a_gate_that_has_not_seen_the_newest_defects_must_be_asked_again(call, service, model, files, eva):
+    version, machine = candidate(service, model), token(service, "inspect")
+    parts = [call.post(PATH, content=files[1], headers=machine).json()["id"] for _ in range(2)]
+    call.post(f"{PATH}/{parts[0]}/reviews", json={"label": "defect"}, headers=eva)
+    gate = {"passed": True, "at": datetime.now(UTC).isoformat()}
+    service.store.write(models.set_gate, version, gate)
+    call.post(f"{PATH}/{parts[1]}/reviews", json={"label": "defect"}, headers=eva)
+    path = f"/api/v1/versions/{version}:approve"
+    refused = call.post(path, json=SURE, headers=eva)
+    assert (refused.status_code, "further defects" in refused.json()["detail"]) == (409, True)
+    call.post(f"{PATH}/{parts[1]}/reviews:undo", headers=eva)  # it was a mistake
+    assert call.post(path, json=SURE, headers=eva).status_code == 200
 
 
 def test_before_there_is_an_administrator_this_machine_needs_no_password(model):

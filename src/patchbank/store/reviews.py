@@ -113,6 +113,21 @@ def good_set(connection: Connection, model_id: int, *, after: UUID | None = None
     return values.all_of(connection, Inspection, _page(_labelled(model_id, "good"), after, limit))
 
 
+def defects_since(connection: Connection, model_id: int, since: datetime) -> bool:
+    """Says whether somebody has called a part of the model defective after this time, and it is called so still."""
+    query = (
+        select(reviews.c.id)
+        .join(table, table.c.id == reviews.c.inspection_id)
+        .where(
+            reviews.c.at > since,
+            reviews.c.label == "defect",
+            table.c.label == "defect",
+            table.c.model_version_id.in_(_versions_of(model_id)),
+        )
+    )
+    return values.exists(connection, query)
+
+
 def label_counts(connection: Connection, model_id: int) -> dict[str, int]:
     """How many inspections of the model have each label now."""
     query = (

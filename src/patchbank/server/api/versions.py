@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import Path
@@ -23,6 +24,7 @@ from patchbank.store.values import NAME
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from patchbank.store.models import ModelVersion
     from patchbank.store.values import Actor
 
 routes = router("versions")
@@ -117,15 +119,26 @@ def _version(connection: Connection, version_id: int) -> VersionTold:
 
 def _approve(connection: Connection, version_id: int, reason: str, by: Actor) -> VersionTold:
     found = models.version(connection, version_id)
-    if found.gate_json is None and reviews.regression_set(connection, found.model_id, limit=1):
-        raise StoreConflictError(
-            "people have labelled defects of this model, and nobody has looked whether the version still finds them; "
-            f"ask its gate first (POST /versions/{version_id}:gate)"
-        )
+    if why := _not_asked(connection, found):
+        raise StoreConflictError(f"{why}; ask its gate (POST /versions/{version_id}:gate)")
     second = preferences.get(connection, "approval.second_person")
     return version_told(
         connection, models.approve(connection, version_id, by=by, reason=reason, second_person=bool(second))
     )
+
+
+def _not_asked(connection: Connection, candidate: ModelVersion) -> str:
+    """Why nothing is known of the candidate and the labelled defects; empty: it is."""
+    gate = candidate.gate_json
+    if gate is None and reviews.regression_set(connection, candidate.model_id, limit=1):
+        return "people have labelled defects of this model, and nobody has looked whether the version still finds them"
+    if (
+        gate
+        and "at" in gate
+        and reviews.defects_since(connection, candidate.model_id, datetime.fromisoformat(gate["at"]))
+    ):
+        return "people have labelled further defects of this model since the version's gate was asked"
+    return ""
 
 
 def _retire(connection: Connection, version_id: int, reason: str, by: Actor) -> VersionTold:

@@ -29,15 +29,19 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a version says of an image. error: it cannot be read."""
+    """What a version says of an image. verdict: error = it cannot be read. passes: the part goes on to the customer."""
 
     verdict: str
     score: float | None
+    passes: bool
 
-    @property
-    def passes(self) -> bool:
-        """Says whether the part goes on to the customer without anybody looking."""
-        return self.verdict == "ok"
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What the streams make of a result, where they let most pass."""
+
+    review_rate: float | None
+    review_passes: bool
 
 
 def gate(
@@ -48,12 +52,14 @@ def gate(
     progress: Progress,
     *,
     review_rate: float | None = None,
+    review_passes: bool = False,
 ) -> dict[str, Any]:
     """What the gate finds, as JSON. base: the version that the candidate follows; None: it is the first. remarks: what
-    was said when it was made. review_rate: the lowest one at which the model decides; None: its own. "passed" is False
-    if a defect is lost."""
-    after = judged(candidate, labelled, review_rate, "gate: candidate", progress)
-    before = judged(base, labelled, review_rate, "gate: version before", progress) if base else None
+    was said when it was made. review_rate: the lowest one at which the model decides; None: its own. review_passes:
+    somewhere parts go on whose verdict is REVIEW. "passed" is False if a defect is lost."""
+    rule = _Rule(review_rate, review_passes)
+    after = judged(candidate, labelled, rule, "gate: candidate", progress)
+    before = judged(base, labelled, rule, "gate: version before", progress) if base else None
     defects = _defects(labelled, before, after)
     goods = _goods(labelled, before, after)
     return {
@@ -66,17 +72,17 @@ def gate(
     }
 
 
-def judged(
-    model: PatchCore, labelled: Sequence[Labelled], review_rate: float | None, stage: str, progress: Progress
-) -> list[Judged]:
+def judged(model: PatchCore, labelled: Sequence[Labelled], rule: _Rule, stage: str, progress: Progress) -> list[Judged]:
     """What a version says of the images."""
     found: list[Judged] = []
     for result in model.predict_each([each.path for each in labelled]):
         if not isinstance(result, Result):
-            found.append(Judged("error", None))
+            found.append(Judged("error", None, False))
         else:
-            said = result if review_rate is None else replace(result, review_rate=review_rate)
-            found.append(Judged(str(said.verdict), said.score))
+            said = result if rule.review_rate is None else replace(result, review_rate=rule.review_rate)
+            verdict = str(said.verdict)
+            passes = verdict == "ok" or (verdict == "review" and rule.review_passes)
+            found.append(Judged(verdict, said.score, passes))
         progress(stage, len(found), len(labelled))
     return found
 

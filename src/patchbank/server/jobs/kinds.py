@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from patchbank import PatchbankError, Runtime
 from patchbank.server.jobs.folder import JobFolder, unique_names
+from patchbank.server.policy import policy_of
 from patchbank.server.settings import Settings
 from patchbank.store import datasets, jobs, models, reviews, streams
 from patchbank.store.datasets import DatasetImage
@@ -164,7 +165,7 @@ def _changing(bench: Bench, job: Job, base: ModelVersion) -> Args:
 def _to_compare(bench: Bench, job: Job, base: ModelVersion | None, known: list[DatasetImage]) -> Args:
     """For the gate: the version before, and what people have labelled. known: images of the dataset that the model
     should judge rightly."""
-    store = bench.store
+    store, now = bench.store, datetime.now(UTC)
     inspected = [_labelled(store, row) for row in store.read(_all_labelled, job.model_id)]
     others = [
         {"id": each.name, "path": str(store.blobs.path(each.sha256)), "label": each.role, "verdict": ""}
@@ -174,7 +175,8 @@ def _to_compare(bench: Bench, job: Job, base: ModelVersion | None, known: list[D
         "base": base and _file(store, base),
         "base_version_id": base and base.id,
         "labelled": inspected + others,
-        "review_rate": store.read(_lowest_review_rate, job.model_id),
+        "labelled_at": time_text(now),
+        **store.read(_rule, job.model_id),
     }
 
 
@@ -183,16 +185,17 @@ def _labelled(store: Store, row: Inspection) -> Args:
     return {"id": str(row.id), "path": str(path), "label": row.label, "verdict": row.verdict}
 
 
-def _lowest_review_rate(connection: Connection, model_id: int | None) -> float | None:
-    """The lowest rate at which the model decides anywhere now; None: its own. A defect that only goes to review is lost
-    where nothing does."""
-    if model_id is None:
-        return None
-    versions = {each.id for each in models.versions(connection, model_id)}
-    here = [each for each in streams.all_current(connection) if each.kind == "active"]
-    return min(
-        (d.review_rate for d in here if d.model_version_id in versions and d.review_rate is not None), default=None
-    )
+def _rule(connection: Connection, model_id: int | None) -> Args:
+    """What the streams where the model decides let pass, at most: the lowest review rate (None: its own), and whether
+    REVIEW passes anywhere. A defect that only goes to review is lost where nothing does, or where REVIEW passes."""
+    ids = set() if model_id is None else {each.id for each in models.versions(connection, model_id)}
+    here = [
+        policy_of(each)
+        for each in streams.all_current(connection)
+        if each.kind == "active" and each.model_version_id in ids
+    ]
+    rates = [each.review_rate for each in here if each.review_rate is not None]
+    return {"review_rate": min(rates, default=None), "review_passes": any(each.review == "ok" for each in here)}
 
 
 def _all_labelled(connection: Connection, model_id: int | None) -> list[Inspection]:
