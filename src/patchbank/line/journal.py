@@ -26,7 +26,8 @@ from typing import Any, TypeAlias
 
 from patchbank import OutputError
 from patchbank.line.images import free_bytes
-from patchbank.line.journal_reader import LAYOUT, JournalReader, database_of
+from patchbank.line.journal_reader import JournalReader, database_of
+from patchbank.line.journal_tables import opened
 from patchbank.line.record import Record
 from patchbank.line.retention import Policy, Tidying, transaction
 from patchbank.util.files import claimed, make_folder
@@ -38,21 +39,6 @@ MOST_BYTES = 256 << 20  # of images that wait
 _TOGETHER = 128
 _RETRY = 1.0  # seconds
 _TIDY = 30.0
-_TABLES = """
-CREATE TABLE records (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, station TEXT NOT NULL,
-    verdict TEXT NOT NULL, source_key TEXT, image_sha256 TEXT, image_gone INTEGER NOT NULL DEFAULT 0, json TEXT NOT NULL
-) STRICT;
-CREATE INDEX records_source ON records (station, source_key) WHERE source_key IS NOT NULL;
-CREATE INDEX records_image ON records (verdict, n) WHERE image_sha256 IS NOT NULL AND image_gone = 0;
-CREATE INDEX records_digest ON records (image_sha256) WHERE image_sha256 IS NOT NULL AND image_gone = 0;
-CREATE TABLE outbox (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, id TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-    refused INTEGER NOT NULL DEFAULT 0, reason TEXT NOT NULL DEFAULT '', UNIQUE (sink, id)
-) STRICT;
-CREATE INDEX outbox_next ON outbox (sink, refused, n);
-CREATE INDEX outbox_id ON outbox (id);
-"""
 
 
 def _silent(what: str, why: str | None) -> None:
@@ -100,7 +86,7 @@ class Journal(JournalReader):
                 claim.enter_context(claimed(lock))
             except OSError as error:
                 raise OutputError(f"data: {folder} is used by another line, or cannot be written: {error}") from error
-            self._writing = _opened(database_of(folder))
+            self._writing = opened(database_of(folder))
             super().__init__(folder)
             self._claim = claim.pop_all()
         self.images.sweep()
@@ -342,17 +328,3 @@ class Journal(JournalReader):
     def _tell(self) -> None:
         with self.wake:
             self.wake.notify_all()
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """The connection that writes. Raises OutputError."""
-    try:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10.0)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout == 0:
-            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
-    except sqlite3.Error as error:
-        raise OutputError(f"the journal {path} cannot be opened: {error}") from error
-    return connection

@@ -11,17 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
-from patchbank import Busy, CameraError, ConfigError, ImageError, Result
-from patchbank.line.answering import Answering, too_late
+from patchbank import CameraError
+from patchbank.line.answering import Answering
 from patchbank.line.cameras.base import Frame
 from patchbank.line.config import StationConfig
 from patchbank.line.deadlines import Deadlines
-from patchbank.line.decide import Rules, decide, error
-from patchbank.line.frames import FrameCheck, for_model
+from patchbank.line.decide import error
 from patchbank.line.grabber import HANGS, Grabber
+from patchbank.line.inspecting import Inspecting
 from patchbank.line.models import Loaded, Slot
 from patchbank.line.parts import Part
 from patchbank.line.plc.protocol import Reason, State
@@ -49,16 +48,23 @@ class Station:
         self.name, self.config, self.answering, self.grabber = config.name, config, answering, grabber
         self.follows_triggers = not grabber.self_paced or bool(config.plc and config.camera.kind != "folder")
         self._slots, self._deadlines, self._once = slots, deadlines, once
-        options = config.options
         self._alarms = alarm
-        self._rules = Rules(options.review_rate, options.review, options.out_of_scene)
-        self._check = FrameCheck(options.max_frame_age_ms / 1000, options.check_frames)
         at_a_time = 1 if self.follows_triggers or config.plc or config.output else 2
         self._places, self._at_a_time = threading.Semaphore(at_a_time), at_a_time
+        self._inspecting = Inspecting(
+            config.name,
+            config.options,
+            answering=answering,
+            grabber=grabber,
+            slots=slots,
+            state=lambda: self.state,
+            alarm=self._alarm,
+            finished=self._places.release,
+        )
         self._waiting: deque[Part] = deque()
         self._changed = threading.Condition(answering.lock)
         self._unanswered: Part | None = None
-        self._recipe, self._strange = 0, 0
+        self._recipe = 0
         self._started = self._ending = self._lost = self.paused = False
         self.failure = ""  # of the camera, for people
         self._ticked = time.monotonic()
@@ -160,17 +166,15 @@ class Station:
             part.triggered_at -= timedelta(seconds=now - frame.taken)
         if self.follows_triggers and before and not before.answered:
             counting.missed += 1
-            self.answering.answer(
-                before, error(Reason.busy, "the next trigger came before the answer"), lambda: State.BUSY,
-                frame=before.frame,
-            )  # fmt: skip
+            missed = error(Reason.busy, "the next trigger came before the answer")
+            self.answering.answer(before, missed, lambda: State.BUSY, frame=before.frame)
         counting.triggered(seq)
         self._unanswered = part
         a_file = frame is not None and frame.content is not None
         if not a_file and (refused := self._refusal()):
-            self.answering.answer(part, error(*refused), lambda: self.state, frame=frame, written=self._written(frame))
+            self._inspecting.fail(part, *refused, frame)
             return part
-        self._deadlines.schedule(part.deadline, lambda: self._deadline(part))
+        self._deadlines.schedule(part.deadline, lambda: self._inspecting.deadline(part))
         if frame is None:
             while len(self._waiting) >= _MOST_TRIGGERS:
                 self._waiting.popleft()
@@ -192,21 +196,6 @@ class Station:
         if self._recipe not in self._slots:
             return Reason.model, f"there is no recipe {self._recipe}"
         return None
-
-    def _deadline(self, part: Part) -> None:
-        if not part.answered:
-            frame = part.frame
-            self.answering.answer(part, too_late(part), lambda: self.state, frame=frame, written=self._written(frame))
-
-    def _fail(self, part: Part, reason: Reason, text: str, frame: Frame | None = None) -> None:
-        written = self._written(frame)
-        self.answering.answer(part, error(reason, text), lambda: self.state, frame=frame, written=written)
-
-    def _written(self, frame: Frame | None, usable: bool = False) -> Callable[[bool], None] | None:
-        """What to do when the record is on the disk: the file may go. Without a record it stays."""
-        if frame is None:
-            return None
-        return lambda kept: self.grabber.done(frame, usable) if kept else None
 
     # --- the station's thread ---
 
@@ -250,7 +239,7 @@ class Station:
             return False
         with self._changed:
             part = self._begin((self.answering.counting.last_seq or 0) + 1, frame.part_id, frame)
-        return self._look_and_inspect(part, frame, None)
+        return self._inspecting.begin(part, frame, None) or None
 
     def _with_place(self, work: Callable[[], bool | None]) -> bool:
         """Gives the place back, unless an inspection has it now (True). Returns whether there was something to do."""
@@ -270,13 +259,13 @@ class Station:
             try:
                 frame = self._grab(left, part)
             except CameraError as problem:
-                self._fail(part, Reason.camera, str(problem))
+                self._inspecting.fail(part, Reason.camera, str(problem))
                 return None
             if frame and self.grabber.self_paced and part.triggered - frame.taken > self._check_age:
                 frame = None  # of a trigger before
         if frame is None:
             return None  # the deadline says so
-        return self._look_and_inspect(part, frame, None if self.grabber.self_paced else part.triggered)
+        return self._inspecting.begin(part, frame, None if self.grabber.self_paced else part.triggered) or None
 
     @property
     def _check_age(self) -> float:
@@ -301,63 +290,6 @@ class Station:
                 self.failure = why
                 self._alarm("camera", why or None)
                 self._show()
-
-    def _look_and_inspect(self, part: Part, frame: Frame, triggered: float | None) -> bool | None:
-        """True if an inspection is under way now, which gives the place back."""
-        part.frame = frame
-        if frame.content is None:
-            fault = self._check.fault(frame, triggered, time.monotonic())
-            if fault:
-                self._fail(part, fault.reason, fault.text, frame)
-        if part.answered:
-            return None
-        slot = self._slots.get(part.recipe)
-        if slot is None:
-            self._fail(part, Reason.model, f"there is no recipe {part.recipe}", frame)
-            return None
-        for last in (False, True):
-            loaded = slot.current
-            try:
-                future = loaded.inspector.submit(for_model(frame, loaded.model))
-            except ConfigError:  # it has just been exchanged
-                if last:
-                    raise
-            except (ImageError, Busy) as problem:
-                reason = Reason.bad_frame if isinstance(problem, ImageError) else Reason.inspection
-                self._fail(part, reason, str(problem), frame)
-                return None
-            else:
-                break
-
-        def finished(done: Future[Result]) -> None:
-            try:
-                problem = done.exception()
-                if problem is not None:
-                    reason = Reason.bad_frame if isinstance(problem, ImageError) else Reason.inspection
-                    self._fail(part, reason, str(problem) or type(problem).__name__, frame)
-                    return
-                result = done.result()
-                decided = decide(result, self._rules)
-                self._count_strange(decided.reason is Reason.out_of_scene)
-                self.answering.answer(
-                    part, decided, lambda: self.state, frame=frame, result=result, loaded=loaded,
-                    written=self._written(frame, True),
-                )  # fmt: skip
-            except Exception as problem:
-                logger.exception("station %s: an error in the line itself", self.name)
-                self._fail(part, Reason.internal, f"{type(problem).__name__}: {problem}", frame)
-            finally:
-                self._places.release()
-
-        future.add_done_callback(finished)
-        return True
-
-    def _count_strange(self, strange: bool) -> None:
-        self._strange = self._strange + 1 if strange else 0
-        most = self.config.options.alarm_after_out_of_scene
-        if most and self._strange in (0, most):
-            why = f"{most} pictures in a row are of another scene: look at part, camera and light"
-            self._alarm("scene", why if self._strange else None)
 
     def _rest(self) -> float:
         """How long to wait for a trigger; with `interval_ms`, gives it itself."""
