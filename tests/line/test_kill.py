@@ -52,8 +52,31 @@ path = "csv"
 """
 
 
+@pytest.fixture
+def start():
+    """Starts a line, and returns once its PLC can connect; whatever runs at the end is killed."""
+    running: list[subprocess.Popen] = []
+
+    def started(root: Path, plc: int) -> subprocess.Popen:
+        command = [sys.executable, "-m", "patchbank", "run", str(root / "line.toml")]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        running.append(process)
+        end = time.monotonic() + 60
+        while not answers(plc):
+            assert process.poll() is None, "the line ended"
+            assert time.monotonic() < end, "nobody listens"
+            time.sleep(0.02)
+        return process
+
+    yield started
+    for process in running:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
-def test_a_killed_line_rejects_and_every_journaled_part_is_delivered(tmp_path, model_file):
+def test_a_killed_line_rejects_and_every_journaled_part_is_delivered(tmp_path, model_file, start):
     rng = np.random.default_rng(0)
     for number in range(4):
         write(tmp_path / "parts" / f"{number}.png", striped(rng))
@@ -63,8 +86,8 @@ def test_a_killed_line_rejects_and_every_journaled_part_is_delivered(tmp_path, m
     chosen = random.Random(0)
     try:
         for _ in range(int(os.environ.get("PATCHBANK_KILLS", "1"))):
-            killed_among_parts(tmp_path, plc, chosen.uniform(0.05, 0.5))
-        process = started(tmp_path, plc)
+            killed_among_parts(start(tmp_path, plc), plc, chosen.uniform(0.05, 0.5))
+        process = start(tmp_path, plc)
         assert Ladder("127.0.0.1", plc).inspect("last")[1] == "last"
         delivered_to_all(tmp_path, subscriber)
         process.terminate()
@@ -74,22 +97,8 @@ def test_a_killed_line_rejects_and_every_journaled_part_is_delivered(tmp_path, m
         broker.kill()
 
 
-def started(root: Path, plc: int) -> subprocess.Popen:
-    """The line, once its PLC can connect."""
-    command = [sys.executable, "-m", "patchbank", "run", str(root / "line.toml")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not answers(plc):
-        assert process.poll() is None, "the line ended"
-        assert time.monotonic() < end, "nobody listens"
-        time.sleep(0.02)
-    return process
-
-
-def killed_among_parts(root: Path, plc: int, seconds: float) -> None:
-    """Starts the line, gives it parts, and kills it after so many seconds."""
-    process = started(root, plc)
+def killed_among_parts(process: subprocess.Popen, plc: int, seconds: float) -> None:
+    """Gives a line parts, and kills it after so many seconds."""
     ladder = Ladder("127.0.0.1", plc)
     ladder.cycle()
     assert (ladder.input[2], ladder.input[3]) == (0, 4), "at the start there is no result, and it is a reject"
