@@ -32,7 +32,7 @@ def test_a_plc_gets_each_parts_answer_and_sinks_the_same(tmp_path, model_file, p
         "sink": [{"kind": "csv", "path": "out"}],
     }
     with Runner(parsed(tables, tmp_path / "line.toml")) as runner:
-        with closing(Ladder(*runner._plcs["cap"].address, timeout=30.0)) as ladder:
+        with closing(Ladder(*runner.plcs["cap"].address, timeout=30.0)) as ladder:
             answers = {}
             for n in range(8):
                 accepted, part = ladder.inspect(f"part {n}")
