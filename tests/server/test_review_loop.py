@@ -9,7 +9,7 @@ import numpy as np
 from parts import noisy, striped
 from patchbank import PatchCore
 from server.conftest import png, service_of
-from server.test_jobs import PNG, begun, client, over
+from server.test_jobs import CONFIG, PNG, begun, client, dataset_of, over
 from server.test_run import wait_until
 
 
@@ -85,3 +85,31 @@ def test_the_loop(model):
         scores = [(each.predict(stained[0]).score, each.threshold) for each in (model, after)]
         assert scores[0] == scores[1]
         assert back["gate"]["goods"]["newly_flagged"]["number"] == 1
+
+
+def test_a_model_of_the_service_is_measured_again_with_its_training_images():
+    """They are known by name from the dataset that it was fitted on; a random sample joins the calibration."""
+    rng = np.random.default_rng(12)
+    with client(service_of()) as http:
+        http.put("/settings/review.sample_rate", json={"value": 1.0})
+        dataset = dataset_of(http, [png(striped(rng)) for _ in range(12)])
+        told = {"dataset_id": dataset, "config": CONFIG | {"review_rate": 0}, "reason": "new part"}
+        fitted = over(http, begun(http.post("/models/part/fit", json=told)))["result"]["version_id"]
+        http.post(f"/versions/{fitted}:approve", json={"reason": "trial"})
+        http.post("/streams", json={"name": "part"})
+        http.post("/streams/part/deployments", json={"version_id": fitted, "reason": "trial"})
+        wait_until(lambda: http.get("/streams/part").json()["active"])
+        parts: list[str] = []
+
+        def an_ok_part_was_sampled() -> bool:
+            said = http.post("/inspections", content=png(striped(rng)), headers=PNG | {"X-Stream": "part"})
+            parts.extend([said.json()["id"]] if said.status_code == 201 and said.json()["sample"] else [])
+            return bool(parts)
+
+        wait_until(an_ok_part_was_sampled)
+        http.post(f"/inspections/{parts[0]}/reviews", json={"label": "good"})
+        after = updated(http, inspections=parts, random_sample=True)
+        assert (after["calibrated"], after["images"], after["parent_id"]) == ("exact", 13, fitted)
+        again = updated(http, inspections=parts, version_id=fitted)
+        assert (again["calibrated"], again["images"]) == ("exact", 13)
+        assert again["gate"]["changed_sides"] is not None
