@@ -1,4 +1,4 @@
-"""What begins a job: fits, updates, other thresholds, the way back, the gate; audits of datasets, folders of images."""
+"""What begins a job that makes a version, or asks its gate."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from uuid import UUID
 
 from fastapi import Path, Query
 from pydantic import Field
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from patchbank import ConfigError
 from patchbank.config import Config
 from patchbank.errors import StoreConflictError, StoreValueError
 from patchbank.server.access import caller_of, needs
-from patchbank.server.api.datasets import Role
 from patchbank.server.api.jobs import JobTold, told
 from patchbank.server.api.reading import Page
-from patchbank.server.api.routing import Given, Id, Limit, Line, Reason, Text, Told, router
+from patchbank.server.api.routing import Given, Id, Limit, Reason, Text, router
 from patchbank.server.api.shown import summaries_of
-from patchbank.server.jobs.importing import below
 from patchbank.server.jobs.kinds import newest_approved
 from patchbank.server.problems import Problem, responses
 from patchbank.server.service import service_of
@@ -102,19 +99,6 @@ class Why(Given):
     reason: Text = ""
 
 
-class ServerFolder(Given):
-    """A folder of the service's machine."""
-
-    folder: Line
-    role: Role = "train"
-
-
-class Folders(Told):
-    """Folders that may be read: the roots, or what is in one."""
-
-    folders: list[str]
-
-
 @routes.post(
     "/models/{model}/fit", summary="Make a model", status_code=202, response_model=JobTold, responses=_ACCEPTED
 )
@@ -194,65 +178,6 @@ async def basket(
     return Page(items=await summaries_of(service, found), next=following)
 
 
-@routes.post(
-    "/datasets/{dataset_id}:audit",
-    summary="Look for bad images",
-    status_code=202,
-    response_model=JobTold,
-    responses=_ACCEPTED,
-)
-@needs("engineer")
-async def audit(request: Request, dataset_id: Id, given: Options) -> JobTold:
-    """A job finds odd images among those that would be learned, the oddest first. Nothing is changed."""
-    args = {"dataset_id": dataset_id, "config": checked_config(given)}
-    return await service_of(request).write(_audit, args, caller_of(request).actor)
-
-
-@routes.post(
-    "/datasets/{dataset_id}/server-folder",
-    summary="Take a folder's images",
-    status_code=202,
-    response_model=JobTold,
-    responses=_ACCEPTED,
-)
-@needs("engineer")
-async def server_folder(request: Request, dataset_id: Id, given: ServerFolder) -> JobTold:
-    """A job reads the images of a folder of the service's machine, and of its folders: below one of `image_roots`."""
-    service = service_of(request)
-    folder = await _below(request, given.folder)
-    args = {"dataset_id": dataset_id, "folder": folder, "role": given.role}
-    return await service.write(_import, args, caller_of(request).actor)
-
-
-@routes.get("/server-folders", summary="Folders that may be read", response_model=Folders)
-@needs("engineer")
-async def folders(
-    request: Request, folder: Annotated[Line | None, Query(description="null: the roots.")] = None
-) -> Folders:
-    """The `image_roots`, or the folders in one of them."""
-    if folder is None:
-        return Folders(folders=service_of(request).settings.image_folders)
-    where = await _below(request, folder)
-    return Folders(folders=await run_in_threadpool(_inside, where))
-
-
-async def _below(request: Request, folder: str) -> str:
-    roots = service_of(request).settings.image_folders
-    try:
-        return str(await run_in_threadpool(below, folder, roots))
-    except ConfigError as error:
-        raise Problem(422, "folder", f"folder: {error}") from error
-
-
-def _inside(where: str) -> list[str]:
-    from pathlib import Path
-
-    try:
-        return sorted(str(each) for each in Path(where).iterdir() if each.is_dir() and not each.is_symlink())[:1000]
-    except OSError as error:
-        raise Problem(422, "folder", f"folder: cannot be read ({error.strerror})") from error
-
-
 def checked_config(given: Options) -> dict[str, Any]:
     """The options as plain values. Raises Problem for what is none. Paths are for the command line only: who may train
     must not have any file of the machine read."""
@@ -282,7 +207,7 @@ def _fit(connection: Connection, name: str, given: Fit, config: dict[str, Any], 
         raise StoreValueError(f"dataset_id: expected a dataset with at least {_FEWEST} images to learn")
     datasets.freeze(connection, dataset.id)
     args = {"dataset_id": dataset.id, "config": config, "note": given.note}
-    return _added(connection, "fit", args, by, given.reason, model.id)
+    return added(connection, "fit", args, by, given.reason, model.id)
 
 
 def _update(connection: Connection, name: str, given: Update, by: Actor) -> JobTold:
@@ -305,7 +230,7 @@ def _update(connection: Connection, name: str, given: Update, by: Actor) -> JobT
         "random_sample": given.random_sample,
         "note": given.note,
     }
-    return _added(connection, "update", args, by, given.reason, model.id)
+    return added(connection, "update", args, by, given.reason, model.id)
 
 
 def _parts(connection: Connection, model_id: int, given: Update) -> list[Inspection]:
@@ -341,30 +266,20 @@ def _change(connection: Connection, name: str, kind: str, given: Change, args: d
     model = models.by_name(connection, name)
     version = _followed(connection, model.id, given.version_id)
     args = {**args, "version_id": version.id, "note": given.note}
-    return _added(connection, kind, args, by, given.reason, model.id)
+    return added(connection, kind, args, by, given.reason, model.id)
 
 
 def _ask_gate(connection: Connection, version_id: int, reason: str, by: Actor) -> JobTold:
     version = models.version(connection, version_id)
     if version.status != "candidate":
         raise StoreConflictError(f"the version is {version.status}; only a candidate has a gate before it")
-    return _added(connection, "gate", {"version_id": version_id}, by, reason, version.model_id)
+    return added(connection, "gate", {"version_id": version_id}, by, reason, version.model_id)
 
 
-def _audit(connection: Connection, args: dict[str, Any], by: Actor) -> JobTold:
-    datasets.by_id(connection, args["dataset_id"])
-    return _added(connection, "audit", args, by, "", None)
-
-
-def _import(connection: Connection, args: dict[str, Any], by: Actor) -> JobTold:
-    if datasets.by_id(connection, args["dataset_id"]).frozen_at is not None:
-        raise StoreConflictError("the dataset is frozen: a model was made from it; make another one")
-    return _added(connection, "import", args, by, "", None)
-
-
-def _added(
+def added(
     connection: Connection, kind: str, args: dict[str, Any], by: Actor, reason: str, model_id: int | None
 ) -> JobTold:
+    """A new job, told. Raises StoreValueError if it changes a model without a reason."""
     if kind in ACTIONS:
         values.reason(reason)
     args = {**args, "user_id": by.user_id}
