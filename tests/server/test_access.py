@@ -135,9 +135,9 @@ GET    /inspections/{inspection_id}/why              viewer, token read
 POST   /inspections/{inspection_id}/replay           operator
 POST   /inspections/{inspection_id}/reviews          operator
 POST   /inspections/{inspection_id}/reviews/undo     operator
-GET    /line                                         viewer, token read, token ingest
-GET    /line/pulse                                   viewer, token read, token ingest
-GET    /line/{stream_id}                             viewer, token read, token ingest
+GET    /line                                         viewer, token read
+GET    /line/pulse                                   viewer, token read
+GET    /line/{stream_id}                             viewer, token read
 POST   /line/{stream_id}/pause                       operator
 POST   /line/{stream_id}/resume                      operator
 GET    /settings                                     viewer

@@ -22,7 +22,7 @@ class Entry:
 
 
 MENU = (
-    Entry("line", "/line", N_("Line"), access_of(streams.listed), "line"),
+    Entry("line", "/line", N_("Line"), access_of(reading.listed), "line"),
     Entry("inspections", "/inspections", N_("Inspections"), access_of(reading.listed), "grid"),
     Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
     Entry("drift", "/drift", N_("Drift"), access_of(drift.findings), "drift"),

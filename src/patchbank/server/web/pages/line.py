@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from patchbank.server.access import access_of, caller_of
+from patchbank.server.api import drift, reading
 from patchbank.server.api import streams as api
 from patchbank.server.api.routing import Id
 from patchbank.server.api.shown import Summary, summaries_of
@@ -60,6 +61,7 @@ class Station:
     bars: list[Bar]
     waiting: int | None
     silent: bool
+    drift: drift.Findings
 
     @property
     def newest(self) -> Summary | None:
@@ -73,7 +75,7 @@ class Station:
 
 
 @routes.get("/line")
-@like(api.listed)
+@like(reading.listed)
 async def line(request: Request) -> Response:
     """All stations."""
     found = [await _station(request, each) for each in await api.listed(request)]
@@ -81,7 +83,7 @@ async def line(request: Request) -> Response:
 
 
 @routes.get("/line/pulse")
-@like(api.listed)
+@like(reading.listed)
 async def pulse(request: Request) -> Response:
     """What may have changed, and that the service is there."""
     service, language = service_of(request), language_of(request)
@@ -100,7 +102,7 @@ async def pulse(request: Request) -> Response:
 
 
 @routes.get("/line/{stream_id}")
-@like(api.get)
+@like(reading.listed)
 async def station(request: Request, stream_id: Id) -> Response:
     """One station; with htmx, what changes of it."""
     service = service_of(request)
@@ -144,6 +146,7 @@ async def _station(request: Request, stream: api.StreamTold) -> Station:
         bars_of(hours, since),
         _in_queue(service, stream.id),
         _silent(stream.last_seen_at),
+        await drift.findings(request, stream.name),
     )
 
 
