@@ -56,7 +56,7 @@ WORDS = {
     },
     "postgresql": {
         "numbers": "",
-        "from": "generate_series(0, {last}) AS series(n)",
+        "from": "generate_series(0::bigint, {last}) AS series(n)",
         "ms": "({begin} + n::bigint * {step})",
         "at": "to_timestamp({ms} / 1000)",
         "id": "(lpad(to_hex({ms} >> 16), 8, '0') || lpad(to_hex({ms} & 65535), 4, '0') || '70008000' || "

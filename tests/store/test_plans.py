@@ -123,8 +123,12 @@ def test_each_filter_has_its_index(empty: Store, name: str, index: str) -> None:
     assert [line for line in used if f"INDEX {index} " not in f"{line} "] == []
 
 
-def test_samples_and_what_may_go_have_theirs(empty: Store) -> None:
-    for name, index in (("samples", "ix_inspections_sample"), ("which images may go", "ix_inspections_may_go")):
+def test_questions_have_theirs(empty: Store) -> None:
+    for name, index in (
+        ("samples", "ix_inspections_sample"),
+        ("labels", "ix_inspections_labelled"),
+        ("which images may go", "ix_inspections_may_go"),
+    ):
         assert any(f"INDEX {index} " in line for line in plans(empty, QUESTIONS[name]))
 
 
