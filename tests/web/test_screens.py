@@ -528,6 +528,9 @@ def test_other_kinds_of_errors_are_pages(visit, site):
     tab = visitor.open("/inspections?cursor=none")
     told(tab, "not possible")
     assert visitor.tab.goto("/inspections?stream=none").status == 404
+    assert visitor.tab.goto("/nowhere").status == 404
+    told(tab, "nothing at this address")
+    assert httpx.get(f"{site.address}/nowhere").headers["content-type"] == "application/problem+json"
 
 
 def test_there_is_enough_to_page_through(site):

@@ -92,8 +92,9 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(health.router)
     app.include_router(_description(app))
-    for each in (*API, *site.ROUTES):
+    for each in API:
         app.include_router(each)
+    site.install(app)
     oip.install(app)
     app.add_middleware(Edge, app=app, service=service)
     return app
