@@ -65,6 +65,7 @@ def png(picture) -> bytes:
 def service_of(model: PatchCore | None = None, *, data: Path | None = None, **settings) -> Service:
     """A service with a new data folder, or that one."""
     folder = data or Path(tempfile.mkdtemp(prefix="patchbank-test-")) / "data"
+    settings = {"job_threads": 1, **settings}  # threads that wait for each other cost more than they bring here
     options, metrics, store = Settings(data=str(folder), **settings), Metrics(), open_store(folder)
     if model is not None:
         deploy(store, model)

@@ -40,7 +40,7 @@ def test_a_killed_service_and_a_killed_child(tmp_path):
     many = [png(striped(rng)) for _ in range(24)]
     data = tmp_path / "data"
     with (
-        process("--data", data, "--log-level", "error") as first,
+        process("--data", data, "--log-level", "error", "--job-threads", 1) as first,
         httpx.Client(base_url=first.address + API, timeout=60) as http,
     ):
         job = long_fit(http, many)
@@ -49,7 +49,7 @@ def test_a_killed_service_and_a_killed_child(tmp_path):
         wait_until(lambda: not alive(child))  # it keeps its state, and ends by itself
         kept = (data / "jobs" / str(job) / "state").exists()  # not, if it was in the middle of an image
     with (
-        process("--data", data, "--log-level", "error") as second,
+        process("--data", data, "--log-level", "error", "--job-threads", 1) as second,
         httpx.Client(base_url=second.address + API, timeout=60) as http,
     ):
         wait_until(lambda: http.get(f"/jobs/{job}").json()["attempts"] == 2)
@@ -57,7 +57,7 @@ def test_a_killed_service_and_a_killed_child(tmp_path):
         (child,) = children(second.process.pid)
         kill(child, second.process.pid)
     with (
-        process("--data", data, "--log-level", "error") as third,
+        process("--data", data, "--log-level", "error", "--job-threads", 1) as third,
         httpx.Client(base_url=third.address + API, timeout=60) as http,
     ):
         ended = over(http, job)
