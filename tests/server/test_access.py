@@ -122,12 +122,26 @@ POST   /appearance                                   all
 GET    /account                                      viewer
 POST   /account/password                             viewer
 GET    /drift                                        viewer, token read
+GET    /train                                        viewer, token read
+POST   /train/datasets                               engineer
+GET    /train/models/{model}                         viewer, token read
+POST   /train/models/{model}/update                  engineer
+GET    /train/datasets/{dataset_id}                  viewer, token read
+POST   /train/datasets/{dataset_id}/images           engineer
+POST   /train/datasets/{dataset_id}/leave-out        engineer
+POST   /train/datasets/{dataset_id}/folder           engineer
+POST   /train/datasets/{dataset_id}/audit            engineer
+POST   /train/datasets/{dataset_id}/fit              engineer
+POST   /train/datasets/{dataset_id}/remove           engineer
+GET    /train/jobs/{job_id}                          viewer, token read
+POST   /train/jobs/{job_id}/cancel                   engineer
 GET    /models                                       viewer, token read
 POST   /models                                       engineer
 GET    /models/{model}                               viewer, token read
 POST   /models/{model}/versions/{number}/approve     engineer
 POST   /models/{model}/versions/{number}/retire      engineer
 POST   /models/{model}/versions/{number}/deploy      engineer
+POST   /models/{model}/versions/{number}/gate        engineer
 POST   /models/{model}/watching/end                  engineer
 GET    /inspections                                  viewer, token read
 GET    /inspections/{inspection_id}                  viewer, token read

@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patchbank.server.access import Access, access_of
-from patchbank.server.api import audit, backup, drift, reading, registry, reviews, settings, streams, tokens, users
+from patchbank.server.api import (
+    audit,
+    backup,
+    datasets,
+    drift,
+    reading,
+    registry,
+    reviews,
+    settings,
+    streams,
+    tokens,
+    users,
+)
 from patchbank.server.web.language import N_
 
 
@@ -27,6 +39,7 @@ MENU = (
     Entry("review", "/review", N_("Review"), access_of(reviews.queue), "review"),
     Entry("drift", "/drift", N_("Drift"), access_of(drift.findings), "drift"),
     Entry("models", "/models", N_("Models"), access_of(registry.listed), "model"),
+    Entry("train", "/train", N_("Training"), access_of(datasets.listed), "train"),
     Entry("settings", "/settings", N_("Settings"), access_of(settings.listed), "settings"),
 )
 SETTINGS = (

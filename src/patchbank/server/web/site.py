@@ -11,16 +11,19 @@ from patchbank.server.api.routing import PREFIX
 from patchbank.server.problems import as_problem, respond
 from patchbank.server.web import static_files
 from patchbank.server.web.pages import (
+    dataset,
     drift,
     entry,
     inspection,
     inspections,
+    jobs,
     line,
     model,
     models,
     people,
     review,
     settings,
+    train,
 )
 from patchbank.server.web.rendering import refusal
 
@@ -36,6 +39,9 @@ ROUTES = (
     settings.routes,
     people.routes,
     drift.routes,
+    train.routes,
+    dataset.routes,
+    jobs.routes,
 )
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from patchbank.server.access import access_of, caller_of
-from patchbank.server.api import registry, streams, versions
+from patchbank.server.api import registry, streams, training, versions
 from patchbank.server.api.registry import ModelName, Number
 from patchbank.server.api.routing import Name
 from patchbank.server.api.shown import VersionTold
@@ -119,6 +119,17 @@ async def deploy(request: Request, model: ModelName, number: Number) -> Response
     except Refused as error:
         return await _show(request, model, number, tried=Tried("deploy", fields, error))
     return back(path_of(model), "watches" if new.kind == "shadow" else "deployed", version=str(number))
+
+
+@routes.post("/models/{model}/versions/{number}/gate")
+@like(training.gate)
+async def ask_gate(request: Request, model: ModelName, number: Number) -> Response:
+    """Has all that people have labelled inspected by a version."""
+    try:
+        job = await training.gate(request, await _id_of(request, model, number), training.Why(reason=""))
+    except Refused as error:
+        return await _show(request, model, number, tried=Tried("gate", {}, error))
+    return back(f"/train/jobs/{job.id}", "job-begun")
 
 
 @routes.post("/models/{model}/watching/end")
