@@ -10,13 +10,13 @@ from uuid import UUID
 
 import pytest
 from tests.line.made import record
+from web import Web, closed_port
 
 from patchbank import ConfigError
 from patchbank.line.images import Images
 from patchbank.line.sinks.base import Unreachable
 from patchbank.line.sinks.server import ServerSink, delivered
 from patchbank.util.uuid7 import uuid7
-from web import Web, closed_port
 
 pytest.importorskip("fastapi", reason="the service is not installed: pip install 'patchbank[serve]'")
 from patchbank.store import inspections, streams

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 from tests.line.made import record
+from web import Web, closed_port
 
 from patchbank import ConfigError
 from patchbank.line.images import Images
 from patchbank.line.sinks.base import Unreachable
 from patchbank.line.sinks.http_client import HttpClient
 from patchbank.line.sinks.webhook import WebhookSink, signature, signing_key
-from web import Web, closed_port
 
 KEY = b"0123456789abcdef0123456789abcdef"
 

@@ -8,8 +8,8 @@ How to add a page `drift`:
 2. `templates/drift.html`: `{% extends "base.html" %}`. `macros.html` has verdicts, icons, fields, buttons, messages.
    Every text is in `{% trans %}` or `_("...")`; texts in Python are marked by `N_("...")`.
 3. `site.py`: the router in ROUTES, the entry in MENU.
-4. `locale/de.po`: the German texts. tests/web/test_language.py names those that are missing.
+4. `locale/de.po`: the German texts. tests/screens/test_language.py names those that are missing.
 5. `static/`: scripts are plain ES modules, found by `data-module="name"` in the HTML. No markup may hold a script or a
    style: the policy of `edge.py` forbids it. Scripts add comfort; the page works without.
-6. tests/server/test_access.py: who may, once more. tests/web: the page used for its purpose.
+6. tests/server/test_access.py: who may, once more. tests/screens: the page used for its purpose.
 """

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from screens.sites import Site
 from server.conftest import files, model, model_file, pictures, running, service_of  # noqa: F401  (fixtures)
-from web.sites import Site
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (

@@ -21,11 +21,11 @@ from patchbank.store.schema import inspections as table
 from patchbank.store.schema import streams as streams_table
 from patchbank.store.statistics import Hour
 from patchbank.store.values import Actor
+from screens.conftest import Visitor
+from screens.sites import HOSTILE, PHONE, Site, serious
 from server.conftest import running, service_of
 from server.people import PASSWORD, add_person, signed_in
 from store import made
-from web.conftest import Visitor
-from web.sites import HOSTILE, PHONE, Site, serious
 
 WIDTH = "image => image.decode().then(() => image.naturalWidth)"
 

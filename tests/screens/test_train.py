@@ -13,8 +13,8 @@ from patchbank.config import Config, options
 from patchbank.server.web import options_form
 from patchbank.store import datasets, inspections, jobs, models, reviews
 from patchbank.store.values import Actor
+from screens.sites import HOSTILE, PHONE, serious
 from server.conftest import png
-from web.sites import HOSTILE, PHONE, serious
 
 SMALL = {"backbone": "efficientnet_lite0", "image_size": "64", "coreset_ratio": "0.3", "confidence": "0"}
 

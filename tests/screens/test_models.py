@@ -13,9 +13,9 @@ from patchbank.server.registering import described
 from patchbank.server.web.charts import Axis, apart, axis, ticks
 from patchbank.store import inspections, models, reviews, streams
 from patchbank.store.values import Actor
+from screens.sites import HOSTILE, PHONE, serious
 from server.people import PASSWORD
 from store import made
-from web.sites import HOSTILE, PHONE, serious
 
 
 def saved(model: PatchCore, name: str = "part") -> Path:

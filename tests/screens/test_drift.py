@@ -16,8 +16,8 @@ from patchbank.server.web.drift_chart import chart_of
 from patchbank.store import inspections, streams
 from patchbank.store.schema import deployments
 from patchbank.store.values import Actor
+from screens.sites import PHONE, serious
 from store import made
-from web.sites import PHONE, serious
 
 AT = datetime(2026, 3, 1, 6, tzinfo=UTC)
 
