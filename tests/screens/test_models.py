@@ -11,7 +11,7 @@ import pytest
 from patchbank import PatchCore
 from patchbank.server.registering import described
 from patchbank.server.web.charts import Axis, apart, axis, ticks
-from patchbank.store import inspections, models, reviews, streams
+from patchbank.store import inspections, jobs, models, reviews, streams
 from patchbank.store.values import Actor
 from screens.sites import HOSTILE, PHONE, serious
 from server.people import PASSWORD
@@ -149,6 +149,26 @@ def test_thresholds_say_what_the_images_support_and_what_labels_say(visit, site)
     assert tab.locator(".chart .dot.open").count() > 0
     assert tab.locator(".chart .dot.kept").count() > 0
     assert tab.locator(".chart .now").count() == 1
+
+
+def test_another_promise_and_the_gate_are_jobs(visit, site, versions):
+    tab = visit("engineer").open("/models/part?version=3")
+    tab.tap("summary:has-text('Promise something else')")
+    tab.fill("#promise [name=max_false_alarms]", "7")
+    tab.fill("#promise [name=reason]", "fewer stops")
+    send(tab, "#promise button")
+    assert tab.locator("#notices .bad").count() == 1
+    assert tab.input_value("#promise [name=reason]") == "fewer stops"
+    tab.fill("#promise [name=max_false_alarms]", "0,1")
+    send(tab, "#promise button")
+    job = site.read(jobs.listed, limit=1)[0]
+    assert (job.kind, job.args["options"], job.reason) == ("threshold", {"max_false_alarms": 0.1}, "fewer stops")
+    tab.goto("/models/part?version=3")
+    send(tab, "#gate button:has-text('Ask the gate')")
+    asked = site.read(jobs.listed, limit=1)[0]
+    assert (asked.kind, asked.args["version_id"]) == ("gate", versions[1].id)
+    for each in (asked, job):
+        site.post("engineer", f"/train/jobs/{each.id}/cancel")
 
 
 def test_two_versions_are_compared(visit, site, versions):

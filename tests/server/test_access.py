@@ -142,6 +142,7 @@ POST   /models/{model}/versions/{number}/approve     engineer
 POST   /models/{model}/versions/{number}/retire      engineer
 POST   /models/{model}/versions/{number}/deploy      engineer
 POST   /models/{model}/versions/{number}/gate        engineer
+POST   /models/{model}/versions/{number}/threshold   engineer
 POST   /models/{model}/watching/end                  engineer
 GET    /inspections                                  viewer, token read
 GET    /inspections/{inspection_id}                  viewer, token read

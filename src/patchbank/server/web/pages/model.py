@@ -106,13 +106,12 @@ async def retire(request: Request, model: ModelName, number: Number) -> Response
 async def deploy(request: Request, model: ModelName, number: Number) -> Response:
     """Has a version decide on a stream, or watch."""
     fields = await form(request)
-    rate = fields.get("review_rate", "").replace(",", ".").strip()
     try:
         new = given(
             versions.NewDeployment,
             version_id=await _id_of(request, model, number),
             kind=fields.get("kind"),
-            review_rate=rate or None,
+            review_rate=_share(fields.get("review_rate", "")),
             **_sure(fields),
         )
         await versions.deploy(request, fields.get("stream", ""), new)
@@ -129,6 +128,24 @@ async def ask_gate(request: Request, model: ModelName, number: Number) -> Respon
         job = await training.gate(request, await _id_of(request, model, number), training.Why(reason=""))
     except Refused as error:
         return await _show(request, model, number, tried=Tried("gate", {}, error))
+    return back(f"/train/jobs/{job.id}", "job-begun")
+
+
+@routes.post("/models/{model}/versions/{number}/threshold")
+@like(training.threshold)
+async def promise(request: Request, model: ModelName, number: Number) -> Response:
+    """Has a version made that promises something else."""
+    fields = await form(request)
+    try:
+        wanted = given(
+            training.Threshold,
+            version_id=await _id_of(request, model, number),
+            reason=_reason(fields),
+            **{name: _share(fields.get(name, "")) for name in ("max_false_alarms", "confidence")},
+        )
+        job = await training.threshold(request, model, wanted)
+    except Refused as error:
+        return await _show(request, model, number, tried=Tried("threshold", fields, error))
     return back(f"/train/jobs/{job.id}", "job-begun")
 
 
@@ -253,3 +270,8 @@ def _sure(fields: dict[str, str]) -> dict[str, str | None]:
 
 def _reason(fields: dict[str, str]) -> str:
     return fields.get("reason", "").strip()
+
+
+def _share(text: str) -> str | None:
+    """A number of a form, also with a comma; None for nothing."""
+    return text.replace(",", ".").strip() or None
