@@ -40,6 +40,7 @@ STAGES = {
     "tune": "trying settings",
     "evaluate": "inspecting test images",
     "inspect": "inspecting images",
+    "read": "reading a folder of images",
     "plant": "inspecting planted defects",
     "explain": "explaining what was flagged",
     "back up": "copying files",

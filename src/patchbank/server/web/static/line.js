@@ -7,6 +7,7 @@ const BETWEEN = 200;
 
 export function start(root) {
   let heard = performance.now();
+  let leaving = false; // a form is on its way: the page that answers it is the newest
   const stations = new Map();
   for (const section of root.querySelectorAll("[data-station]")) {
     stations.set(section.dataset.station, { section, busy: false, again: false });
@@ -37,6 +38,7 @@ export function start(root) {
   }
 
   function compare(all) {
+    if (leaving) return undefined;
     if ([...stations.keys()].sort().join() !== Object.keys(all).sort().join()) return location.reload();
     for (const [id, now] of Object.entries(all)) {
       const station = stations.get(id);
@@ -65,6 +67,9 @@ export function start(root) {
     setTimeout(pulse, PULSE);
   }
 
+  root.addEventListener("submit", () => {
+    leaving = true;
+  });
   setInterval(() => {
     if (performance.now() - heard > SILENCE) lost(true);
   }, 250);
